@@ -1,0 +1,100 @@
+# Two commands matter: `make serve` and `make test`. Both install what they need into .venv, once.
+#
+#   make serve      serve the bundled models on 127.0.0.1:8000 (BERTIE_PORT=9000 make serve: another port)
+#   make test       ruff, mypy, then every test with coverage
+#   make install    the CPU service alone, from the hash-pinned lock
+#   make check      ruff and mypy
+#   make format     let ruff rewrite what it can
+#   make models     rebuild models/{sentiment,nli,qa} from data: ENCODER=path DATA=path make models
+#   make gpu-check  on a machine with a GPU: the CUDA engine checked and measured
+#   make lock       resolve the pinned dependencies again
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check --quiet
+
+# What `make models` reads and where it leaves checkpoints; the bundles themselves go to models/.
+DATA    ?= ../shared/data
+ENCODER ?=
+RUNS    ?= runs
+BUNDLES := sentiment nli qa
+
+# A stamp is newer than what it was installed from, so the second `make serve` starts at once.
+SERVICE := $(VENV)/.installed-service
+DEV     := $(VENV)/.installed-dev
+GPU     := $(VENV)-gpu/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check format models gpu-check lock clean
+
+help:
+	@sed -n '/^#   make /s/^#   //p' Makefile
+
+install: $(SERVICE)
+
+serve: $(SERVICE)
+	exec $(PY) -m service
+
+test: check
+	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+check: $(DEV)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(DEV)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# ---- installation ---------------------------------------------------------------------------------------------------
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# The lock holds the build backend too: nothing that is installed here, or runs while installing, goes unhashed.
+$(SERVICE): pyproject.toml requirements/cpu.lock | $(PY)
+	$(PIP) install --require-hashes -r requirements/cpu.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# torch is bounded, not pinned: pip takes the build (CPU or CUDA) that the machine's index offers.
+$(DEV): requirements/constraints.txt $(SERVICE)
+	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,train,dev]'
+	@touch $@
+
+# onnxruntime and onnxruntime-gpu overwrite each other's files, hence an environment of its own.
+$(GPU): pyproject.toml requirements/gpu.lock
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip --quiet install --require-hashes -r requirements/gpu.lock
+	$(VENV)-gpu/bin/python -m pip --quiet install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# ---- models, GPU, locks ---------------------------------------------------------------------------------------------
+
+models: $(DEV)
+	@test -d "$(ENCODER)" || { echo "make models: ENCODER must be the folder of a pre-trained encoder" >&2; exit 2; }
+	for name in $(BUNDLES); do \
+	    $(PY) -m training finetune training/recipes/$$name.toml \
+	        --set data=$(DATA) --set encoder=$(ENCODER) --set output=$(RUNS)/$$name && \
+	    $(PY) -m training export $(RUNS)/$$name models/$$name || exit 1; \
+	done
+
+gpu-check: PY := $(VENV)-gpu/bin/python
+gpu-check: $(GPU)
+	$(PY) -m bench.gpu_check
+
+# No index and no local path may be written into a lock; torch and the CUDA libraries it brings are left to pip.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+           --custom-compile-command "make lock"
+
+lock:
+	$(COMPILE) --generate-hashes --extra cpu -o requirements/cpu.lock pyproject.toml requirements/build.in
+	$(COMPILE) --generate-hashes --extra gpu -o requirements/gpu.lock pyproject.toml requirements/build.in
+	$(COMPILE) --no-annotate --extra cpu --extra train --extra dev -c requirements/cpu.lock -o requirements/constraints.txt \
+	    pyproject.toml requirements/build.in
+	sed -i -E '/^(torch|triton|nvidia-|cuda-)/d' requirements/constraints.txt
+
+clean:
+	rm -rf $(VENV) $(VENV)-gpu build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
