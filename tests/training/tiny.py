@@ -1,0 +1,81 @@
+"""Tiny random models of every family and head, rows for them, and what torch answers."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import transformers
+from transformers import AlbertConfig, BertConfig, ElectraConfig, PreTrainedConfig, PreTrainedModel, RobertaConfig
+
+SHAPE = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_labels": 3,
+}
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
+    "Bert": (BertConfig, {}),
+    "Albert": (AlbertConfig, {"embedding_size": 16, "num_hidden_layers": 3}),
+    "Roberta": (RobertaConfig, {"type_vocab_size": 1}),
+    "Electra": (ElectraConfig, {"embedding_size": 16}),
+}
+HEADS = ["SequenceClassification", "MultipleChoice", "QuestionAnswering"]
+SHAPES = [(1, 1), (1, 8), (4, 32), (3, 50)]
+
+
+def tiny(family: str, head: str, **more: object) -> PreTrainedModel:
+    """Return a random model with weights large enough that every part of it shows in the logits."""
+    torch.manual_seed(0)
+    config_class, settings = FAMILIES[family]
+    labels = {"num_labels": 2} if head == "QuestionAnswering" else {}
+    config = config_class(**SHAPE | settings | labels | more)
+    model = getattr(transformers, f"{family}For{head}")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+    return model
+
+
+def rows(model: PreTrainedModel, count: int, tokens: int) -> dict[str, np.ndarray]:
+    """Return random rows padded on the right; the first is full."""
+    random = np.random.default_rng(count * tokens)
+    config = model.config
+    lengths = random.integers(1, tokens + 1, count)
+    lengths[0] = tokens
+    real = np.arange(tokens) < lengths[:, None]
+    ids = np.where(real, random.integers(5, config.vocab_size, (count, tokens)), config.pad_token_id)
+    types = np.where(real, random.integers(0, config.type_vocab_size, (count, tokens)), 0)
+    return {"input_ids": ids, "attention_mask": real.astype(np.int64), "token_type_ids": types}
+
+
+def torch_logits(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> list[np.ndarray]:
+    inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
+    choice = type(model).__name__.endswith("MultipleChoice")
+    if choice:  # torch wants [questions, options, tokens]; here a row is an option
+        inputs = {name: value[None] for name, value in inputs.items()}
+    with torch.no_grad():
+        output = model(**inputs)
+    if "logits" in output:
+        return [output.logits.numpy().T if choice else output.logits.numpy()]
+    return [output.start_logits.numpy(), output.end_logits.numpy()]
+
+
+def session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def differences(model: PreTrainedModel, graph: onnx.ModelProto) -> list[float]:
+    """Return max |torch - graph| over what the service reads, at several shapes."""
+    runtime = session(graph)
+    found = []
+    for count, tokens in SHAPES:
+        batch = rows(model, count, tokens)
+        read = batch["attention_mask"] == 1 if model.config.num_labels == 2 else ...
+        for expected, actual in zip(torch_logits(model, batch), runtime.run(None, batch), strict=True):
+            assert expected.shape == actual.shape
+            found.append(float(np.abs(expected - actual)[read].max()))
+    return found
