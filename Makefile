@@ -14,11 +14,13 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 
-# What `make models` reads and where it leaves checkpoints; the bundles themselves go to models/.
-DATA    ?= ../shared/data
-ENCODER ?=
-RUNS    ?= runs
+# What the recipes of `make models` read: the data, and the folder of the pre-trained encoder.
+export DATA    ?= ../shared/data
+export ENCODER ?=
 BUNDLES := sentiment nli qa
+
+# onnxruntime reports its use to its makers unless told not to before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
 
 # A stamp is newer than what it was installed from, so the second `make serve` starts at once.
 SERVICE := $(VENV)/.installed-service
@@ -74,11 +76,10 @@ $(GPU): pyproject.toml requirements/gpu.lock
 # ---- models, GPU, locks ---------------------------------------------------------------------------------------------
 
 models: $(DEV)
-	@test -d "$(ENCODER)" || { echo "make models: ENCODER must be the folder of a pre-trained encoder" >&2; exit 2; }
+	@test -d "$$ENCODER" || { echo "make models: ENCODER must be the folder of a pre-trained encoder" >&2; exit 2; }
 	for name in $(BUNDLES); do \
-	    $(PY) -m training finetune training/recipes/$$name.toml \
-	        --set data=$(DATA) --set encoder=$(ENCODER) --set output=$(RUNS)/$$name && \
-	    $(PY) -m training export $(RUNS)/$$name models/$$name || exit 1; \
+	    $(PY) -m training finetune training/recipes/$$name.toml && \
+	    $(PY) -m training export runs/$$name/final models/$$name || exit 1; \
 	done
 
 gpu-check: PY := $(VENV)-gpu/bin/python

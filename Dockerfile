@@ -1,0 +1,54 @@
+# Two images from one file: `--target cpu` (the default) and `--target gpu`.
+# Each build stage makes an environment from a hash-pinned lock; the final stages copy it and add nothing that builds.
+
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /app
+RUN python -m venv --without-pip venv
+COPY service service
+# By content, not by time: the file system may be read-only and COPY may change times.
+RUN python -m compileall -q --invalidation-mode unchecked-hash service
+
+FROM build AS build-cpu
+COPY requirements/cpu.lock .
+RUN python -m pip --python venv/bin/python install --require-hashes -r cpu.lock \
+    && python -m pip --python venv/bin/python uninstall --yes setuptools
+
+FROM build AS build-gpu
+COPY requirements/gpu.lock .
+RUN python -m pip --python venv/bin/python install --require-hashes -r gpu.lock \
+    && python -m pip --python venv/bin/python uninstall --yes setuptools
+
+
+FROM python:3.11-slim-bookworm AS runtime
+WORKDIR /app
+ENV PATH=/app/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    BERTIE_HOST=0.0.0.0
+EXPOSE 8000
+# A number, so that an orchestrator can see it isn't root. Nothing is written: the root may be mounted read-only.
+USER 10001:10001
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "\
+import http.client, os, sys\n\
+connection = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('BERTIE_PORT', 8000)), timeout=2)\n\
+connection.request('GET', '/health/ready')\n\
+sys.exit(connection.getresponse().status != 200)"]
+# exec form: SIGTERM reaches Python, which drains what it admitted and exits.
+ENTRYPOINT ["python", "-m", "service"]
+
+FROM runtime AS gpu
+# What the NVIDIA container toolkit mounts: the driver. The CUDA libraries come from the lock.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility BERTIE_DEVICE=cuda
+COPY --from=build-gpu /app/venv venv
+COPY LICENSE .
+COPY models models
+COPY --from=build-gpu /app/service service
+
+FROM runtime AS cpu
+ENV BERTIE_DEVICE=cpu
+COPY --from=build-cpu /app/venv venv
+COPY LICENSE .
+COPY models models
+COPY --from=build-cpu /app/service service

@@ -1,0 +1,160 @@
+"""What runs Bertie elsewhere: the images, the compose file, the alert rules, the dashboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/bertie.json").read_text())
+ALERTS = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def queries() -> dict[str, str]:
+    """Every PromQL expression that is deployed, by who asks it."""
+    found = {
+        f"panel {panel['title']} {target['refId']}": target["expr"]
+        for panel in DASHBOARD["panels"]
+        for target in panel.get("targets", [])
+    }
+    for variable in DASHBOARD["templating"]["list"]:
+        found[f"variable {variable['name']}"] = variable["definition"]
+    for group in ALERTS["groups"]:
+        found |= {f"alert {rule['alert']}": rule["expr"] for rule in group["rules"]}
+    return found
+
+
+# ---- the image ------------------------------------------------------------------------------------------------------
+
+
+def test_both_images_start_from_the_same_plain_base() -> None:
+    stages = dict(reversed(m) for m in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    assert len(stages) == DOCKERFILE.count("\nFROM ")
+    for target in ("cpu", "gpu"):
+        base = stages[target]
+        while base in stages:
+            base = stages[base]
+        assert base == "python:3.11-slim-bookworm"
+
+
+def test_final_stages_run_nothing_as_root() -> None:
+    final = DOCKERFILE[DOCKERFILE.index(" AS runtime") :]
+    assert not re.search(r"^RUN ", final, re.MULTILINE)  # so no compiler, no package manager's leftovers
+    assert re.findall(r"^USER (.*)", final, re.MULTILINE) == ["10001:10001"]
+
+
+def test_entrypoint_gets_signals_itself() -> None:
+    (command,) = re.findall(r"^ENTRYPOINT (.*)", DOCKERFILE, re.MULTILINE)
+    assert json.loads(command) == ["python", "-m", "service"]  # exec form: a shell would keep SIGTERM to itself
+
+
+@pytest.fixture
+def ready() -> Iterator[HTTPServer]:
+    """A server whose /health/ready answers with its `status`."""
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(self.server.status if self.path == "/health/ready" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Ready)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_health_check_follows_readiness_on_the_port_in_use(ready: HTTPServer, status: int, code: int) -> None:
+    (command,) = re.findall(r"^HEALTHCHECK .*? CMD (\[.*?\])$", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    program = json.loads(command.replace("\\\n", ""))  # the Dockerfile's line continuations
+    ready.status = status
+    environment = os.environ | {"BERTIE_PORT": str(ready.server_port)}
+    assert subprocess.run([sys.executable, *program[1:]], env=environment, timeout=20).returncode == code
+
+
+# ---- the compose file -----------------------------------------------------------------------------------------------
+
+
+def test_compose_mounts_and_targets_exist() -> None:
+    for name, service in COMPOSE["services"].items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], (name, source)
+        if "build" in service:
+            assert f" AS {service['build']['target']}\n" in DOCKERFILE
+
+
+def test_compose_pins_images_and_opens_no_port_to_the_network() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert re.search(r":v?\d+\.\d+\.\d+(-gpu)?$", service["image"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+
+
+def test_prometheus_scrapes_what_compose_starts() -> None:
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    hosts = [target.split(":")[0] for config in job["static_configs"] for target in config["targets"]]
+    hosts += [name for config in job["dns_sd_configs"] for name in config["names"]]
+    assert {*hosts} == {name for name, service in COMPOSE["services"].items() if "build" in service}
+
+
+# ---- alerts and dashboard -------------------------------------------------------------------------------------------
+
+
+def test_dashboard_asks_the_provisioned_source() -> None:
+    (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    asked = {panel["datasource"]["uid"] for panel in DASHBOARD["panels"] if panel["type"] != "row"}
+    assert asked == {source["uid"]}
+
+
+def test_panels_lie_side_by_side() -> None:
+    cells: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        own = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not own & cells, panel["title"]
+        cells |= own
+
+
+promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+@promtool
+@pytest.mark.parametrize(
+    "command", ["check config prometheus.yml", "check rules alerts.yml", "test rules alerts_test.yml"]
+)
+def test_promtool(command: str) -> None:
+    done = subprocess.run(["promtool", *command.split()], cwd=DEPLOY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@promtool
+def test_every_query_is_promql(tmp_path: Path) -> None:
+    expressions = {
+        name: text.replace("$__rate_interval", "1m") for name, text in queries().items() if "label_values" not in text
+    }
+    rules = [{"record": f"q{n}", "expr": text} for n, text in enumerate(expressions.values())]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
