@@ -1,0 +1,127 @@
+"""Every error that a caller or an operator can meet, each with its HTTP status and its RFC 9457 type.
+
+Owns the names, statuses and wording. Knows nothing of HTTP frameworks: `routes` and `app` turn these into responses.
+"""
+
+from __future__ import annotations
+
+
+class BertieError(Exception):
+    """Base of all errors with a meaning outside this package.
+
+    Attributes:
+        status: HTTP status code.
+        slug: last part of the problem's `type` URI reference.
+        title: the problem's short, constant summary (RFC 9457, section 3.1.3).
+        field: where in the request the fault is (`inputs.3.text`), or None.
+    """
+
+    status = 500
+    slug = "internal"
+    title = "Internal error"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+
+class ConfigurationError(BertieError):
+    """The settings ask for something that this machine or these bundles cannot give. Start-up stops."""
+
+    slug = "configuration"
+    title = "Configuration error"
+
+
+class BundleError(BertieError):
+    """A bundle is broken, incomplete or unfit for the chosen device. Start-up stops and names the bundle."""
+
+    slug = "bundle"
+    title = "Broken model bundle"
+
+
+class InferenceError(BertieError):
+    """The engine failed on a batch. Only the rows of that batch see it."""
+
+    slug = "inference"
+    title = "Inference failed"
+
+
+class MalformedBody(BertieError):
+    """The body is not JSON."""
+
+    status = 400
+    slug = "malformed-json"
+    title = "Malformed JSON"
+
+
+class Unauthorized(BertieError):
+    """The bearer token is missing or unknown."""
+
+    status = 401
+    slug = "unauthorized"
+    title = "Unauthorized"
+
+
+class UnknownModel(BertieError):
+    """No such model is loaded."""
+
+    status = 404
+    slug = "unknown-model"
+    title = "Unknown model"
+
+
+class TooLarge(BertieError):
+    """The body, or the number of inputs, is over the limit."""
+
+    status = 413
+    slug = "too-large"
+    title = "Request too large"
+
+
+class UnsupportedMediaType(BertieError):
+    """The body is not declared as JSON."""
+
+    status = 415
+    slug = "unsupported-media-type"
+    title = "Unsupported media type"
+
+
+class InvalidInput(BertieError):
+    """A field is wrong; `field` says which one, the detail says why."""
+
+    status = 422
+    slug = "invalid-input"
+    title = "Invalid input"
+
+
+class QueueFull(BertieError):
+    """The queue is full.
+
+    Attributes:
+        retry_after: seconds until the rows now waiting will have run, at the rate measured of late.
+    """
+
+    status = 429
+    slug = "queue-full"
+    title = "Queue full"
+
+    def __init__(self, detail: str, *, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class NotReady(BertieError):
+    """The service is starting, draining, or has lost a worker."""
+
+    status = 503
+    slug = "not-ready"
+    title = "Not ready"
+
+
+class DeadlineExceeded(BertieError):
+    """The answer was not ready before the request's deadline."""
+
+    status = 504
+    slug = "deadline-exceeded"
+    title = "Deadline exceeded"

@@ -1,0 +1,288 @@
+"""Extractive question answering: windows over documents in, spans of the documents' own text out.
+
+Owns the windows, the choice of spans and their scores. After Devlin et al. 2019 (arXiv 1810.04805, section 4.2-4.3)
+and Alberti et al. 2019 (arXiv 1901.08634): a span's logit is start + end, "no answer" is the span at [CLS].
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batch import Encoded, Ids
+from service.errors import InvalidInput
+from service.tasks.task import RowLogits
+from service.tokenizer import Tokenizer, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SpanExample:
+    """A question over one or more documents.
+
+    Attributes:
+        question: the question.
+        documents: the texts to look in; their scores are comparable.
+        top_k: how many answers are wanted.
+        max_answer_tokens: length of the longest answer.
+        no_answer: whether "no answer" may be the answer; None takes the task's default.
+    """
+
+    question: str
+    documents: tuple[str, ...]
+    top_k: int = 1
+    max_answer_tokens: int = 30
+    no_answer: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window(Encoded):
+    """A row that shows the model the question and one stretch of one document.
+
+    Attributes:
+        document: index of the document.
+        first: index in `input_ids` of the stretch's first token.
+        offsets: half-open code point ranges in the document of the stretch's tokens, shape [stretch tokens, 2].
+        owned: half-open range of the stretch's tokens that may begin an answer here. Each token of a document is owned
+            by the one window that shows it with the most context, so overlapping windows give no answer twice.
+    """
+
+    document: int
+    first: int
+    offsets: Ids
+    owned: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A span: `documents[document][start:end] == text`, in code points; `score` is its probability among all spans."""
+
+    text: str
+    score: float
+    start: int
+    end: int
+    document: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanPrediction:
+    """The answer to a question.
+
+    Attributes:
+        answer: the best span, or None where "no answer" won.
+        answers: the `top_k` best spans, best first, without duplicates.
+        no_answer_score: probability that the documents hold no answer.
+        no_answer_margin: logit of "no answer" minus the best span's; over the threshold, "no answer" wins.
+        windows: number of rows that it took.
+    """
+
+    answer: Answer | None
+    answers: tuple[Answer, ...]
+    no_answer_score: float
+    no_answer_margin: float
+    windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A span of tokens in a window; `begin` and `last` index the window's stretch, both inclusive."""
+
+    logit: float
+    window: Window
+    begin: int
+    last: int
+
+
+class SpanTask:
+    """Windows of at most `max_length` tokens, neighbours sharing at least `doc_stride` tokens of the document.
+
+    `doc_stride` is the overlap, as in the `stride` of Hugging Face tokenizers (BERT's own script used the same name for
+    the step). The windows of a document are cut to equal length, so that its last one is not a lonely scrap and a batch
+    of them needs no padding.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        doc_stride: int,
+        no_answer: bool = False,
+        no_answer_threshold: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            no_answer: default of `SpanExample.no_answer`.
+            no_answer_threshold: "no answer" wins where its logit beats the best span's by more than this; fitted on a
+                dev set.
+        """
+        self._tokenizer = tokenizer
+        self.max_length = max_length
+        self.doc_stride = doc_stride
+        self.no_answer = no_answer
+        self.no_answer_threshold = no_answer_threshold
+        # A window must advance: leave the documents twice the overlap, and the question the rest.
+        self.max_question_tokens = max_length - tokenizer.pair.special_tokens - 2 * doc_stride
+        if self.max_question_tokens < 1:
+            raise ValueError(f"a doc_stride of {doc_stride} leaves no room in a max_length of {max_length}")
+
+    def encode(self, examples: Sequence[SpanExample]) -> list[list[Window]]:
+        """The windows of each example, document by document.
+
+        Raises:
+            InvalidInput: a question is too long or holds no token; no document of an example holds one.
+        """
+        questions = self._tokenizer.ids([e.question for e in examples])
+        tokens = iter(self._tokenizer([document for e in examples for document in e.documents]))
+        encoded = []
+        for example, question in zip(examples, questions, strict=True):
+            if not 0 < len(question) <= self.max_question_tokens:
+                raise InvalidInput(
+                    f"the question is {len(question)} tokens long; 1 to {self.max_question_tokens} are possible",
+                    field="question",
+                )
+            windows = [
+                window
+                for index in range(len(example.documents))
+                for window in self._windows(question, index, next(tokens))
+            ]
+            if not windows:
+                raise InvalidInput("the context holds no token that the model knows of", field="context")
+            encoded.append(windows)
+        return encoded
+
+    def decode(self, example: SpanExample, rows: Sequence[Window], logits: Sequence[RowLogits]) -> SpanPrediction:
+        """The best spans over all windows of all documents, under one softmax."""
+        log_sums, candidates, null = [], [], np.inf
+        for window, (start, end) in zip(rows, logits, strict=True):
+            spans = _span_logits(window, start, end, example.max_answer_tokens)
+            log_sums.append(_log_sum_exp(spans))
+            candidates += _best(spans, window, 2 * example.top_k + 8)
+            # A window without the answer says "nothing here"; only when all say so is there none (as in the official
+            # SQuAD 2.0 decoding, which takes the least of the windows).
+            null = min(null, float(start[0]) + float(end[0]))
+        answers = self._distinct(example, candidates)
+        if len(answers) < example.top_k:  # many spans of tokens were the same text: look at every span there is
+            candidates = [
+                candidate
+                for window, (start, end) in zip(rows, logits, strict=True)
+                for candidate in _best(_span_logits(window, start, end, example.max_answer_tokens), window, None)
+            ]
+            answers = self._distinct(example, candidates)
+        may_abstain = self.no_answer if example.no_answer is None else example.no_answer
+        log_spans = _log_sum_exp(np.array(log_sums))
+        log_all = float(np.logaddexp(log_spans, null))
+        log_total = log_all if may_abstain else log_spans
+        scored = tuple(
+            Answer(text, float(np.exp(min(logit - log_total, 0.0))), start, end, document)
+            for logit, text, start, end, document in answers
+        )
+        margin = null - answers[0][0] if answers else np.inf
+        abstain = not scored or (may_abstain and margin > self.no_answer_threshold)
+        return SpanPrediction(
+            answer=None if abstain else scored[0],
+            answers=scored,
+            no_answer_score=float(np.exp(null - log_all)),
+            no_answer_margin=float(margin),
+            windows=len(rows),
+        )
+
+    def _windows(self, question: Ids, document: int, tokens: Tokens) -> list[Window]:
+        total = len(tokens)
+        if total == 0:
+            return []
+        template = self._tokenizer.pair
+        room = self.max_length - template.special_tokens - len(question)
+        count = 1 if total <= room else -(-(total - self.doc_stride) // (room - self.doc_stride))
+        length = -(-(total + (count - 1) * self.doc_stride) // count)
+        begins = [min(i * (length - self.doc_stride), total - length) for i in range(count)]
+        # Where two windows overlap, the middle of the overlap has equal context in both.
+        borders = [0, *((begin + length + following) // 2 for begin, following in pairwise(begins)), total]
+        first = len(template.parts[0]) + len(question) + len(template.parts[1])
+        windows = []
+        for i, begin in enumerate(begins):
+            row = template.fill(question, tokens.ids[begin : begin + length])
+            windows.append(
+                Window(
+                    row.input_ids,
+                    row.token_type_ids,
+                    document=document,
+                    first=first,
+                    offsets=tokens.offsets[begin : begin + length],
+                    owned=(borders[i] - begin, borders[i + 1] - begin),
+                )
+            )
+        return windows
+
+    @staticmethod
+    def _distinct(
+        example: SpanExample, candidates: Sequence[_Candidate]
+    ) -> list[tuple[float, str, int, int, int]]:
+        """The `top_k` best candidates as (logit, text, start, end, document): no two with the same place."""
+        found: dict[tuple[int, int, int], tuple[float, str, int, int, int]] = {}
+        for candidate in sorted(candidates, key=lambda c: -c.logit):
+            window = candidate.window
+            document = example.documents[window.document]
+            start, end = _trim(
+                document, int(window.offsets[candidate.begin, 0]), int(window.offsets[candidate.last, 1])
+            )
+            place = (window.document, start, end)
+            if start < end and place not in found:
+                found[place] = (candidate.logit, document[start:end], start, end, window.document)
+                if len(found) == example.top_k:
+                    break
+        return list(found.values())
+
+
+def _span_logits(
+    window: Window, start: NDArray[np.float32], end: NDArray[np.float32], max_answer_tokens: int
+) -> NDArray[np.float64]:
+    """Logits of the spans that begin at each owned token and are 1, 2, ... tokens long, -inf where a span would leave
+    the window. Shape [owned tokens, max_answer_tokens]."""
+    tokens = len(window.offsets)
+    own_start, own_end = window.owned
+    longest = min(max_answer_tokens, tokens)
+    ends = np.full(own_end - own_start + longest - 1, -np.inf)
+    given = end[window.first + own_start : window.first + min(own_end + longest - 1, tokens)]
+    ends[: len(given)] = given
+    starts = start[window.first + own_start : window.first + own_end].astype(np.float64)
+    spans: NDArray[np.float64] = np.lib.stride_tricks.sliding_window_view(ends, longest) + starts[:, None]
+    return spans
+
+
+def _best(spans: NDArray[np.float64], window: Window, count: int | None) -> list[_Candidate]:
+    """The `count` best spans of a window (all of them when None), in no order."""
+    flat = spans.ravel()
+    if count is None or count >= flat.size:
+        chosen = np.arange(flat.size)
+    else:
+        chosen = np.argpartition(flat, -count)[-count:]
+    own_start, longest = window.owned[0], spans.shape[1]
+    return [
+        _Candidate(float(flat[i]), window, own_start + i // longest, own_start + i // longest + i % longest)
+        for i in chosen[np.isfinite(flat[chosen])].tolist()
+    ]
+
+
+def _log_sum_exp(logits: NDArray[np.float64]) -> float:
+    """log(sum(exp(logits))), -inf for no logits at all."""
+    if logits.size == 0:
+        return -np.inf
+    top = logits.max()
+    return float(top + np.log(np.exp(logits - top).sum())) if np.isfinite(top) else -np.inf
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """Moves a span's ends off white space, and past marks that belong to its last character (a decomposed accent, a
+    variation selector), which tokenizers that strip accents leave out of their offsets."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    while start < end < len(text) and unicodedata.category(text[end]).startswith("M"):
+        end += 1
+    return start, end

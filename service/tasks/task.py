@@ -1,0 +1,40 @@
+"""The shape of a task, and the arithmetic that tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batch import Encoded
+
+Floats = NDArray[np.float32]
+RowLogits = tuple[Floats, ...]
+"""One row's part of each of the graph's outputs, in the graph's order. A class graph has one output, shape [labels]; a
+span graph has two, start and end, each of shape [tokens], where the padding's logits may follow the row's own."""
+
+E = TypeVar("E", contravariant=True)
+R = TypeVar("R", bound=Encoded)
+P = TypeVar("P", covariant=True)
+
+
+class Task(Protocol[E, R, P]):
+    """Text to rows, and rows' logits to an answer. A request is one or more rows, decoded together."""
+
+    def encode(self, examples: Sequence[E]) -> list[list[R]]:
+        """The rows of each example, in order. Raises `InvalidInput` for text that no row can hold."""
+        ...
+
+    def decode(self, example: E, rows: Sequence[R], logits: Sequence[RowLogits]) -> P:
+        """The answer to `example` from the logits of its rows."""
+        ...
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Softmax over the last axis in float64, shifted by the maximum so that [-100, 1] is finite."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponents = np.exp(shifted)
+    result: NDArray[np.float64] = exponents / exponents.sum(axis=-1, keepdims=True)
+    return result

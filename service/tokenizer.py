@@ -1,0 +1,140 @@
+"""Text to token ids and offsets, and token ids to model rows with their special tokens.
+
+Owns the `tokenizers` object: it is configured once, here, and never again (changing one that another thread is using
+raises "Already borrowed"). Knows nothing of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from service.batch import Encoded, Ids
+
+PAD_TOKENS = ("[PAD]", "<pad>")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """The tokens of one text, without special tokens.
+
+    Attributes:
+        ids: vocabulary ids, shape [tokens].
+        offsets: half-open ranges of Unicode code points in the text, shape [tokens, 2].
+    """
+
+    ids: Ids
+    offsets: Ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """What stands around and between the texts of a row: `parts[0] A parts[1]`, or `parts[0] A parts[1] B parts[2]`.
+
+    Attributes:
+        parts: ids of the special tokens at each place.
+        part_types: their token_type_ids.
+        text_types: token_type_id of each text.
+    """
+
+    parts: tuple[Ids, ...]
+    part_types: tuple[Ids, ...]
+    text_types: tuple[int, ...]
+
+    @property
+    def special_tokens(self) -> int:
+        """Number of special tokens in a row."""
+        return sum(map(len, self.parts))
+
+    def fill(self, *texts: Ids) -> Encoded:
+        """Lays `texts` (ids without special tokens) into the template."""
+        ids, types = [self.parts[0]], [self.part_types[0]]
+        for text, text_type, part, part_type in zip(
+            texts, self.text_types, self.parts[1:], self.part_types[1:], strict=True
+        ):
+            ids += [text, part]
+            types += [np.full(len(text), text_type, dtype=np.int64), part_type]
+        return Encoded(np.concatenate(ids), np.concatenate(types))
+
+
+class Tokenizer:
+    """A `tokenizer.json` set up for serving: no truncation, no padding, and special tokens spelled out in a text
+    ("[SEP]") treated as the plain text that they are.
+
+    Attributes:
+        single: template of a row with one text.
+        pair: template of a row with two texts.
+        pad_id: id to pad with.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self.single = _template(backend.encode("a"), texts=1)
+        self.pair = _template(backend.encode("a", "a"), texts=2)
+        pad_ids = (backend.token_to_id(token) for token in PAD_TOKENS)
+        self.pad_id = next((pad_id for pad_id in pad_ids if pad_id is not None), 0)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Reads a `tokenizer.json`.
+
+        Raises:
+            Exception: what `tokenizers` raises for a file that it cannot read.
+        """
+        return cls(tokenizers.Tokenizer.from_file(str(path)))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return self._backend.get_vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenises many texts at once (across cores when there are several), without special tokens."""
+        return [
+            Tokens(
+                np.array(encoding.ids, dtype=np.int64),
+                np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+            )
+            for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+    def ids(self, texts: Sequence[str]) -> list[Ids]:
+        """As `__call__`, without offsets: the faster way where a task needs none."""
+        return [
+            np.array(encoding.ids, dtype=np.int64)
+            for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
+
+
+def _template(encoding: tokenizers.Encoding, texts: int) -> Template:
+    """Reads the template off an encoded sample, so that each family's post-processor is the only source of truth."""
+    parts: list[list[int]] = [[]]
+    part_types: list[list[int]] = [[]]
+    text_types: list[int] = []
+    seen = -1
+    for token, type_id, sequence in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
+        if sequence is None:
+            parts[-1].append(token)
+            part_types[-1].append(type_id)
+        elif sequence != seen:
+            seen = sequence
+            text_types.append(type_id)
+            parts.append([])
+            part_types.append([])
+    if len(text_types) != texts:
+        raise ValueError(f"the tokenizer's post-processor lays out {len(text_types)} texts where {texts} were given")
+    return Template(
+        tuple(np.array(part, dtype=np.int64) for part in parts),
+        tuple(np.array(part, dtype=np.int64) for part in part_types),
+        tuple(text_types),
+    )

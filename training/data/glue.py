@@ -1,0 +1,80 @@
+"""Classification data: SST-2's TSV, and NLI in JSONL and in MNLI's and SNLI's own layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.tasks import ClassificationExample
+from training.data.records import Report, read_records
+
+SST2_LABELS = {"0": "negative", "1": "positive"}
+NLI_LABELS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the hub's numbering of MNLI and SNLI
+NO_CONSENSUS = ("-", "-1")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """An example with its label and the data set it came from."""
+
+    example: ClassificationExample
+    label: str
+    source: str = ""
+
+
+def read_sst2(path: str, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
+    """GLUE's SST-2: columns `sentence` and `label` (0 negative, 1 positive)."""
+    for where, record in read_records(path, report):
+        sentence = _text(record, ("sentence", "text"), where, report)
+        label = _label(record, ("label",), SST2_LABELS, labels, where, report)
+        if sentence is not None and label is not None:
+            yield LabelledText(ClassificationExample(sentence), label)
+
+
+def read_nli(path: str, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
+    """`premise`/`hypothesis`/`label`, or MNLI's and SNLI's `sentence1`/`sentence2`/`gold_label`.
+
+    Their pairs without a consensus ("-", or -1 on the hub) are set aside, as everyone does, and counted.
+    """
+    for where, record in read_records(path, report):
+        if str(record.get("gold_label", record.get("label"))) in NO_CONSENSUS:
+            report.skip("pairs without a consensus label")
+            continue
+        premise = _text(record, ("premise", "sentence1"), where, report)
+        hypothesis = _text(record, ("hypothesis", "sentence2"), where, report)
+        label = _label(record, ("gold_label", "label"), NLI_LABELS, labels, where, report)
+        if premise is not None and hypothesis is not None and label is not None:
+            yield LabelledText(ClassificationExample(premise, hypothesis), label, str(record.get("source", "")))
+
+
+def _text(record: Mapping[str, Any], names: Sequence[str], where: str, report: Report) -> str | None:
+    name = next((name for name in names if name in record), None)
+    if name is None:
+        report.add(where, f"no {names[0]!r}")
+        return None
+    value = record[name]
+    if not isinstance(value, str) or not value.strip():
+        report.add(where, f"{names[0]!r} is empty or not a string")
+        return None
+    return value.strip()
+
+
+def _label(
+    record: Mapping[str, Any],
+    names: Sequence[str],
+    numbered: Mapping[str, str],
+    labels: Sequence[str],
+    where: str,
+    report: Report,
+) -> str | None:
+    name = next((name for name in names if name in record), None)
+    if name is None:
+        report.add(where, f"no {names[-1]!r}")
+        return None
+    given = str(record[name]).strip()
+    label = numbered.get(given, given)
+    if label not in labels:
+        report.add(where, "unknown label", repr(record[name]))
+        return None
+    return label

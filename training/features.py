@@ -1,0 +1,143 @@
+"""Labelled examples to training rows: the service's own `encode`, with targets added.
+
+Owns the targets, the torch data set and the collator. Knows nothing of models or of the Trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from service.batch import Encoded, Ids, pad
+from service.errors import InvalidInput
+from service.tasks import ClassificationTask, SpanExample, SpanTask, Window
+from training.data import LabelledText, Question, Report
+
+CHUNK = 1024
+"""Examples tokenised in one call."""
+
+Row = tuple[Encoded, dict[str, int]]
+
+
+class Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Encoded rows with their targets, as the Trainer takes them."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        encoded, targets = self._rows[index]
+        return {"encoded": encoded, "input_ids": encoded.input_ids, **targets}
+
+    @property
+    def lengths(self) -> Ids:
+        """Tokens of each row, shape [rows]."""
+        return np.array([len(encoded) for encoded, _ in self._rows], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Rows to one padded batch of tensors, through the padding that serves."""
+
+    pad_id: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad([feature["encoded"] for feature in features], self.pad_id)
+        tensors = {
+            "input_ids": torch.from_numpy(batch.input_ids),
+            "token_type_ids": torch.from_numpy(batch.token_type_ids),
+        }
+        if not batch.attention_mask.all():  # attention without a mask is a third cheaper, and grouped rows need none
+            tensors["attention_mask"] = torch.from_numpy(batch.attention_mask)
+        for name in features[0].keys() - {"encoded", "input_ids"}:
+            tensors[name] = torch.tensor([feature[name] for feature in features])
+        return tensors
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """A new order each epoch in which the rows of a batch are of about the same length.
+
+    Shuffles, cuts the order into pools of 50 batches, sorts each pool by length and shuffles the batches. The order
+    hangs on the seed and the epoch alone, not on torch's random state, so a resumed run sees the very same batches.
+    """
+
+    POOL = 50
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+        self._lengths = rows.lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader at the start of each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self._seed, self._epoch))
+        order = generator.permutation(len(self._lengths))
+        size, pool = self._batch_size, self._batch_size * self.POOL
+        batches = []
+        for begin in range(0, len(order), pool):
+            part = order[begin : begin + pool]
+            part = part[np.argsort(-self._lengths[part], kind="stable")]
+            batches += [part[i : i + size] for i in range(0, len(part), size)]
+        # A short batch stays last, where the data loader's own cutting leaves it whole.
+        full, short = [b for b in batches if len(b) == size], [b for b in batches if len(b) < size]
+        for i in generator.permutation(len(full)).tolist():
+            yield from full[i].tolist()
+        for batch in short:
+            yield from batch.tolist()
+
+
+def classification_rows(task: ClassificationTask, examples: Sequence[LabelledText]) -> Rows:
+    """One row an example; target `labels`, the label's id."""
+    ids = {label: i for i, label in enumerate(task.labels)}
+    rows: list[Row] = []
+    for chunk in _chunks(examples):
+        encoded = task.encode([labelled.example for labelled in chunk])
+        rows += [(row, {"labels": ids[labelled.label]}) for [row], labelled in zip(encoded, chunk, strict=True)]
+    return Rows(rows)
+
+
+def span_rows(task: SpanTask, questions: Sequence[Question], report: Report) -> Rows:
+    """The windows of each question; targets `start_positions` and `end_positions`, tokens of the row.
+
+    A window that does not hold the whole answer points at [CLS], position 0 (BERT paper, section 4.3). A question that
+    the task refuses is reported.
+    """
+    rows: list[Row] = []
+    for question in questions:
+        try:
+            [windows] = task.encode([SpanExample(question.question, (question.context,))])
+        except InvalidInput as error:
+            report.add(f"#{question.id}", "a question that no row can hold", str(error))
+            continue
+        for window in windows:
+            begin, last = (0, 0) if question.is_impossible else _positions(window, *question.answers[0])
+            rows.append((window, {"start_positions": begin, "end_positions": last}))
+    return Rows(rows)
+
+
+def _positions(window: Window, text: str, start: int) -> tuple[int, int]:
+    """First and last token of the answer in the row; (0, 0) where the window does not hold all of it."""
+    end = start + len(text)
+    starts, ends = window.offsets[:, 0], window.offsets[:, 1]
+    covered = np.flatnonzero((ends > start) & (starts < end) & (ends > starts))
+    if len(covered) == 0 or starts[0] > start or ends[-1] < end:
+        return 0, 0
+    return window.first + int(covered[0]), window.first + int(covered[-1])
+
+
+def _chunks(examples: Sequence[LabelledText]) -> list[Sequence[LabelledText]]:
+    return [examples[i : i + CHUNK] for i in range(0, len(examples), CHUNK)]

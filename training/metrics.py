@@ -1,0 +1,134 @@
+"""Scores as their official scripts compute them: accuracy, and SQuAD's exact match and F1.
+
+Written from the definitions of the SQuAD evaluation (Rajpurkar et al. 2016, section 6.1; 2018): answers are compared
+without case, punctuation, articles and extra white space.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from training.data import Question
+
+_PUNCTUATION = frozenset(string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces."""
+    text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    """1.0 where the two are the same once normalised, else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(reference))
+
+
+def f1(prediction: str, reference: str, *, empty_matches: bool) -> float:
+    """Harmonic mean of precision and recall over the normalised words.
+
+    Args:
+        empty_matches: whether two texts without words score 1.0 (as in SQuAD 2.0) or 0.0 (as in 1.1).
+    """
+    predicted, referred = normalize_answer(prediction).split(), normalize_answer(reference).split()
+    if empty_matches and not (predicted and referred):
+        return float(predicted == referred)
+    common = (Counter(predicted) & Counter(referred)).total()
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(referred)
+    return 2 * precision * recall / (precision + recall)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanOutcome:
+    """What was answered to a question, scored.
+
+    Attributes:
+        question: the question.
+        text: the best span's text, whether or not "no answer" beats it.
+        margin: logit of "no answer" minus the best span's.
+        exact: the text's exact match, 0 or 1, best over the references.
+        f1: likewise its F1.
+    """
+
+    question: Question
+    text: str
+    margin: float
+    exact: float
+    f1: float
+
+    @classmethod
+    def of(cls, question: Question, text: str, margin: float, *, version_2: bool) -> SpanOutcome:
+        """Scores `text` against the references; in SQuAD 2.0 an unanswerable question's reference is ""."""
+        references = [reference for reference, _ in question.answers]
+        if version_2:
+            references = [reference for reference in references if normalize_answer(reference)] or [""]
+        return cls(
+            question,
+            text,
+            margin,
+            max((exact_match(text, reference) for reference in references), default=0.0),
+            max((f1(text, reference, empty_matches=version_2) for reference in references), default=0.0),
+        )
+
+
+def squad(outcomes: Sequence[SpanOutcome], threshold: float | None) -> dict[str, float]:
+    """{"exact", "f1", "total", ...} in percent, as the official scripts print them.
+
+    Args:
+        threshold: "no answer" is taken where the margin is above it; None never takes it (SQuAD 1.1).
+    """
+    exact, f_scores = [], []
+    for outcome in outcomes:
+        if threshold is not None and outcome.margin > threshold:
+            right = float(outcome.question.is_impossible)
+            exact.append(right)
+            f_scores.append(right)
+        else:
+            exact.append(outcome.exact)
+            f_scores.append(outcome.f1)
+    scores = _mean_scores("", exact, f_scores)
+    for prefix, impossible in (("HasAns_", False), ("NoAns_", True)):
+        chosen = [i for i, outcome in enumerate(outcomes) if outcome.question.is_impossible == impossible]
+        if chosen and len(chosen) < len(outcomes):
+            scores |= _mean_scores(prefix, [exact[i] for i in chosen], [f_scores[i] for i in chosen])
+    return scores
+
+
+def best_threshold(outcomes: Sequence[SpanOutcome]) -> float:
+    """The threshold with the best F1: halfway between two neighbouring margins, so that no outcome sits on it."""
+    ordered = sorted(outcomes, key=lambda outcome: outcome.margin)
+    score = best = float(sum(outcome.question.is_impossible for outcome in ordered))  # all are "no answer"
+    threshold = ordered[0].margin - 1.0
+    for i, outcome in enumerate(ordered):
+        score += outcome.f1 - outcome.question.is_impossible  # this one, too, is now answered
+        if score > best:
+            best = score
+            following = ordered[i + 1].margin if i + 1 < len(ordered) else outcome.margin + 2.0
+            threshold = (outcome.margin + following) / 2
+    return threshold
+
+
+def accuracy(predictions: Sequence[str], labels: Sequence[str]) -> Mapping[str, float]:
+    """{"accuracy" in percent, "rows", and the recall of each label, in percent}."""
+    hits: Counter[str] = Counter()
+    for prediction, label in zip(predictions, labels, strict=True):
+        hits[label] += prediction == label
+    totals = Counter(labels)
+    recall = {f"recall_{label}": 100.0 * hits[label] / totals[label] for label in sorted(totals)}
+    return {"accuracy": 100.0 * hits.total() / len(labels), "rows": len(labels), **recall}
+
+
+def _mean_scores(prefix: str, exact: Sequence[float], f_scores: Sequence[float]) -> dict[str, float]:
+    total = len(exact)
+    return {
+        f"{prefix}exact": 100.0 * sum(exact) / total,
+        f"{prefix}f1": 100.0 * sum(f_scores) / total,
+        f"{prefix}total": total,
+    }
