@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import Counter, Histogram
+
+from service.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -134,6 +137,48 @@ def test_panels_lie_side_by_side() -> None:
         assert at["x"] + at["w"] <= 24
         assert not own & cells, panel["title"]
         cells |= own
+
+
+# Labels that Prometheus itself adds to every series.
+FROM_SCRAPING = {"job", "instance", "le"}
+
+
+def series() -> dict[str, set[str]]:
+    """Each series that the service exports and its labels."""
+    found: dict[str, set[str]] = {}
+    for metric in vars(Metrics()).values():
+        if hasattr(metric, "_labelnames"):
+            endings = ["_bucket", "_sum", "_count"] if isinstance(metric, Histogram) else [""]
+            endings = ["_total"] if isinstance(metric, Counter) else endings
+            found |= {metric._name + ending: {*metric._labelnames} for ending in endings}
+    return found
+
+
+@pytest.mark.parametrize(("who", "expression"), queries().items(), ids=queries().keys())
+def test_queries_ask_for_series_and_labels_that_exist(who: str, expression: str) -> None:
+    exported = series()
+    asked = set(re.findall(r"\bbertie_\w+", expression))
+    assert asked <= exported.keys()
+    known = FROM_SCRAPING.union(*(exported[name] for name in asked))
+    grouped = re.findall(r"\b(?:by|on) \(([^)]*)\)", expression)
+    assert {label.strip() for labels in grouped for label in labels.split(",")} <= known
+    for name, matchers in re.findall(r"\b(bertie_\w+)\{([^}]*)\}", expression):
+        assert set(re.findall(r"(\w+)(?:=~|!~|!=|=)", matchers)) <= exported[name] | FROM_SCRAPING, name
+
+
+def test_alert_examples_are_of_series_that_exist() -> None:
+    exported = series()
+    examples = yaml.safe_load((DEPLOY / "alerts_test.yml").read_text())["tests"]
+    for example in (entry["series"] for test in examples for entry in test["input_series"]):
+        name, labels = re.fullmatch(r"(\w+)\{(.*)\}", example).groups()
+        if name.startswith("bertie_"):
+            assert set(re.findall(r"(\w+)=", labels)) <= exported[name] | FROM_SCRAPING, example
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = " ".join(expression for who, expression in queries().items() if who.startswith("panel"))
+    families = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in series()}
+    assert {name for name in families if name not in shown} == set()
 
 
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
