@@ -1,13 +1,26 @@
-"""The one seam between rows and hardware: a batch in, the logits of its rows out."""
+"""The one seam between rows and hardware: a batch in, the logits of its rows out.
+
+Owns the ONNX Runtime session and its settings. Knows nothing of text, tasks or queues.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.batch import Batch
+from service.batch import Batch, Encoded, pad
+from service.bundle import Bundle, Graph, Provider
+from service.errors import BundleError, ConfigurationError
+
+Outputs = tuple[NDArray[np.float32], ...]
+
+_EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_WARM_UP_TOKENS = (8, 32, 128)
 
 
 class Engine(Protocol):
@@ -19,6 +32,133 @@ class Engine(Protocol):
 
     workers: int
 
-    def run(self, batch: Batch) -> tuple[NDArray[np.float32], ...]:
+    def run(self, batch: Batch) -> Outputs:
         """The graph's outputs, each of shape [rows, ...], in the graph's order."""
         ...
+
+
+class OrtEngine:
+    """A graph in an ONNX Runtime session.
+
+    Attributes:
+        provider: where it really runs.
+        precision: of the graph.
+        workers: calls of `run` that go side by side.
+    """
+
+    def __init__(
+        self, path: Path, *, provider: Provider, precision: str = "fp32", workers: int, intra_op_threads: int
+    ) -> None:
+        """
+        Raises:
+            BundleError: the file is no graph that ONNX Runtime can run.
+            ConfigurationError: the provider is not to be had on this machine.
+        """
+        wanted = _EXECUTION_PROVIDERS[provider]
+        if wanted not in ort.get_available_providers():
+            raise ConfigurationError(
+                f"this installation of ONNX Runtime has no {wanted} (pip install 'bertie[gpu]', or the gpu image)"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = intra_op_threads
+        options.inter_op_num_threads = 1
+        # Every batch has another shape. An arena that keeps its largest blocks and a memory plan cached for each shape
+        # grow without bound under such traffic; plain allocation stays flat and costs under 1 % on these sizes.
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        # Idle threads sleep: a service mostly waits, and its container's CPU quota is not for spinning.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        if provider == "cuda":
+            _preload_cuda_libraries()
+            providers: list[object] = [(wanted, {"arena_extend_strategy": "kSameAsRequested"}), "CPUExecutionProvider"]
+        else:
+            providers = [wanted]
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime has a dozen kinds, none of them public
+            if provider == "cuda":
+                raise ConfigurationError(f"no session on CUDA for {path.name}: {error}") from error
+            raise BundleError(f"{path.name} is no graph that ONNX Runtime can run: {error}") from error
+        # Asked for CUDA without a usable driver, ONNX Runtime logs a line and runs on the CPU.
+        if self._session.get_providers()[0] != wanted:
+            raise ConfigurationError(f"asked for {provider}, but ONNX Runtime fell back to the CPU: no usable GPU here")
+        self.provider = provider
+        self.precision = precision
+        self.workers = workers
+        self._output_names = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: Batch) -> Outputs:
+        """Runs the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
+        return tuple(
+            self._session.run(
+                self._output_names,
+                {
+                    "input_ids": batch.input_ids,
+                    "attention_mask": batch.attention_mask,
+                    "token_type_ids": batch.token_type_ids,
+                },
+            )
+        )
+
+    def warm_up(self, max_length: int) -> None:
+        """Runs rows of several lengths on every worker, so that the first caller waits for no allocation or kernel."""
+        lengths = sorted({min(tokens, max_length) for tokens in (*_WARM_UP_TOKENS, max_length)})
+        rows = [Encoded(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)) for n in lengths]
+        with ThreadPoolExecutor(self.workers) as pool:
+            for row in rows:
+                list(pool.map(self.run, [pad([row], 0)] * self.workers))
+
+
+def open_engine(
+    bundle: Bundle, *, device: str, workers: int, intra_op_threads: int, cores: int
+) -> tuple[OrtEngine, Graph]:
+    """The engine for a bundle's best graph on `device` (`auto`, `cpu` or `cuda`).
+
+    `auto` takes CUDA where ONNX Runtime can really run there and the bundle has a graph for it. On the CPU, by default,
+    each core makes calls of its own with one thread inside a call: twice the rows a second of one call on all cores,
+    because short rows leave those waiting for one another.
+
+    Raises:
+        BundleError: the bundle has no graph for the device.
+        ConfigurationError: `cuda` was asked for and is not to be had.
+    """
+    if device == "cuda" or (device == "auto" and _has_cuda_graph(bundle) and _has_cuda_provider()):
+        graph = bundle.graph_for("cuda")
+        try:
+            return _open(bundle, graph, "cuda", workers or 1, intra_op_threads or 1), graph
+        except ConfigurationError:
+            if device == "cuda":
+                raise
+    graph = bundle.graph_for("cpu")
+    workers = workers or max(1, cores // max(1, intra_op_threads))
+    return _open(bundle, graph, "cpu", workers, intra_op_threads or max(1, cores // workers)), graph
+
+
+def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, intra_op_threads: int) -> OrtEngine:
+    return OrtEngine(
+        bundle.folder / graph.file,
+        provider=provider,
+        precision=graph.precision,
+        workers=workers,
+        intra_op_threads=intra_op_threads,
+    )
+
+
+def _has_cuda_graph(bundle: Bundle) -> bool:
+    try:
+        bundle.graph_for("cuda")
+    except BundleError:
+        return False
+    return True
+
+
+def _has_cuda_provider() -> bool:
+    return _EXECUTION_PROVIDERS["cuda"] in ort.get_available_providers()
+
+
+def _preload_cuda_libraries() -> None:
+    """Loads the CUDA libraries of the `gpu` extra's wheels, which lie where the dynamic linker does not look."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        preload()

@@ -1,0 +1,96 @@
+"""The metrics that Prometheus scrapes: their names, labels and buckets, and nothing that sets them.
+
+No label takes a caller's text. Names are a contract: dashboards and alert rules under `deploy/` use them.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+SECONDS = (
+    0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0,
+)  # fmt: skip
+PHASES = ("tokenize", "queue", "inference", "decode")
+
+
+class Metrics:
+    """One process's metrics in a registry of their own, so that tests never share counts."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = Counter(
+            "bertie_requests", "Requests answered.", ["route", "model", "status"], registry=registry
+        )
+        self.request_duration = Histogram(
+            "bertie_request_duration_seconds",
+            "From a request's first byte to its answer.",
+            ["route", "model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.phase_duration = Histogram(
+            "bertie_phase_duration_seconds",
+            "Time of a request in each phase: tokenize, queue, inference, decode.",
+            ["phase", "model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "bertie_batch_rows", "Rows of a batch.", ["model"], buckets=[2**i for i in range(9)], registry=registry
+        )
+        self.batch_tokens = Histogram(
+            "bertie_batch_tokens",
+            "Tokens of a batch, padding included.",
+            ["model"],
+            buckets=[2**i for i in range(3, 16)],
+            registry=registry,
+        )
+        self.padding_ratio = Histogram(
+            "bertie_padding_ratio",
+            "Share of a batch's tokens that is padding.",
+            ["model"],
+            buckets=(0.0, 0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
+            registry=registry,
+        )
+        self.queue_rows = Gauge("bertie_queue_rows", "Rows waiting.", ["model"], registry=registry)
+        self.queue_tokens = Gauge("bertie_queue_tokens", "Tokens waiting.", ["model"], registry=registry)
+        self.rejected = Counter(
+            "bertie_rejected",
+            "Requests refused or given up: queue_full, deadline, cancelled, draining, unauthorized, too_large, invalid.",
+            ["reason"],
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "bertie_predictions",
+            "Answers by predicted label; a question's is `answer` or `no_answer`, a zero-shot one's `zero_shot`.",
+            ["model", "label"],
+            registry=registry,
+        )
+        self.confidence = Histogram(
+            "bertie_confidence",
+            "Score of the answers given.",
+            ["model"],
+            buckets=[i / 20 for i in range(1, 21)],
+            registry=registry,
+        )
+        self.qa_windows = Histogram(
+            "bertie_qa_windows", "Windows of a question.", ["model"], buckets=[2**i for i in range(11)],
+            registry=registry,
+        )  # fmt: skip
+        self.no_answer = Counter("bertie_no_answer", "Questions answered with no answer.", ["model"], registry=registry)
+        self.model_info = Gauge(
+            "bertie_model_info",
+            "1 for each loaded model.",
+            ["model", "task", "architecture", "precision", "provider", "version"],
+            registry=registry,
+        )
+        self.model_loaded = Gauge(
+            "bertie_model_loaded_timestamp_seconds", "When a model was loaded, Unix time.", ["model"], registry=registry
+        )

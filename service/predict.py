@@ -1,0 +1,236 @@
+"""The path of a request on one screen: encode, queue, run, decode.
+
+Owns the loaded models and the threads that tokenise. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from service import bundle as bundles
+from service.batch import Encoded
+from service.batcher import Batcher
+from service.bundle import Bundle
+from service.engine import Engine, open_engine
+from service.errors import BertieError, BundleError, InvalidInput, TooLarge, UnknownModel
+from service.metrics import PHASES, Metrics
+from service.settings import Settings, cpu_quota
+from service.tasks import ClassificationTask, SpanTask, Task, ZeroShotTask
+from service.tokenizer import Tokenizer
+
+P = TypeVar("P")
+
+INLINE_CHARACTERS = 4096
+"""Texts shorter than this in sum are tokenised on the event loop: a hop to a thread and back costs more."""
+INLINE_ROWS = 4
+"""Likewise, answers of at most so many rows are decoded there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of a request in each phase."""
+
+    tokenize: float
+    queue: float
+    inference: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions(Generic[P]):
+    """The answers to a request's examples, in order, and what they took."""
+
+    answers: list[P]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A bundle that is being served.
+
+    Attributes:
+        task: `ClassificationTask` or `SpanTask`.
+        zero_shot: the same graph as a zero-shot classifier, where its labels allow.
+        loaded: when, Unix time.
+    """
+
+    bundle: Bundle
+    provider: str
+    precision: str
+    task: ClassificationTask | SpanTask
+    zero_shot: ZeroShotTask | None
+    batcher: Batcher
+    loaded: float
+
+    @property
+    def name(self) -> str:
+        """The name in requests."""
+        return self.bundle.name
+
+
+class Predictor:
+    """All loaded models. Made on the event loop that will serve."""
+
+    def __init__(self, models: Sequence[Model], settings: Settings, metrics: Metrics) -> None:
+        self.models = {model.name: model for model in models}
+        self._settings = settings
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model takes requests."""
+        return all(model.batcher.ready for model in self.models.values())
+
+    def model(self, name: str | None, *, task: type, labels: Sequence[str] = ()) -> Model:
+        """The model called `name`, or the first of that task (with all of `labels`) when no name is given.
+
+        Raises:
+            UnknownModel: there is none.
+            InvalidInput: the model of that name does another task.
+        """
+        if name is not None:
+            if name not in self.models:
+                raise UnknownModel(f"there is no model {name!r}; there are {', '.join(self.models)}", field="model")
+            model = self.models[name]
+            if not _fits(model, task, labels):
+                raise InvalidInput(f"model {name!r} cannot answer these fields", field="model")
+            return model
+        for model in self.models.values():
+            if _fits(model, task, labels):
+                return model
+        raise UnknownModel("no loaded model can answer these fields", field="model")
+
+    async def predict(self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any]) -> Predictions[P]:
+        """Encodes the examples, queues their rows, and decodes each example's logits together.
+
+        Raises:
+            BertieError: what `Task.encode`, `Batcher.submit` and `Batcher.result` raise; `TooLarge` for too many rows.
+        """
+        began = time.perf_counter()
+        small = sum(map(_characters, examples)) < INLINE_CHARACTERS
+        encoded = task.encode(examples) if small else await self._in_thread(task.encode, examples)
+        rows: list[Encoded] = [row for example_rows in encoded for row in example_rows]
+        if len(rows) > self._settings.max_request_rows:
+            raise TooLarge(
+                f"the request makes {len(rows)} model rows; the limit is {self._settings.max_request_rows}"
+            )
+        queued = time.perf_counter()
+        job = model.batcher.submit(rows, deadline=began + self._settings.timeout_seconds)
+        logits = iter(await model.batcher.result(job))
+        inferred = time.perf_counter()
+        work = [(example, rows, [next(logits) for _ in rows]) for example, rows in zip(examples, encoded, strict=True)]
+
+        def decode() -> list[P]:
+            return [task.decode(*item) for item in work]
+
+        answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
+        timings = Timings(
+            queued - began, job.queue_seconds, job.inference_seconds, time.perf_counter() - inferred
+        )
+        for phase in PHASES:
+            self._metrics.phase_duration.labels(phase, model.name).observe(getattr(timings, phase))
+        return Predictions(answers, timings)
+
+    async def drain(self) -> bool:
+        """Admits no more and finishes what was admitted. Returns whether all of it was answered."""
+        seconds = self._settings.drain_seconds
+        done = await asyncio.gather(*(model.batcher.drain(seconds) for model in self.models.values()))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        return all(done)
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+def load(settings: Settings, metrics: Metrics) -> Predictor:
+    """Loads, checks and warms up the bundles of the settings, and starts their workers. Call it on the event loop.
+
+    Raises:
+        BundleError, ConfigurationError: start-up must stop; the message says why.
+    """
+    models = []
+    for folder in bundles.find(settings.models_dir, settings.models):
+        bundle = bundles.load(folder)
+        try:
+            tokenizer = Tokenizer.from_file(bundle.folder / bundles.TOKENIZER)
+            task = make_task(bundle, tokenizer)
+        except BertieError:
+            raise
+        except Exception as error:  # `tokenizers` raises bare Exceptions
+            raise BundleError(f"bundle {bundle.name!r}: its tokenizer cannot be used: {error}") from error
+        engine, graph = open_engine(
+            bundle,
+            device=settings.device,
+            workers=settings.workers,
+            intra_op_threads=settings.intra_op_threads,
+            cores=cpu_quota(),
+        )
+        engine.warm_up(bundle.manifest.max_length)
+        models.append(serve(bundle, tokenizer, task, engine, engine.provider, graph.precision, settings, metrics))
+    return Predictor(models, settings, metrics)
+
+
+def serve(
+    bundle: Bundle,
+    tokenizer: Tokenizer,
+    task: ClassificationTask | SpanTask,
+    engine: Engine,
+    provider: str,
+    precision: str,
+    settings: Settings,
+    metrics: Metrics,
+) -> Model:
+    """Puts an engine behind a started batcher. Tests come in here with a fake engine."""
+    manifest = bundle.manifest
+    batcher = Batcher(
+        bundle.name,
+        engine,
+        pad_id=tokenizer.pad_id,
+        max_length=manifest.max_length,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_queue_tokens=settings.max_queue_tokens,
+        metrics=metrics,
+    )
+    batcher.start()
+    loaded = time.time()
+    metrics.model_info.labels(
+        bundle.name, manifest.task, manifest.architecture, precision, provider, bundle.version
+    ).set(1)
+    metrics.model_loaded.labels(bundle.name).set(loaded)
+    zero_shot = None
+    if isinstance(task, ClassificationTask) and ZeroShotTask.serves(task.labels):
+        zero_shot = ZeroShotTask(task)
+    return Model(bundle, provider, precision, task, zero_shot, batcher, loaded)
+
+
+def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ClassificationTask | SpanTask:
+    """The task that a bundle's manifest describes."""
+    manifest = bundle.manifest
+    if manifest.task == "span":
+        return SpanTask(
+            tokenizer,
+            max_length=manifest.max_length,
+            doc_stride=manifest.doc_stride,
+            no_answer=manifest.no_answer,
+            no_answer_threshold=manifest.no_answer_threshold,
+        )
+    return ClassificationTask(tokenizer, manifest.labels, manifest.max_length)
+
+
+def _fits(model: Model, task: type, labels: Sequence[str]) -> bool:
+    return isinstance(model.task, task) and set(labels) <= set(model.bundle.manifest.labels)
+
+
+def _characters(example: Any) -> int:
+    """Characters of an example's texts, roughly: what tokenising it costs."""
+    documents = getattr(example, "documents", None)
+    if documents is not None:
+        return len(example.question) + sum(map(len, documents))
+    labels = getattr(example, "candidate_labels", ("",))
+    return (len(example.text) + len(getattr(example, "text_pair", None) or "")) * max(1, len(labels))
