@@ -36,11 +36,12 @@ class Canvas:
         self._weights[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
-    def constant(self, value: int | list[int]) -> str:
-        """Store an int64 scalar or vector, once however often it is asked for; return its name."""
-        name = f"constant.{value}"
+    def constant(self, value: int | list[int] | np.generic) -> str:
+        """Store a constant, int64 unless it says otherwise, once however often it is asked for; return its name."""
+        array = np.array(value)
+        name = f"constant.{array.dtype}.{value}"
         if name not in self._weights:
-            self.weight(name, np.array(value, np.int64))
+            self.weight(name, array)
         return name
 
     def node(self, op: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:

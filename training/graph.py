@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from training.canvas import Array, Canvas
 from training.errors import CheckpointError
-from training.quantize import FLOAT32, Encoding, Use
+from training.quantize import FLOAT32, Encoding, Normalise, Use
 
 # What a config calls its activation, by the operator that computes it. The first two add the bias before it too.
 GELU, TANH_GELU, RELU, TANH = "com.microsoft.BiasGelu", "com.microsoft.FastGelu", "Relu", "Tanh"
@@ -182,23 +182,15 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _Norm:
-    """A stored layer norm."""
-
-    gamma: str
-    beta: str
-
-
-@dataclass(frozen=True)
 class _Layer:
     """A stored transformer layer, to be written as often as it runs."""
 
     qkv: _Linear  # [hidden, 3 * hidden]: query, key and value side by side
     mix: _Linear
-    mix_norm: _Norm
+    mix_norm: Normalise
     widen: _Linear
     narrow: _Linear
-    norm: _Norm
+    norm: Normalise
 
 
 class _Writer:
@@ -252,9 +244,9 @@ class _Writer:
         x = self.encoding.embedding(self.canvas, f"{base}.word", words)(input_ids, "embeddings.words")
         if len(types) > 1:
             typed = self.encoding.embedding(self.canvas, f"{base}.type", types)(token_type_ids, "embeddings.types")
-            x = self.node("Add", [x, typed], "embeddings.sum")
+            x = self.node("Add", [x, typed], "embeddings.typed")
         placed = self.encoding.embedding(self.canvas, f"{base}.position", positions)(position_ids, "embeddings.places")
-        x = self.skip_norm(x, placed, self.norm(f"{base}.LayerNorm"), "embeddings")
+        x = self.norm(f"{base}.LayerNorm")(x, placed, "", "embeddings")
         if f"{self.family.projection}.weight" in self.tensors:
             linear = self.linear(f"{self.family.projection}")
             x = self.node("Add", [linear.project(x, "embeddings.project"), linear.bias], "embeddings.projected")
@@ -274,11 +266,11 @@ class _Writer:
             num_heads=self.config.num_attention_heads,
         )
         mixed = layer.mix.project(attended, f"{to}.mix")
-        x = self.skip_norm(mixed, x, layer.mix_norm, f"{to}.mixed", bias=layer.mix.bias)
+        x = layer.mix_norm(mixed, x, layer.mix.bias, f"{to}.mixed")
         wide = layer.widen.project(x, f"{to}.widen")
         wide = self.activate(wide, layer.widen.bias, _activation(self.config.hidden_act), f"{to}.wide")
         narrow = layer.narrow.project(wide, f"{to}.narrow")
-        return self.skip_norm(narrow, x, layer.norm, to, bias=layer.narrow.bias)
+        return layer.norm(narrow, x, layer.narrow.bias, to)
 
     def class_logits(self, x: str, head: ClassHead) -> None:
         """Write `head` over the first tokens, x [rows, 1, hidden]."""
@@ -314,11 +306,6 @@ class _Writer:
             return self.node(op, [x, bias], to)
         return self.node(op, [self.node("Add", [x, bias], f"{to}.biased")], to)
 
-    def skip_norm(self, x: str, skip: str, norm: _Norm, to: str, *, bias: str = "") -> str:
-        """Write the layer norm of x + skip + bias."""
-        inputs = [x, skip, norm.gamma, norm.beta, *([bias] if bias else [])]
-        return self.node("com.microsoft.SkipLayerNormalization", inputs, to, epsilon=self.config.layer_norm_eps)
-
     # Its weights
 
     def stored_layer(self, name: str) -> _Layer:
@@ -342,13 +329,10 @@ class _Writer:
             self.canvas.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)),
         )
 
-    def norm(self, name: str) -> _Norm:
+    def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""
-        gamma, beta = (
-            self.canvas.weight(f"{name}.{part}", self.take(f"{name}.{part}").astype(self.encoding.dtype))
-            for part in ("weight", "bias")
-        )
-        return _Norm(gamma, beta)
+        gamma, beta = self.take(f"{name}.weight"), self.take(f"{name}.bias")
+        return self.encoding.norm(self.canvas, name, gamma, beta, self.config.layer_norm_eps)
 
     def take(self, name: str) -> Array:
         """Read a tensor of the checkpoint, as fp32."""

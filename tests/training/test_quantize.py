@@ -1,0 +1,69 @@
+"""Encodings keep the answers, the file small, and rows independent of one another."""
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.training.tiny import FAMILIES, HEADS, rows, session, tiny, torch_logits
+from training.graph import build, fused_attention_count, layer_names
+from training.quantize import FLOAT16, INT8, Encoding, symmetric
+
+
+def test_symmetric_codes_are_within_half_a_step() -> None:
+    values = np.random.default_rng(0).normal(size=(5, 7, 64)).astype(np.float32)
+    codes, scales = symmetric(values)
+    assert codes.dtype == np.int8
+    assert scales.shape == (5, 7, 1)
+    assert np.abs(codes * scales - values).max() <= scales.max() / 2 * 1.001
+    assert (np.abs(codes).max(axis=-1) == 127).all()
+
+
+def test_symmetric_keeps_zeros() -> None:
+    codes, scales = symmetric(np.zeros((3, 8), np.float32))
+    assert not codes.any()
+    assert np.isfinite(scales).all()
+
+
+@pytest.mark.parametrize("encoding", [FLOAT16, INT8])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_stay_close_to_torch(family: str, head: str, encoding: Encoding) -> None:
+    model = tiny(family, head)
+    graph = build(model, encoding=encoding)
+    onnx.checker.check_model(graph)
+    assert fused_attention_count(graph) == len(layer_names(model.config))
+    batch = rows(model, 16, 24)
+    read = batch["attention_mask"] == 1 if head == "QuestionAnswering" else ...
+    for expected, actual in zip(torch_logits(model, batch), session(graph).run(None, batch), strict=True):
+        assert actual.dtype == np.float32
+        assert np.corrcoef(expected[read].ravel(), actual[read].ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("head", ["SequenceClassification", "QuestionAnswering"])
+def test_int8_row_does_not_feel_its_neighbours(head: str) -> None:
+    model = tiny("Bert", head, hidden_size=64, intermediate_size=256)
+    runtime = session(build(model, encoding=INT8))
+    batch = rows(model, 8, 40)
+    together = runtime.run(None, batch)
+    for i, length in enumerate(batch["attention_mask"].sum(axis=1)):
+        alone = runtime.run(None, {name: value[i : i + 1, :length] for name, value in batch.items()})
+        for one, many in zip(alone, together, strict=True):
+            many = many[i : i + 1, :length] if head == "QuestionAnswering" else many[i : i + 1]
+            assert np.abs(one - many).max() <= 1e-4
+
+
+def test_int8_survives_a_token_of_zeros() -> None:
+    """relu can leave a token nothing but zeros, which have no scale of their own."""
+    model = tiny("Bert", "SequenceClassification", hidden_act="relu")
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.dense.bias.data.fill_(-1e3)
+    (logits,) = session(build(model, encoding=INT8)).run(None, rows(model, 2, 8))
+    assert np.isfinite(logits).all()
+
+
+def test_file_sizes() -> None:
+    for family in ("Bert", "Albert"):
+        model = tiny(family, "SequenceClassification", hidden_size=256, intermediate_size=1024, vocab_size=2000)
+        weights = model.num_parameters()
+        assert build(model, encoding=FLOAT16).ByteSize() <= 1.05 * 2 * weights
+        assert build(model, encoding=INT8).ByteSize() <= 1.1 * weights  # small models: biases and norms show
