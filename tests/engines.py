@@ -1,0 +1,80 @@
+"""Fake engines and the seam through which they serve: `create_app(settings, load=load_with(sentiment=FakeEngine()))`."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from service import bundle as bundles
+from service.batch import Batch
+from service.engine import Engine, Outputs, open_engine
+from service.metrics import Metrics
+from service.predict import Predictor, make_task, serve
+from service.settings import Settings
+from service.tokenizer import Tokenizer
+
+
+class FakeEngine:
+    """An engine that answers at once, late, on permission, or not at all.
+
+    Attributes:
+        batches: every batch that it was given, in order.
+        gate: each call waits for this event; set at first, `gate.clear()` blocks the engine.
+        entered: set as soon as a call has begun.
+        error: raised by each call while it is not None.
+        seconds: each call takes so long.
+    """
+
+    def __init__(self, *outputs: tuple[float, ...] | None, workers: int = 1, seconds: float = 0.0) -> None:
+        """
+        Args:
+            outputs: each a row's logits, given to every row; by default (0.0, 1.0), a class graph with two labels.
+                None is an output of zeros with a logit for each token (a span graph: `FakeEngine(None, None)`).
+        """
+        self.workers = workers
+        self.seconds = seconds
+        self.error: Exception | None = None
+        self.batches: list[Batch] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self._outputs = outputs or ((0.0, 1.0),)
+
+    @property
+    def rows(self) -> int:
+        """Rows that it was given in all."""
+        return sum(batch.shape[0] for batch in self.batches)
+
+    def run(self, batch: Batch) -> Outputs:
+        self.batches.append(batch)
+        self.entered.set()
+        if not self.gate.wait(timeout=30):
+            raise TimeoutError("a test left the gate shut")
+        time.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        rows, tokens = batch.shape
+        return tuple(
+            np.tile(np.array(o if o is not None else [0.0] * tokens, dtype=np.float32), (rows, 1))
+            for o in self._outputs
+        )
+
+
+def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
+    """Like `service.predict.load`, with these engines behind the models of those names and ONNX Runtime behind the
+    others."""
+
+    def load(settings: Settings, metrics: Metrics) -> Predictor:
+        models = []
+        for folder in bundles.find(settings.models_dir, settings.models):
+            bundle = bundles.load(folder)
+            tokenizer = Tokenizer.from_file(folder / bundles.TOKENIZER)
+            engine = engines.get(bundle.name)
+            if engine is None:
+                engine, _ = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
+            task = make_task(bundle, tokenizer)
+            models.append(serve(bundle, tokenizer, task, engine, "cpu", "fp32", settings, metrics))
+        return Predictor(models, settings, metrics)
+
+    return load
