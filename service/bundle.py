@@ -156,7 +156,9 @@ def find(models_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
     found = {path.parent.name: path.parent for path in sorted(models_dir.glob(f"*/{MANIFEST}"))}
     for name in names:
         if name not in found:
-            raise BundleError(f"there is no bundle {name!r} in {str(models_dir)!r}; it holds {', '.join(found) or 'none'}")
+            raise BundleError(
+                f"there is no bundle {name!r} in {str(models_dir)!r}; it holds {', '.join(found) or 'none'}"
+            )
     if not found:
         raise BundleError(f"there is no bundle in {str(models_dir)!r}: no folder of it has a {MANIFEST}")
     return [found[name] for name in names or found]
@@ -171,9 +173,7 @@ def _manifest(values: Any) -> Manifest:
     for key, kind in (("name", str), ("task", str), ("max_length", int), ("graphs", list), ("files", dict)):
         if not isinstance(values.get(key), kind):
             raise ValueError(f"{MANIFEST} has no {key!r} of type {kind.__name__}")
-    values["graphs"] = tuple(
-        Graph(str(g["file"]), str(g["precision"]), g.get("scores", {})) for g in values["graphs"]
-    )
+    values["graphs"] = tuple(Graph(str(g["file"]), str(g["precision"]), g.get("scores", {})) for g in values["graphs"])
     values["labels"] = tuple(values.get("labels", ()))
     manifest = Manifest(**values)
     if manifest.task not in ("classification", "span"):

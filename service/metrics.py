@@ -63,7 +63,7 @@ class Metrics:
         self.queue_tokens = Gauge("bertie_queue_tokens", "Tokens waiting.", ["model"], registry=registry)
         self.rejected = Counter(
             "bertie_rejected",
-            "Requests refused or given up: queue_full, deadline, cancelled, draining, unauthorized, too_large, invalid.",
+            "Requests refused or given up, by reason: queue_full, deadline, cancelled, unauthorized, ...",
             ["reason"],
             registry=registry,
         )

@@ -117,9 +117,7 @@ class Predictor:
         encoded = task.encode(examples) if small else await self._in_thread(task.encode, examples)
         rows: list[Encoded] = [row for example_rows in encoded for row in example_rows]
         if len(rows) > self._settings.max_request_rows:
-            raise TooLarge(
-                f"the request makes {len(rows)} model rows; the limit is {self._settings.max_request_rows}"
-            )
+            raise TooLarge(f"the request makes {len(rows)} model rows; the limit is {self._settings.max_request_rows}")
         queued = time.perf_counter()
         job = model.batcher.submit(rows, deadline=began + self._settings.timeout_seconds)
         logits = iter(await model.batcher.result(job))
@@ -130,9 +128,7 @@ class Predictor:
             return [task.decode(*item) for item in work]
 
         answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
-        timings = Timings(
-            queued - began, job.queue_seconds, job.inference_seconds, time.perf_counter() - inferred
-        )
+        timings = Timings(queued - began, job.queue_seconds, job.inference_seconds, time.perf_counter() - inferred)
         for phase in PHASES:
             self._metrics.phase_duration.labels(phase, model.name).observe(getattr(timings, phase))
         return Predictions(answers, timings)

@@ -110,13 +110,16 @@ def classification_rows(task: ClassificationTask, examples: Sequence[LabelledTex
     return Rows(rows)
 
 
-def span_rows(task: SpanTask, questions: Sequence[Question], report: Report) -> Rows:
+def span_rows(
+    task: SpanTask, questions: Sequence[Question], report: Report, *, empty_windows: float = 1.0, seed: int = 0
+) -> Rows:
     """The windows of each question; targets `start_positions` and `end_positions`, tokens of the row.
 
-    A window that does not hold the whole answer points at [CLS], position 0 (BERT paper, section 4.3). A question that
-    the task refuses is reported.
+    A window that does not hold the whole answer points at [CLS], position 0 (BERT paper, section 4.3); of those of
+    answerable questions a share of `empty_windows` is kept. A question that the task refuses is reported.
     """
     rows: list[Row] = []
+    generator = np.random.default_rng(seed)
     for question in questions:
         try:
             [windows] = task.encode([SpanExample(question.question, (question.context,))])
@@ -125,7 +128,8 @@ def span_rows(task: SpanTask, questions: Sequence[Question], report: Report) -> 
             continue
         for window in windows:
             begin, last = (0, 0) if question.is_impossible else _positions(window, *question.answers[0])
-            rows.append((window, {"start_positions": begin, "end_positions": last}))
+            if last or question.is_impossible or generator.random() < empty_windows:
+                rows.append((window, {"start_positions": begin, "end_positions": last}))
     return Rows(rows)
 
 

@@ -1,7 +1,7 @@
 """A recipe to a fine-tuned checkpoint: data, features, Trainer, dev score.
 
-Owns the run. What a task is comes from `service.tasks`, how data is read from `training.data`; the loop is transformers'
-Trainer.
+Owns the run. What a task is comes from `service.tasks`, how data is read from `training.data`; the loop is
+transformers' Trainer.
 """
 
 from __future__ import annotations
@@ -65,8 +65,13 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     report.check(allow_bad=allow_bad_data)
     if not len(rows) or not dev_examples:
         raise DataError("no training rows" if not len(rows) else "no dev examples")
-    logger.info("%d examples, %d rows, %d tokens; %d dev examples", len(train_examples), len(rows), int(rows.lengths.sum()),
-                len(dev_examples))  # fmt: skip
+    logger.info(
+        "%d examples, %d rows, %d tokens; %d dev examples",
+        len(train_examples),
+        len(rows),
+        int(rows.lengths.sum()),
+        len(dev_examples),
+    )
 
     model = _load_model(recipe)
     trainer = _trainer(recipe, model, rows, tokenizer.pad_id)
@@ -114,7 +119,8 @@ def read(recipe: Recipe, path: str, report: Report) -> list[LabelledText] | list
 def features(recipe: Recipe, task: ClassificationTask | SpanTask, examples: Examples, report: Report) -> Rows:
     """Encoded rows with their targets."""
     if isinstance(task, SpanTask):
-        return span_rows(task, [e for e in examples if isinstance(e, Question)], report)
+        questions = [e for e in examples if isinstance(e, Question)]
+        return span_rows(task, questions, report, empty_windows=recipe.empty_windows, seed=recipe.seed)
     return classification_rows(task, [e for e in examples if isinstance(e, LabelledText)])
 
 
@@ -192,7 +198,9 @@ def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int) ->
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     sampler = LengthGroupedSampler(rows, recipe.batch_size, recipe.seed)
-    return _LengthGroupedTrainer(sampler, model=model, args=arguments, train_dataset=rows, data_collator=Collator(pad_id))
+    return _LengthGroupedTrainer(
+        sampler, model=model, args=arguments, train_dataset=rows, data_collator=Collator(pad_id)
+    )
 
 
 class _LengthGroupedTrainer(Trainer):

@@ -247,8 +247,9 @@ class _Writer:
             x = self.node("Add", [x, typed], "embeddings.typed")
         placed = self.encoding.embedding(self.canvas, f"{base}.position", positions)(position_ids, "embeddings.places")
         x = self.norm(f"{base}.LayerNorm")(x, placed, "", "embeddings")
-        if f"{self.family.projection}.weight" in self.tensors:
-            linear = self.linear(f"{self.family.projection}")
+        projection = self.family.projection
+        if projection and f"{projection}.weight" in self.tensors:
+            linear = self.linear(projection)
             x = self.node("Add", [linear.project(x, "embeddings.project"), linear.bias], "embeddings.projected")
         return x
 

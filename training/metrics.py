@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.data import Question
@@ -78,15 +78,15 @@ class SpanOutcome:
         )
 
 
-def squad(outcomes: Sequence[SpanOutcome], threshold: float | None) -> dict[str, float]:
+def squad(outcomes: Sequence[SpanOutcome], threshold: float) -> dict[str, float]:
     """{"exact", "f1", "total", ...} in percent, as the official scripts print them.
 
     Args:
-        threshold: "no answer" is taken where the margin is above it; None never takes it (SQuAD 1.1).
+        threshold: "no answer" is taken where the margin is above it; infinity never takes it (SQuAD 1.1).
     """
     exact, f_scores = [], []
     for outcome in outcomes:
-        if threshold is not None and outcome.margin > threshold:
+        if outcome.margin > threshold:
             right = float(outcome.question.is_impossible)
             exact.append(right)
             f_scores.append(right)
@@ -115,7 +115,7 @@ def best_threshold(outcomes: Sequence[SpanOutcome]) -> float:
     return threshold
 
 
-def accuracy(predictions: Sequence[str], labels: Sequence[str]) -> Mapping[str, float]:
+def accuracy(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
     """{"accuracy" in percent, "rows", and the recall of each label, in percent}."""
     hits: Counter[str] = Counter()
     for prediction, label in zip(predictions, labels, strict=True):

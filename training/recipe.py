@@ -38,6 +38,7 @@ class Recipe:
         dev_limit: records to use of the dev file in the scores during training, 0 for all.
         max_length: longest training row, in tokens.
         doc_stride: tokens that neighbouring training windows share (span).
+        empty_windows: share kept of the training windows of answerable questions that do not hold the answer (span).
         serve_max_length: longest row of the exported bundle, 0 for `max_length`.
         serve_doc_stride: overlap of the exported bundle's windows, 0 for `doc_stride`.
         epochs: passes over the training data; may be a fraction.
@@ -70,6 +71,7 @@ class Recipe:
     dev_limit: int = 0
     max_length: int = 128
     doc_stride: int = 64
+    empty_windows: float = 1.0
     serve_max_length: int = 0
     serve_doc_stride: int = 0
     epochs: float = 3.0
@@ -101,22 +103,14 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise RecipeError(f"{name} must be at least 0 and below 1, not {value}")
+        if not 0 <= self.empty_windows <= 1:
+            raise RecipeError(f"empty_windows must be 0 to 1, not {self.empty_windows}")
         if self.task == "span" and self.data != "squad":
             raise RecipeError(f"task 'span' reads data 'squad', not {self.data!r}")
         if self.task == "classification" and self.data == "squad":
             raise RecipeError("task 'classification' cannot read data 'squad'")
         if self.task == "classification" and len(set(self.labels)) < 2:
-            raise RecipeError("task 'classification' needs labels: two or more different names, in the order of their ids")
-
-    @property
-    def bundle_max_length(self) -> int:
-        """Longest row of the exported bundle."""
-        return self.serve_max_length or self.max_length
-
-    @property
-    def bundle_doc_stride(self) -> int:
-        """Overlap of the exported bundle's windows."""
-        return self.serve_doc_stride or self.doc_stride
+            raise RecipeError("task 'classification' needs labels: two or more names, in the order of their ids")
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -130,6 +130,16 @@ class SpanTask:
         if self.max_question_tokens < 1:
             raise ValueError(f"a doc_stride of {doc_stride} leaves no room in a max_length of {max_length}")
 
+    def with_no_answer(self, threshold: float) -> SpanTask:
+        """The same task, in which "no answer" may win by default, over `threshold`."""
+        return SpanTask(
+            self._tokenizer,
+            max_length=self.max_length,
+            doc_stride=self.doc_stride,
+            no_answer=True,
+            no_answer_threshold=threshold,
+        )
+
     def encode(self, examples: Sequence[SpanExample]) -> list[list[Window]]:
         """The windows of each example, document by document.
 
@@ -219,9 +229,7 @@ class SpanTask:
         return windows
 
     @staticmethod
-    def _distinct(
-        example: SpanExample, candidates: Sequence[_Candidate]
-    ) -> list[tuple[float, str, int, int, int]]:
+    def _distinct(example: SpanExample, candidates: Sequence[_Candidate]) -> list[tuple[float, str, int, int, int]]:
         """The `top_k` best candidates as (logit, text, start, end, document): no two with the same place."""
         found: dict[tuple[int, int, int], tuple[float, str, int, int, int]] = {}
         for candidate in sorted(candidates, key=lambda c: -c.logit):
@@ -257,10 +265,8 @@ def _span_logits(
 def _best(spans: NDArray[np.float64], window: Window, count: int | None) -> list[_Candidate]:
     """The `count` best spans of a window (all of them when None), in no order."""
     flat = spans.ravel()
-    if count is None or count >= flat.size:
-        chosen = np.arange(flat.size)
-    else:
-        chosen = np.argpartition(flat, -count)[-count:]
+    count = flat.size if count is None else min(count, flat.size)
+    chosen = np.argpartition(flat, -count)[-count:]
     own_start, longest = window.owned[0], spans.shape[1]
     return [
         _Candidate(float(flat[i]), window, own_start + i // longest, own_start + i // longest + i % longest)

@@ -83,9 +83,7 @@ def _questions(path: str, name: str, report: Report) -> Iterator[tuple[str, dict
                 yield context, record
 
 
-def _spans(
-    context: str, answers: list[dict[str, Any]], where: str, report: Report
-) -> list[tuple[str, int]] | None:
+def _spans(context: str, answers: list[dict[str, Any]], where: str, report: Report) -> list[tuple[str, int]] | None:
     spans = []
     for answer in answers:
         text, start = answer.get("text"), answer.get("answer_start")
