@@ -252,7 +252,7 @@ def _labels(model: PreTrainedModel, given: tuple[str, ...]) -> tuple[str, ...]:
     if any(label.upper() == f"LABEL_{i}" for i, label in enumerate(labels)):
         raise CheckpointError(
             f"the checkpoint's labels are {', '.join(labels)}: which is which cannot be known; name them in "
-            f"the order of their ids, e.g. --labels {'negative,positive' if count == 2 else 'entailment,neutral,contradiction'}"
+            f"the order of their ids, e.g. --labels {'negative,positive' if count == 2 else 'entailment,neutral,...'}"
         )
     lowered = tuple(label.lower() for label in labels)
     return lowered if frozenset(lowered) in KNOWN_LABELS else labels

@@ -1,0 +1,1 @@
+"""Measurements: programs that print ratios taken side by side in one run."""

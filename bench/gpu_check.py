@@ -1,0 +1,145 @@
+"""`make gpu-check`: on a machine with a GPU, is the CUDA engine really used, right, and how fast?
+
+Makes a BERT of base size with random weights (no download), exports it to fp32 and fp16, and prints for each length: the
+largest difference of its logits from torch's fp32 on the CPU, rows a second of the session, and the share of the card's
+own fp16 matrix rate, measured in the same run. Ends with one JSON object; exit status 1 when the provider is not CUDA or
+the logits are off.
+
+    python -m bench.gpu_check                     # the GPU; fails where there is none
+    python -m bench.gpu_check --device cpu --quick    # the same path on a CPU, tiny: what the tests run
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, set_seed
+
+from service.batch import Batch, Encoded, pad
+from service.engine import OrtEngine
+from service.errors import BertieError, ConfigurationError
+from training import graph
+from training.evaluate import TorchEngine
+from training.export import ENCODINGS
+
+LENGTHS = (32, 128, 384)
+BATCH_TOKENS = 32768
+TOLERANCE = {"fp32": 2e-2, "fp16": 5e-2}
+"""Largest |logit difference| from torch's fp32 on the CPU; on CUDA fp32 products run in TF32."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, one round")
+    options = parser.parse_args(arguments)
+    try:
+        report = check(options.device, quick=options.quick)
+    except BertieError as error:
+        print(f"gpu-check: {error.detail}", file=sys.stderr)
+        return 1
+    print(json.dumps(report))
+    return 0 if report["passed"] else 1
+
+
+def check(device: str, *, quick: bool) -> dict[str, Any]:
+    """Measures everything; raises `ConfigurationError` where the device is not to be had."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("torch sees no GPU here")
+    set_seed(0)
+    model = _model(quick).eval()
+    layer_parameters = sum(p.numel() for n, p in model.named_parameters() if ".layer." in n and p.dim() == 2)
+    report: dict[str, Any] = {"device": device, "card": _card(device), "passed": True, "rows": []}
+    peak = matrix_rate(device, quick=quick)
+    print(f"{report['card']}: {peak / 1e12:.1f} Tflop/s in its own matrix products")
+    reference = TorchEngine(model)
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("fp32", "fp16") if device == "cuda" else ("fp32", "int8"):
+            path = Path(folder) / f"{precision}.onnx"
+            onnx.save(graph.build(model, encoding=ENCODINGS[precision]), path)
+            engine = OrtEngine(
+                path,
+                provider="cuda" if device == "cuda" else "cpu",
+                precision=precision,
+                workers=1,
+                intra_op_threads=0,
+            )
+            for tokens in LENGTHS[:1] if quick else LENGTHS:
+                batch = _batch(model, max(1, (256 if quick else BATCH_TOKENS) // tokens), tokens)
+                probe = Batch(*(array[:4] for array in (batch.input_ids, batch.attention_mask, batch.token_type_ids)))
+                difference = float(np.abs(engine.run(probe)[0] - reference.run(probe)[0]).max())
+                seconds = _seconds(lambda engine=engine, batch=batch: engine.run(batch), 1 if quick else 20)
+                rows = batch.shape[0]
+                # Two operations a weight and token, and the two products of attention.
+                hidden, layers = model.config.hidden_size, model.config.num_hidden_layers
+                flops = rows * tokens * (2 * layer_parameters + 4 * tokens * hidden * layers)
+                row = {
+                    "precision": precision,
+                    "provider": engine.provider,
+                    "tokens": tokens,
+                    "rows_per_call": rows,
+                    "difference": difference,
+                    "rows_per_second": rows / seconds,
+                    "share_of_matrix_rate": flops / seconds / peak,
+                }
+                report["rows"].append(row)
+                report["passed"] &= engine.provider == device and difference <= TOLERANCE.get(precision, 0.5)
+                print(
+                    f"{precision} on {engine.provider}, {rows:>4} x {tokens:<3}: "
+                    f"{row['rows_per_second']:>8.0f} rows/s, {row['share_of_matrix_rate']:6.1%} of the matrix rate, logits within {difference:.1e}"
+                )
+    return report
+
+
+def matrix_rate(device: str, *, quick: bool) -> float:
+    """Operations a second of one large matrix product: fp16 on CUDA, fp32 on the CPU."""
+    size = 512 if quick else 8192
+    a = torch.randn(size, size, device=device, dtype=torch.float16 if device == "cuda" else torch.float32)
+
+    def multiply() -> None:
+        torch.mm(a, a)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / _seconds(multiply, 2 if quick else 50)
+
+
+def _model(quick: bool) -> PreTrainedModel:
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+    return BertForSequenceClassification(BertConfig(num_labels=3, **(shape if quick else {})))
+
+
+def _batch(model: PreTrainedModel, rows: int, tokens: int) -> Batch:
+    """Full rows: padding is work that no share of a peak should be credited for."""
+    ids = np.random.default_rng(0).integers(1000, model.config.vocab_size, (rows, tokens))
+    return pad([Encoded(row, np.zeros(tokens, dtype=np.int64)) for row in ids], 0)
+
+
+def _seconds(function: Callable[[], object], repeats: int) -> float:
+    """Median seconds of a call, after a warm-up."""
+    for _ in range(min(3, repeats)):
+        function()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def _card(device: str) -> str:
+    return torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
