@@ -1,9 +1,9 @@
 """`make gpu-check`: on a machine with a GPU, is the CUDA engine really used, right, and how fast?
 
-Makes a BERT of base size with random weights (no download), exports it to fp32 and fp16, and prints for each length: the
-largest difference of its logits from torch's fp32 on the CPU, rows a second of the session, and the share of the card's
-own fp16 matrix rate, measured in the same run. Ends with one JSON object; exit status 1 when the provider is not CUDA or
-the logits are off.
+Makes a BERT of base size with random weights (no download), exports it to fp32 and fp16, and prints for each length:
+the largest difference of its logits from torch's fp32 on the CPU, rows a second of the session, and the share of the
+card's own fp16 matrix rate, measured in the same run. Ends with one JSON object; exit status 1 when the provider is not
+CUDA or the logits are off.
 
     python -m bench.gpu_check                     # the GPU; fails where there is none
     python -m bench.gpu_check --device cpu --quick    # the same path on a CPU, tiny: what the tests run
@@ -95,8 +95,8 @@ def check(device: str, *, quick: bool) -> dict[str, Any]:
                 report["rows"].append(row)
                 report["passed"] &= engine.provider == device and difference <= TOLERANCE.get(precision, 0.5)
                 print(
-                    f"{precision} on {engine.provider}, {rows:>4} x {tokens:<3}: "
-                    f"{row['rows_per_second']:>8.0f} rows/s, {row['share_of_matrix_rate']:6.1%} of the matrix rate, logits within {difference:.1e}"
+                    f"{precision} on {engine.provider}, {rows:>4} x {tokens:<3}: {rows / seconds:>8.0f} rows/s, "
+                    f"{row['share_of_matrix_rate']:6.1%} of the matrix rate, logits within {difference:.1e}"
                 )
     return report
 
