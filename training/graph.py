@@ -259,13 +259,17 @@ class _Writer:
         packed = layer.qkv.project(x, f"{to}.qkv")
         self.node("Split", [packed], query, key, value, axis=2, num_outputs=3)
         if first_only:
-            query, x = (self.first(each, f"{each}.first") for each in (query, x))
+            # Two tokens ask and one is kept: a lone one would take the runtime's matrix-by-vector path, whose rounding
+            # changes with the padding, and a row must not feel its neighbours' lengths.
+            query = self.first(query, f"{to}.asking", tokens=2)
         attended = self.node(
             "com.microsoft.MultiHeadAttention",
             [query, key, value, layer.qkv.bias, lengths],
             f"{to}.attention",
             num_heads=self.config.num_attention_heads,
         )
+        if first_only:
+            attended, x = (self.first(each, f"{each}.first") for each in (attended, x))
         mixed = layer.mix.project(attended, f"{to}.mix")
         x = layer.mix_norm(mixed, x, layer.mix.bias, f"{to}.mixed")
         wide = layer.widen.project(x, f"{to}.widen")
@@ -297,9 +301,9 @@ class _Writer:
         bias = self.canvas.weight(f"{name}.bias", self.take(f"{name}.bias"))
         return self.node("Add", [matrix(x, f"{to}.project"), bias], to)
 
-    def first(self, x: str, to: str) -> str:
-        """Keep the first token of x [rows, tokens, size], as [rows, 1, size]."""
-        return self.node("Slice", [x, self.constant([0]), self.constant([1]), self.constant([1])], to)
+    def first(self, x: str, to: str, *, tokens: int = 1) -> str:
+        """Keep the first `tokens` of x [rows, tokens, size]."""
+        return self.node("Slice", [x, self.constant([0]), self.constant([tokens]), self.constant([1])], to)
 
     def activate(self, x: str, bias: str, op: str, to: str) -> str:
         """Write op(x + bias)."""

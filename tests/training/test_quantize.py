@@ -41,15 +41,16 @@ def test_logits_stay_close_to_torch(family: str, head: str, encoding: Encoding) 
 
 @pytest.mark.parametrize("head", ["SequenceClassification", "QuestionAnswering"])
 def test_int8_row_does_not_feel_its_neighbours(head: str) -> None:
-    model = tiny("Bert", head, hidden_size=64, intermediate_size=256)
+    """To the bit: one rounding that depends on the padding can flip a code, and move a real model's logits by 1e-3."""
+    model = tiny("Bert", head, hidden_size=64, intermediate_size=128)
     runtime = session(build(model, encoding=INT8))
-    batch = rows(model, 8, 40)
+    batch = rows(model, 400, 60)
     together = runtime.run(None, batch)
     for i, length in enumerate(batch["attention_mask"].sum(axis=1)):
         alone = runtime.run(None, {name: value[i : i + 1, :length] for name, value in batch.items()})
         for one, many in zip(alone, together, strict=True):
-            many = many[i : i + 1, :length] if head == "QuestionAnswering" else many[i : i + 1]
-            assert np.abs(one - many).max() <= 1e-4
+            same = many[i : i + 1, :length] if head == "QuestionAnswering" else many[i : i + 1]
+            assert np.array_equal(one, same)
 
 
 def test_int8_survives_a_token_of_zeros() -> None:

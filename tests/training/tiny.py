@@ -39,10 +39,10 @@ def tiny(family: str, head: str, **more: object) -> PreTrainedModel:
 
 
 def rows(model: PreTrainedModel, count: int, tokens: int) -> dict[str, np.ndarray]:
-    """Return random rows padded on the right; the first is full."""
+    """Return random rows of two tokens or more, padded on the right; the first is full."""
     random = np.random.default_rng(count * tokens)
     config = model.config
-    lengths = random.integers(1, tokens + 1, count)
+    lengths = random.integers(min(2, tokens), tokens + 1, count)
     lengths[0] = tokens
     real = np.arange(tokens) < lengths[:, None]
     ids = np.where(real, random.integers(5, config.vocab_size, (count, tokens)), config.pad_token_id)
