@@ -16,8 +16,8 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -48,6 +48,8 @@ class Job:
 
     Attributes:
         future: resolves to the logits of each row, in order.
+        tickets: the rows' places in the queue.
+        missing: rows that have no logits yet.
         queue_seconds: from admission to the start of the first batch with a row of it.
         inference_seconds: from there to the end of the last one.
     """
@@ -55,9 +57,9 @@ class Job:
     future: asyncio.Future[list[RowLogits]]
     deadline: float
     admitted: float
+    tickets: range
     logits: list[RowLogits]
     missing: int
-    over: bool = False
     queue_seconds: float = 0.0
     inference_seconds: float = 0.0
     _started: float = field(default=0.0)
@@ -69,8 +71,8 @@ class Job:
             self.queue_seconds = now - self.admitted
 
     def finish(self, now: float) -> None:
-        """Notes that a batch with a row of this job has ended."""
-        self.inference_seconds = now - self._started
+        """Notes that a batch with a row of this job has ended; word of several batches comes in any order."""
+        self.inference_seconds = max(self.inference_seconds, now - self._started)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +80,10 @@ class _Waiting:
     job: Job
     index: int
     row: Encoded
+
+    @property
+    def ticket(self) -> int:
+        return self.job.tickets[self.index]
 
 
 class Batcher:
@@ -108,7 +114,9 @@ class Batcher:
         self._pad_id = pad_id
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
-        self._queue: deque[_Waiting] = deque()
+        # By ticket, oldest first. Any row can leave at once, wherever it stands: what is here is alive.
+        self._queue: OrderedDict[int, _Waiting] = OrderedDict()
+        self._next_ticket = 0
         self._tokens = 0
         self._busy = 0
         self._tokens_per_second = 0.0
@@ -118,10 +126,10 @@ class Batcher:
         self._changed = threading.Condition(self._lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
+        self._alive = 0
         self._metric_rows = metrics.batch_rows.labels(name)
         self._metric_tokens = metrics.batch_tokens.labels(name)
         self._metric_padding = metrics.padding_ratio.labels(name)
-        self._metric_rejected = metrics.rejected
         metrics.queue_rows.labels(name).set_function(lambda: len(self._queue))
         metrics.queue_tokens.labels(name).set_function(lambda: self._tokens)
 
@@ -132,13 +140,14 @@ class Batcher:
             threading.Thread(target=self._work, name=f"engine-{self.name}-{i}", daemon=True)
             for i in range(self._engine.workers)
         ]
+        self._alive = len(self._threads)
         for thread in self._threads:
             thread.start()
 
     @property
     def ready(self) -> bool:
         """Whether rows are admitted: started, not draining, and no worker has died."""
-        return bool(self._threads) and not self._draining and all(thread.is_alive() for thread in self._threads)
+        return bool(self._threads) and not self._draining and self._alive == len(self._threads)
 
     def submit(self, rows: Sequence[Encoded], *, deadline: float) -> Job:
         """Queues the rows of a request, all or none.
@@ -151,21 +160,20 @@ class Batcher:
             QueueFull: they do not fit. A request larger than the whole queue is admitted when nothing waits.
             NotReady: draining, stopped, or a worker has died.
         """
-        if not self.ready:
-            raise NotReady(f"model {self.name!r} takes no requests now")
-        assert self._loop is not None
-        now = time.perf_counter()
         tokens = sum(map(len, rows))
-        job = Job(self._loop.create_future(), deadline, now, [()] * len(rows), len(rows))
         with self._changed:
-            if self._tokens and self._tokens + tokens > self._max_queue_tokens:
-                self._forget_the_dead(now)
+            if not self.ready:
+                raise NotReady(f"model {self.name!r} takes no requests now")
+            assert self._loop is not None
             if self._tokens and self._tokens + tokens > self._max_queue_tokens:
                 raise QueueFull(
                     f"{self._tokens} tokens wait for model {self.name!r}; the limit is {self._max_queue_tokens}",
                     retry_after=self._seconds_to_drain(),
                 )
-            self._queue.extend(_Waiting(job, i, row) for i, row in enumerate(rows))
+            tickets = range(self._next_ticket, self._next_ticket + len(rows))
+            job = Job(self._loop.create_future(), deadline, time.perf_counter(), tickets, [()] * len(rows), len(rows))
+            self._queue.update((tickets[i], _Waiting(job, i, row)) for i, row in enumerate(rows))
+            self._next_ticket += len(rows)
             self._tokens += tokens
             self._changed.notify(len(rows))
         return job
@@ -184,7 +192,9 @@ class Batcher:
         except TimeoutError:
             raise _too_late() from None
         finally:
-            job.over = True
+            if job.missing:
+                with self._lock:
+                    self._drop(job)
 
     async def drain(self, seconds: float) -> bool:
         """Admits no more, waits up to `seconds` for what was admitted, and stops the workers.
@@ -193,14 +203,18 @@ class Batcher:
         """
         self._draining = True
         until = time.perf_counter() + seconds
-        while (self._queue or self._busy) and time.perf_counter() < until:
+        while not (done := self._idle()) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
         with self._changed:
-            done = not self._queue and not self._busy
             self._stopped = True
             self._fail_waiting(NotReady("the service stopped before this request ran"))
             self._changed.notify_all()
+        await asyncio.sleep(0)  # what the workers posted reaches its futures
         return done
+
+    def _idle(self) -> bool:
+        with self._lock:  # without it, a batch that is just being taken is neither in the queue nor with a worker
+            return not self._queue and not self._busy
 
     # ---- the workers' side: everything below runs on their threads, under the lock where it touches the queue ----
 
@@ -211,34 +225,32 @@ class Batcher:
         except BaseException:
             logger.exception("a worker of model %r died", self.name)
         finally:
-            with self._changed:
-                if not self._stopped:
-                    # One lost worker turns readiness off. What it left is the others' to finish; when none is left,
-                    # nobody would ever resolve these futures.
-                    me = threading.current_thread()
-                    if not any(t.is_alive() for t in self._threads if t is not me):
-                        self._fail_waiting(NotReady(f"model {self.name!r} has lost its workers"))
+            with self._lock:
+                # One lost worker turns readiness off. What waits is the others' to finish; when none is left, nobody
+                # would ever resolve these futures.
+                self._alive -= 1
+                if not self._alive:
+                    self._fail_waiting(NotReady(f"model {self.name!r} has lost its workers"))
 
     def _next_batch(self) -> list[_Waiting]:
         """Waits for rows and takes the next batch; an empty one means stop."""
         with self._changed:
-            while True:
-                if self._stopped:
-                    return []
-                self._forget_the_dead(time.perf_counter())
+            while not self._stopped:
+                self._drop_late(time.perf_counter())
                 if self._queue:
                     chosen = self._choose()
                     self._busy += 1
                     return chosen
                 self._changed.wait()
+            return []
 
     def _choose(self) -> list[_Waiting]:
-        first = self._queue[0]
-        idle = max(1, len(self._threads) - self._busy)
+        first, *others = islice(self._queue.values(), LOOK_AHEAD)
+        idle = max(1, self._alive - self._busy)
         share = math.ceil(len(self._queue) / idle)  # leave the other free workers theirs
-        near = sorted(islice(self._queue, 1, LOOK_AHEAD), key=lambda w: abs(len(w.row) - len(first.row)))
+        others.sort(key=lambda w: abs(len(w.row) - len(first.row)))
         chosen, longest, total = [first], len(first.row), len(first.row)
-        for waiting in near:
+        for waiting in others:
             if len(chosen) >= share:
                 break
             tokens = len(waiting.row)
@@ -247,51 +259,53 @@ class Batcher:
                 break
             chosen.append(waiting)
             longest, total = max(longest, tokens), total + tokens
-        taken = set(map(id, chosen))
-        head = [w for w in islice(self._queue, LOOK_AHEAD) if id(w) not in taken]
-        for _ in range(min(LOOK_AHEAD, len(self._queue))):
-            self._queue.popleft()
-        self._queue.extendleft(reversed(head))
+        for waiting in chosen:
+            del self._queue[waiting.ticket]
         self._tokens -= total
         return chosen
 
-    def _forget_the_dead(self, now: float) -> None:
-        """Drops rows whose caller has gone, has already failed, or is too late: they cost no inference."""
-        if not any(w.job.over or w.job.deadline < now for w in self._queue):
-            return
-        kept: deque[_Waiting] = deque()
-        for waiting in self._queue:
-            job = waiting.job
-            if not job.over and job.deadline < now:
-                job.over = True
-                self._post(_fail, job, _too_late())
-            if job.over:
+    def _drop(self, job: Job) -> None:
+        """Takes out what still waits of a job whose caller has gone, or that has failed: it costs no inference."""
+        for ticket in job.tickets:
+            waiting = self._queue.pop(ticket, None)
+            if waiting is not None:
                 self._tokens -= len(waiting.row)
-            else:
-                kept.append(waiting)
-        self._queue = kept
+
+    def _drop_late(self, now: float) -> None:
+        """Fails the jobs past their deadline among the rows that the next batch looks at."""
+        while late := {w.job for w in islice(self._queue.values(), LOOK_AHEAD) if w.job.deadline < now}:
+            for job in late:
+                self._drop(job)
+                self._post(_fail, job, _too_late())
 
     def _run(self, waiting: list[_Waiting]) -> None:
         """Runs one batch, outside the lock, and posts its rows back in one hop to the loop."""
         started = time.perf_counter()
-        for w in waiting:
-            w.job.start(started)
-        batch = pad([w.row for w in waiting], self._pad_id)
         outputs: Outputs = ()
-        error: BertieError | None = None
+        error: BertieError | None = InferenceError("the worker died of this batch")
         try:
+            for w in waiting:
+                w.job.start(started)
+            batch = pad([w.row for w in waiting], self._pad_id)
+            self._observe(batch)
             outputs = self._engine.run(batch)
+            if any(len(output) != len(waiting) for output in outputs):
+                raise ValueError(f"{[len(output) for output in outputs]} rows came back of {len(waiting)}")
+            error = None
         except Exception as cause:
-            logger.exception("a batch of %d x %d tokens failed on model %r", *batch.shape, self.name)
+            logger.exception("a batch of %d rows failed on model %r", len(waiting), self.name)
             error = InferenceError("the engine failed on this batch")
             error.__cause__ = cause
-        finally:
+        finally:  # whatever happened, be it this worker's death: its rows hear of it, and nobody waits for it
             ended = time.perf_counter()
+            self._post(self._deliver, waiting, outputs, error, ended)
             with self._lock:
                 self._busy -= 1
-                self._note_rate(sum(len(w.row) for w in waiting), ended - started)
-        self._observe(batch)
-        self._post(self._deliver, waiting, outputs, error, ended)
+                if error is None:
+                    self._note_rate(sum(len(w.row) for w in waiting), ended - started)
+                else:
+                    for w in waiting:
+                        self._drop(w.job)
 
     def _observe(self, batch: Batch) -> None:
         rows, tokens = batch.shape
@@ -301,24 +315,22 @@ class Batcher:
 
     def _note_rate(self, tokens: int, seconds: float) -> None:
         """Smooths the tokens a second of all workers together, for Retry-After."""
-        rate = tokens / max(seconds, 1e-6) * len(self._threads)
+        rate = tokens / max(seconds, 1e-6) * self._alive
         self._tokens_per_second += (rate - self._tokens_per_second) * (0.1 if self._tokens_per_second else 1.0)
 
     def _seconds_to_drain(self) -> float:
         return self._tokens / self._tokens_per_second if self._tokens_per_second else 1.0
 
     def _fail_waiting(self, error: BertieError) -> None:
-        for waiting in self._queue:
-            if not waiting.job.over:
-                waiting.job.over = True
-                self._post(_fail, waiting.job, error)
+        for job in {w.job for w in self._queue.values()}:
+            self._post(_fail, job, error)
         self._queue.clear()
         self._tokens = 0
 
-    def _post(self, callback: object, *arguments: object) -> None:
+    def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(callback, *arguments)  # type: ignore[arg-type]
+            self._loop.call_soon_threadsafe(callback, *arguments)
 
     @staticmethod
     def _deliver(waiting: list[_Waiting], outputs: Outputs, error: BertieError | None, ended: float) -> None:
@@ -336,7 +348,6 @@ class Batcher:
 
 
 def _fail(job: Job, error: BertieError) -> None:
-    job.over = True
     if not job.future.done():
         job.future.set_exception(error)
         job.future.exception()  # the caller may be gone: an exception nobody asks for is no news
