@@ -66,20 +66,22 @@ $(DEV): requirements/constraints.txt $(SERVICE)
 	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,train,dev]'
 	@touch $@
 
-# onnxruntime and onnxruntime-gpu overwrite each other's files, hence an environment of its own.
-$(GPU): pyproject.toml requirements/gpu.lock
+# onnxruntime and onnxruntime-gpu overwrite each other's files, hence an environment of its own. No lock: torch says
+# which CUDA libraries it wants, and onnxruntime shares them.
+$(GPU): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)-gpu
-	$(VENV)-gpu/bin/python -m pip --quiet install --require-hashes -r requirements/gpu.lock
-	$(VENV)-gpu/bin/python -m pip --quiet install --no-deps --no-build-isolation -e .
+	$(VENV)-gpu/bin/python -m pip --quiet install -c requirements/constraints.txt setuptools
+	$(VENV)-gpu/bin/python -m pip --quiet install --no-build-isolation -c requirements/constraints.txt -e '.[gpu,train]'
 	@touch $@
 
 # ---- models, GPU, locks ---------------------------------------------------------------------------------------------
 
+# int8 alone: what a CPU serves, and what a repository can hold. The gate makes fp32 too, and measures both.
 models: $(DEV)
 	@test -d "$$ENCODER" || { echo "make models: ENCODER must be the folder of a pre-trained encoder" >&2; exit 2; }
 	for name in $(BUNDLES); do \
 	    $(PY) -m training finetune training/recipes/$$name.toml && \
-	    $(PY) -m training export runs/$$name/final models/$$name || exit 1; \
+	    $(PY) -m training export runs/$$name/final models/$$name --precision int8 || exit 1; \
 	done
 
 gpu-check: PY := $(VENV)-gpu/bin/python
