@@ -88,11 +88,19 @@ class UnsupportedMediaType(BertieError):
 
 
 class InvalidInput(BertieError):
-    """A field is wrong; `field` says which one, the detail says why."""
+    """A field is wrong; `field` says which one, the detail says why.
+
+    Attributes:
+        errors: (field, detail) of every wrong field, where there are several.
+    """
 
     status = 422
     slug = "invalid-input"
     title = "Invalid input"
+
+    def __init__(self, detail: str, *, field: str | None = None, errors: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(detail, field=field)
+        self.errors = errors
 
 
 class QueueFull(BertieError):

@@ -17,7 +17,7 @@ from service.batch import Encoded
 from service.batcher import Batcher
 from service.bundle import Bundle
 from service.engine import Engine, open_engine
-from service.errors import BertieError, BundleError, InvalidInput, TooLarge, UnknownModel
+from service.errors import BertieError, BundleError, InvalidInput, NotReady, TooLarge, UnknownModel
 from service.metrics import PHASES, Metrics
 from service.settings import Settings, cpu_quota
 from service.tasks import ClassificationTask, SpanTask, Task, ZeroShotTask
@@ -43,10 +43,15 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Predictions(Generic[P]):
-    """The answers to a request's examples, in order, and what they took."""
+    """The answers to a request's examples, in order, and what they took.
+
+    Attributes:
+        rows: model rows that they made.
+    """
 
     answers: list[P]
     timings: Timings
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,14 +86,20 @@ class Predictor:
         self._settings = settings
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
+        self._stopped = False
 
     @property
     def ready(self) -> bool:
         """Whether every model takes requests."""
-        return all(model.batcher.ready for model in self.models.values())
+        return not self._stopped and all(model.batcher.ready for model in self.models.values())
 
-    def model(self, name: str | None, *, task: type, labels: Sequence[str] = ()) -> Model:
-        """The model called `name`, or the first of that task (with all of `labels`) when no name is given.
+    def stop(self) -> None:
+        """Admits no more from this moment. Sets a flag and nothing else, so that a signal handler may call it."""
+        self._stopped = True
+
+    def model(self, name: str | None, *, task: type, labels: Sequence[str] = (), without: Sequence[str] = ()) -> Model:
+        """The model called `name`, or the first of that task (with all of `labels` and none of `without`) when no name
+        is given.
 
         Raises:
             UnknownModel: there is none.
@@ -98,11 +109,11 @@ class Predictor:
             if name not in self.models:
                 raise UnknownModel(f"there is no model {name!r}; there are {', '.join(self.models)}", field="model")
             model = self.models[name]
-            if not _fits(model, task, labels):
+            if not _fits(model, task, labels, without):
                 raise InvalidInput(f"model {name!r} cannot answer these fields", field="model")
             return model
         for model in self.models.values():
-            if _fits(model, task, labels):
+            if _fits(model, task, labels, without):
                 return model
         raise UnknownModel("no loaded model can answer these fields", field="model")
 
@@ -112,6 +123,8 @@ class Predictor:
         Raises:
             BertieError: what `Task.encode`, `Batcher.submit` and `Batcher.result` raise; `TooLarge` for too many rows.
         """
+        if self._stopped:
+            raise NotReady("the service is stopping; ask another")
         began = time.perf_counter()
         small = sum(map(_characters, examples)) < INLINE_CHARACTERS
         encoded = task.encode(examples) if small else await self._in_thread(task.encode, examples)
@@ -131,11 +144,16 @@ class Predictor:
         timings = Timings(queued - began, job.queue_seconds, job.inference_seconds, time.perf_counter() - inferred)
         for phase in PHASES:
             self._metrics.phase_duration.labels(phase, model.name).observe(getattr(timings, phase))
-        return Predictions(answers, timings)
+        return Predictions(answers, timings, len(rows))
 
-    async def drain(self) -> bool:
-        """Admits no more and finishes what was admitted. Returns whether all of it was answered."""
-        seconds = self._settings.drain_seconds
+    async def drain(self, seconds: float | None = None) -> bool:
+        """Admits no more and finishes what was admitted. Returns whether all of it was answered.
+
+        Args:
+            seconds: how long to wait for it; the settings' `drain_seconds` when not given.
+        """
+        self.stop()
+        seconds = self._settings.drain_seconds if seconds is None else seconds
         done = await asyncio.gather(*(model.batcher.drain(seconds) for model in self.models.values()))
         self._threads.shutdown(wait=False, cancel_futures=True)
         return all(done)
@@ -219,8 +237,9 @@ def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ClassificationTask | Span
     return ClassificationTask(tokenizer, manifest.labels, manifest.max_length)
 
 
-def _fits(model: Model, task: type, labels: Sequence[str]) -> bool:
-    return isinstance(model.task, task) and set(labels) <= set(model.bundle.manifest.labels)
+def _fits(model: Model, task: type, labels: Sequence[str], without: Sequence[str]) -> bool:
+    known = set(model.bundle.manifest.labels)
+    return isinstance(model.task, task) and known.issuperset(labels) and known.isdisjoint(without)
 
 
 def _characters(example: Any) -> int:

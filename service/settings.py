@@ -20,40 +20,60 @@ CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 class Settings(BaseSettings):
     """The process's settings."""
 
-    model_config = SettingsConfigDict(env_prefix="BERTIE_", env_file=None, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="BERTIE_", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
-    models_dir: Path = Field(Path("models"), description="Folder of the bundles, one folder each.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
+    models_dir: Path = Field(default=Path("models"), description="Folder of the bundles, one folder each.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Bundles to load, comma-separated; all of the folder when empty."
+        default=(), description="Bundles to load, comma-separated; all of the folder when empty."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to run: `auto` is CUDA where there is a GPU and a graph for it, else the CPU."
+        default="auto",
+        description="Where to run: `auto` is CUDA where there is a GPU and a graph for it, else the CPU.",
     )
-    workers: int = Field(0, ge=0, description="Engine calls side by side for each model; 0: one a core (one on CUDA).")
-    intra_op_threads: int = Field(0, ge=0, description="Threads inside an engine call; 0: the cores over the workers.")
-    max_batch_tokens: int = Field(1024, ge=1, description="Tokens of a batch, padding included.")
-    max_queue_tokens: int = Field(65536, ge=1, description="Tokens waiting for each model before requests get 429.")
-    timeout_seconds: float = Field(30.0, gt=0, description="Deadline of a request; past it the answer is 504.")
-    drain_seconds: float = Field(20.0, ge=0, description="How long SIGTERM waits for what was admitted.")
-    max_body_bytes: int = Field(2_000_000, ge=1024, description="Largest request body; over it the answer is 413.")
-    max_inputs: int = Field(128, ge=1, description="Most `inputs` of a request; over it the answer is 413.")
-    max_documents: int = Field(64, ge=1, description="Most documents of a question; over it the answer is 413.")
-    max_candidate_labels: int = Field(64, ge=1, description="Most candidate labels; over it the answer is 413.")
-    max_request_rows: int = Field(4096, ge=1, description="Most model rows of a request; over it the answer is 413.")
+    workers: int = Field(
+        default=0, ge=0, description="Engine calls side by side for each model; 0: one a core (one on CUDA)."
+    )
+    intra_op_threads: int = Field(
+        default=0, ge=0, description="Threads inside an engine call; 0: the cores over the workers."
+    )
+    max_batch_tokens: int = Field(default=1024, ge=1, description="Tokens of a batch, padding included.")
+    max_queue_tokens: int = Field(
+        default=65536, ge=1, description="Tokens waiting for each model before requests get 429."
+    )
+    timeout_seconds: float = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="Deadline of a request; past it the answer is 504."
+    )
+    drain_seconds: float = Field(
+        default=20.0, ge=0, allow_inf_nan=False, description="How long SIGTERM waits for what was admitted."
+    )
+    max_body_bytes: int = Field(
+        default=2_000_000, ge=1024, description="Largest request body; over it the answer is 413."
+    )
+    max_inputs: int = Field(default=128, ge=1, description="Most `inputs` of a request; over it the answer is 413.")
+    max_documents: int = Field(default=64, ge=1, description="Most documents of a question; over it the answer is 413.")
+    max_candidate_labels: int = Field(default=64, ge=1, description="Most candidate labels; over it the answer is 413.")
+    max_request_rows: int = Field(
+        default=4096, ge=1, description="Most model rows of a request; over it the answer is 413."
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Bearer tokens, comma-separated; when set, every route but health and metrics wants one."
+        default=(), description="Bearer tokens, comma-separated; when set, `/qa`, `/classify` and `/models` want one."
     )
-    log_format: Literal["console", "json"] = Field("console", description="`console` for eyes, `json` for machines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level to log.")
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="`console` for eyes, `json` for machines."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
 
     @field_validator("models", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        if not isinstance(value, str):
+            return value
+        parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not parts:  # "," for keys must not mean a service that is open to all
+            raise ValueError("it is set and holds nothing; unset it or name something")
+        return parts
 
 
 def cpu_quota() -> int:

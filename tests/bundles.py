@@ -24,19 +24,19 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KIND = ("good", "great", "love", "loved", "wonderful", "excellent", "happy", "fun")
 UNKIND = ("bad", "awful", "hate", "hated", "terrible", "poor", "sad", "boring")
 NEGATIONS = ("not", "no", "never", "nobody")
-STOP = tuple("a an the is are was were of in on to and about this that it example what who where when i".split())
+STOP = "a an the is are was were of in on to and about this that it example what who where when i"
 NAMES = ("paris", "berlin", "london", "ada", "ruth", "everest")
 FIRST_NAMES, LAST_NAMES = ("new", "grace"), ("york", "hopper")
-WORDS = tuple(
+WORDS = (
     "man men woman dog dogs cat outside inside sleeping playing soccer sports politics film movie capital country "
-    "france germany england city mountain highest lives born wrote code game team won election vote".split()
+    "france germany england city mountain highest lives born wrote code game team won election vote"
 )
 CHARACTERS = tuple(chr(c) for c in range(33, 127) if not chr(c).isupper())
 VOCABULARY = tuple(
     dict.fromkeys(
         (
-            *SPECIAL, *CHARACTERS, *(f"##{c}" for c in CHARACTERS if c.isalnum()), *KIND, *UNKIND, *NEGATIONS, *STOP,
-            *NAMES, *FIRST_NAMES, *LAST_NAMES, *WORDS,
+            *SPECIAL, *CHARACTERS, *(f"##{c}" for c in CHARACTERS if c.isalnum()), *KIND, *UNKIND, *NEGATIONS,
+            *STOP.split(), *NAMES, *FIRST_NAMES, *LAST_NAMES, *WORDS.split(),
         )
     )
 )  # fmt: skip
@@ -143,7 +143,7 @@ class _Builder:
 
     def content(self) -> str:
         """1.0 at tokens that carry meaning."""
-        weights = dict.fromkeys((*SPECIAL, *STOP, *NEGATIONS, *(c for c in CHARACTERS if not c.isalnum())), 0.0)
+        weights = dict.fromkeys((*SPECIAL, *STOP.split(), *NEGATIONS, *(c for c in CHARACTERS if not c.isalnum())), 0.0)
         return self.table(weights, default=1.0)
 
     def model(self, outputs: dict[str, list[str]]) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Fake engines and the seam through which they serve: `create_app(settings, load=load_with(sentiment=FakeEngine()))`."""
+"""Fake engines, and the seam through which they serve: `create_app(settings, load=load_with(qa=FakeEngine()))`."""
 
 import threading
 import time

@@ -1,0 +1,132 @@
+"""One request and its answer: the id that both bear, the clock, and what is noted of them when they are over.
+
+Owns request ids, the access log, the counts of requests, and the turning of errors into answers: every error of a
+handler ends here. Nothing that is logged or counted is a caller's text.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import problems
+from service.errors import BertieError
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_KEY = "bertie.exchange"
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
+_QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))
+"""Routes that machines ask for every few seconds: logged at debug."""
+_REASONS = {
+    400: "invalid",
+    401: "unauthorized",
+    404: "invalid",
+    413: "too_large",
+    415: "invalid",
+    422: "invalid",
+    429: "queue_full",
+    503: "draining",
+    504: "deadline",
+}
+CALLER_GONE = 499
+"""Noted as the status when the caller hung up: nobody reads that answer."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of a request by now.
+
+    Attributes:
+        model: name of the model that answers; empty until one is chosen.
+        rows: model rows that it made.
+        status: of the answer; 0 until it begins.
+    """
+
+    request_id: str
+    model: str = ""
+    rows: int = 0
+    status: int = 0
+
+    @staticmethod
+    def of(scope: Scope) -> Exchange:
+        """The exchange of a request in the making."""
+        exchange: Exchange = scope[_KEY]
+        return exchange
+
+
+class ExchangeMiddleware:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        exchange = scope[_KEY] = Exchange(_request_id(scope))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", exchange.request_id.encode("ascii"))]
+            await send(message)
+
+        try:
+            try:
+                await self._app(scope, receive, send_with_id)
+            except BertieError as error:
+                self._count_rejected(error)
+                await problems.response(error, exchange.request_id)(scope, receive, send_with_id)
+            except Exception:
+                # The log's formatter leaves the exception's message out: it may quote the caller's text.
+                logger.exception("unexpected error", extra={"fields": {"request_id": exchange.request_id}})
+                if exchange.status:
+                    raise  # half an answer is out: all that is left is to break off the connection
+                unexpected = BertieError("an unexpected error; the log has it under this request_id")
+                await problems.response(unexpected, exchange.request_id)(scope, receive, send_with_id)
+        finally:
+            self._note(scope, exchange, time.perf_counter() - began)
+
+    def _count_rejected(self, error: BertieError) -> None:
+        if reason := _REASONS.get(error.status):
+            self._metrics.rejected.labels(reason).inc()
+
+    def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "")  # the template: a path may hold anything
+        self._metrics.requests.labels(route, exchange.model, str(exchange.status)).inc()
+        self._metrics.request_duration.labels(route, exchange.model).observe(seconds)
+        if exchange.status == CALLER_GONE:
+            self._metrics.rejected.labels("cancelled").inc()
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {
+                "request_id": exchange.request_id,
+                "method": scope["method"] if scope["method"] in _METHODS else "other",
+                "route": route,
+                "status": exchange.status,
+                "model": exchange.model,
+                "rows": exchange.rows,
+                "duration_ms": round(seconds * 1000, 2),
+            }
+            logger.log(level, "request", extra={"fields": fields})
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            if _SANE_ID.fullmatch(value):
+                caller_id: str = value.decode("ascii")
+                return caller_id
+            break
+    return secrets.token_hex(16)

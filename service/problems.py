@@ -1,0 +1,64 @@
+"""Errors as RFC 9457 problem documents.
+
+Owns the document's shape on the wire and the headers that go with some of the statuses. Knows nothing of where an error
+came from.
+"""
+
+from __future__ import annotations
+
+import math
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.errors import BertieError, InvalidInput, QueueFull, Unauthorized
+from service.schemas import FieldError, Problem
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:bertie:problem:"
+
+
+class NoSuchPath(BertieError):
+    """Nothing is served at this path."""
+
+    status = 404
+    slug = "not-found"
+    title = "Not found"
+
+
+class MethodNotAllowed(BertieError):
+    """The path takes other methods."""
+
+    status = 405
+    slug = "method-not-allowed"
+    title = "Method not allowed"
+
+
+def response(error: BertieError, request_id: str) -> Response:
+    """The answer that tells of `error`."""
+    headers = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    errors = error.errors if isinstance(error, InvalidInput) else ()
+    problem = Problem(
+        type=TYPE_PREFIX + error.slug,
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        request_id=request_id,
+        field=error.field,
+        errors=[FieldError(field=field, detail=detail) for field, detail in errors] or None,
+    )
+    return Response(problem.model_dump_json(exclude_none=True), error.status, headers, MEDIA_TYPE)
+
+
+def of_http(error: HTTPException, request_id: str) -> Response:
+    """The answer for an error of the framework's own: no such path, or not with this method."""
+    if error.status_code == 405:
+        answer = response(MethodNotAllowed("this path takes other methods; see Allow"), request_id)
+    else:
+        answer = response(NoSuchPath("nothing is served at this path; see /docs"), request_id)
+    answer.headers.update(error.headers or {})
+    return answer

@@ -1,0 +1,468 @@
+"""The JSON of requests and answers: which fields there are, what they may hold, and what is said of a wrong one.
+
+Owns the pydantic models (the OpenAPI document is made of them too) and the way from a body's bytes to a request and
+from a task's prediction to an answer. Knows nothing of HTTP, and no limit that a setting can change.
+
+A body is told apart by the fields that it has, before anything is checked: so a wrong field is reported against the
+shape that was meant, not against every shape there is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from service.errors import InvalidInput, MalformedBody
+from service.tasks import Classification, ClassificationExample, SpanExample, SpanPrediction, ZeroShotExample
+from service.tasks.zero_shot import DEFAULT_TEMPLATE
+
+T = TypeVar("T")
+
+MAX_ERRORS = 20
+"""Most wrong fields that an answer lists."""
+MAX_NAME = 200
+"""Characters of a model's name, and of an unknown field's name that an answer repeats."""
+
+_INVISIBLE = r"\s\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060\ufeff"
+_VISIBLE = re.compile(f"[^{_INVISIBLE}]")
+TEXT_PATTERN = rf"^[^\u0000]*[^{_INVISIBLE}][^\u0000]*$"
+TEMPLATE_PATTERN = r"^[^{}\u0000]*\{\}[^{}\u0000]*$"
+_TEMPLATE = re.compile(TEMPLATE_PATTERN)
+
+
+def _text(value: str) -> str:
+    # A NUL in a text is the trace of bytes read wrongly (UTF-16 as Latin-1, a binary file): an answer computed from it
+    # would be wrong without a word, and many a database would refuse the answer's text.
+    if "\0" in value:
+        raise PydanticCustomError("nul", "holds the character NUL (U+0000): was it decoded rightly?")
+    if not _VISIBLE.search(value):
+        raise PydanticCustomError("blank", "is blank: it needs a character that can be seen")
+    return value
+
+
+def _template(value: str) -> str:
+    if not _TEMPLATE.search(value):
+        raise PydanticCustomError("template", "must hold {} exactly once, where the label goes, and no other brace")
+    return value
+
+
+def _distinct(values: list[str]) -> list[str]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("not_distinct", "must be distinct")
+    return values
+
+
+Text: TypeAlias = Annotated[
+    str, AfterValidator(_text), WithJsonSchema({"type": "string", "minLength": 1, "pattern": TEXT_PATTERN})
+]
+Template: TypeAlias = Annotated[
+    str, AfterValidator(_template), WithJsonSchema({"type": "string", "pattern": TEMPLATE_PATTERN})
+]
+Context: TypeAlias = Annotated[
+    Annotated[Text, Tag("#text")] | Annotated[list[Text], Field(min_length=1), Tag("#documents")],
+    Discriminator(lambda value: "#documents" if isinstance(value, list) else "#text"),
+]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Chosen(_Request):
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_NAME,
+        description="Name of the model; by default one is chosen by the fields.",
+    )
+
+
+# ---- /qa: requests --------------------------------------------------------------------------------------------------
+
+
+class QaOptions(_Request):
+    top_k: int = Field(default=1, ge=1, le=100, description="Most answers to give.")
+    max_answer_tokens: int = Field(default=30, ge=1, le=200, description="Tokens of the longest answer.")
+    no_answer: bool | None = Field(
+        default=None, description="Whether there may be no answer; the model's own default when not given."
+    )
+
+
+class QaInput(QaOptions):
+    question: Text
+    context: Context = Field(description="The text to look in, or several (documents).")
+
+    def example(self, shared: QaOptions) -> SpanExample:
+        """The example, with `shared` for options that this input does not set."""
+        chosen = {
+            name: getattr(self if name in self.model_fields_set else shared, name) for name in QaOptions.model_fields
+        }
+        documents = (self.context,) if isinstance(self.context, str) else tuple(self.context)
+        return SpanExample(self.question, documents, **chosen)
+
+
+class QaRequest(QaInput, _Chosen):
+    """A question about a text, or about several."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"question": "Where does Ada live?", "context": "Ada lives in London. Ruth lives in Paris."}]
+        }
+    )
+
+
+class QaManyRequest(QaOptions, _Chosen):
+    """Many questions, answered in their order. Options hold for every input that does not set its own."""
+
+    inputs: list[QaInput] = Field(min_length=1)
+
+
+QaBody: TypeAlias = Annotated[
+    Annotated[QaRequest, Tag("#one")] | Annotated[QaManyRequest, Tag("#many")],
+    Discriminator(lambda value: "#many" if isinstance(value, dict) and "inputs" in value else "#one"),
+]
+
+
+# ---- /classify: requests --------------------------------------------------------------------------------------------
+
+
+class TextInput(_Request):
+    text: Text
+
+    def example(self) -> ClassificationExample:
+        return ClassificationExample(self.text)
+
+
+class PremiseInput(_Request):
+    premise: Text
+    hypothesis: Text
+
+    def example(self) -> ClassificationExample:
+        return ClassificationExample(self.premise, self.hypothesis)
+
+
+class TextPairInput(_Request):
+    text: Text
+    text_pair: Text
+
+    def example(self) -> ClassificationExample:
+        return ClassificationExample(self.text, self.text_pair)
+
+
+class ZeroShotInput(_Request):
+    text: Text
+    candidate_labels: Annotated[list[Text], AfterValidator(_distinct)] = Field(
+        min_length=1, json_schema_extra={"uniqueItems": True}
+    )
+    hypothesis_template: Template = Field(default=DEFAULT_TEMPLATE, description="`{}` is where the label goes.")
+    multi_label: bool = Field(default=False, description="Score each label alone, so that several may be right.")
+
+    def example(self) -> ZeroShotExample:
+        return ZeroShotExample(
+            self.text, tuple(self.candidate_labels), self.hypothesis_template, multi_label=self.multi_label
+        )
+
+
+def _kind(value: Any) -> str:
+    """What sort of input an object's fields are meant for."""
+    if not isinstance(value, dict):
+        return "#text"
+    if not value.keys().isdisjoint(("candidate_labels", "hypothesis_template", "multi_label")):
+        return "#zero-shot"
+    if not value.keys().isdisjoint(("premise", "hypothesis")):
+        return "#premise"
+    return "#text-pair" if "text_pair" in value else "#text"
+
+
+_TAGS = frozenset(
+    ("#one", "#many", "#text", "#documents", "#premise", "#text-pair", "#zero-shot", "#texts", "#pairs", "#zero-shots")
+)
+"""Names of the shapes above and below. pydantic puts them into an error's place, where a caller has no use for them."""
+_KINDS_OF_MANY = {"#text": "#texts", "#premise": "#pairs", "#text-pair": "#pairs", "#zero-shot": "#zero-shots"}
+
+PairInput: TypeAlias = Annotated[
+    Annotated[PremiseInput, Tag("#premise")] | Annotated[TextPairInput, Tag("#text-pair")],
+    Discriminator(lambda value: "#premise" if _kind(value) == "#premise" else "#text-pair"),
+]
+
+
+class TextRequest(TextInput, _Chosen):
+    """A text by itself: its sentiment."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "What a wonderful film!"}]})
+
+
+class PremiseRequest(PremiseInput, _Chosen):
+    """Whether the premise entails the hypothesis, contradicts it, or neither."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"premise": "A man is playing soccer outside.", "hypothesis": "A man is outside."}]
+        }
+    )
+
+
+class TextPairRequest(TextPairInput, _Chosen):
+    """A pair of texts, under the names that other tools give them."""
+
+
+class ZeroShotRequest(ZeroShotInput, _Chosen):
+    """A text and the labels to choose from."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"text": "The team won the soccer game.", "candidate_labels": ["sports", "politics"]}]
+        }
+    )
+
+
+class ManyTextsRequest(_Chosen):
+    """Many texts, each by itself."""
+
+    inputs: list[TextInput] = Field(min_length=1)
+
+
+class ManyPairsRequest(_Chosen):
+    """Many pairs of texts."""
+
+    inputs: list[PairInput] = Field(min_length=1)
+
+
+class ManyZeroShotsRequest(_Chosen):
+    """Many texts, each with labels of its own."""
+
+    inputs: list[ZeroShotInput] = Field(min_length=1)
+
+
+def _classify_kind(value: Any) -> str:
+    if not isinstance(value, dict) or "inputs" not in value:
+        return _kind(value)
+    inputs = value["inputs"]
+    return _KINDS_OF_MANY[_kind(inputs[0] if isinstance(inputs, list) and inputs else None)]
+
+
+ClassifyBody: TypeAlias = Annotated[
+    Annotated[TextRequest, Tag("#text")]
+    | Annotated[PremiseRequest, Tag("#premise")]
+    | Annotated[TextPairRequest, Tag("#text-pair")]
+    | Annotated[ZeroShotRequest, Tag("#zero-shot")]
+    | Annotated[ManyTextsRequest, Tag("#texts")]
+    | Annotated[ManyPairsRequest, Tag("#pairs")]
+    | Annotated[ManyZeroShotsRequest, Tag("#zero-shots")],
+    Discriminator(_classify_kind),
+]
+
+QA_BODY: TypeAdapter[QaRequest | QaManyRequest] = TypeAdapter(QaBody)
+CLASSIFY_BODY: TypeAdapter[
+    TextRequest
+    | PremiseRequest
+    | TextPairRequest
+    | ZeroShotRequest
+    | ManyTextsRequest
+    | ManyPairsRequest
+    | ManyZeroShotsRequest
+] = TypeAdapter(ClassifyBody)
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+class _Named(BaseModel):
+    model: str = Field(description="The model that answered.")
+
+
+class QaAnswer(BaseModel):
+    text: str
+    score: float = Field(description="Probability among all spans of all documents.")
+    start: int = Field(description="Where the text begins in its document, in Unicode code points.")
+    end: int = Field(description="Where it ends: `document[start:end] == text`.")
+    document: int = Field(description="Index of the document.")
+
+
+class QaResult(BaseModel):
+    answer: QaAnswer | None = Field(description="The best answer; null where there is none.")
+    answers: list[QaAnswer] = Field(description="The `top_k` best, best first.")
+    no_answer_score: float = Field(description="Probability that there is no answer.")
+    windows: int = Field(description="Model rows that it took to read the documents.")
+
+    @classmethod
+    def of(cls, prediction: SpanPrediction, **more: str) -> Self:
+        """The result that tells of `prediction`; `more` are fields of a subclass."""
+        answers = [
+            QaAnswer(text=a.text, score=a.score, start=a.start, end=a.end, document=a.document)
+            for a in prediction.answers
+        ]
+        return cls(
+            answer=answers[0] if prediction.answer is not None else None,
+            answers=answers,
+            no_answer_score=prediction.no_answer_score,
+            windows=prediction.windows,
+            **more,
+        )
+
+
+class QaResponse(QaResult, _Named):
+    """The answer to one question."""
+
+
+class QaResponses(_Named):
+    """The answers to many questions, in their order."""
+
+    results: list[QaResult]
+
+
+class ClassifyResult(BaseModel):
+    label: str
+    score: float = Field(description="The label's probability.")
+    scores: dict[str, float] = Field(description="Each label's probability.")
+    truncated: bool = Field(description="Whether the text was too long for the model and its end was not read.")
+
+    @classmethod
+    def of(cls, prediction: Classification, **more: str) -> Self:
+        """The result that tells of `prediction`; `more` are fields of a subclass."""
+        return cls(
+            label=prediction.label,
+            score=prediction.score,
+            scores=prediction.scores,
+            truncated=prediction.truncated,
+            **more,
+        )
+
+
+class ClassifyResponse(ClassifyResult, _Named):
+    """The class of one input."""
+
+
+class ClassifyResponses(_Named):
+    """The classes of many inputs, in their order."""
+
+    results: list[ClassifyResult]
+
+
+class ModelInfo(BaseModel):
+    """A loaded model."""
+
+    name: str
+    task: Literal["classification", "span"]
+    labels: list[str]
+    zero_shot: bool = Field(description="Whether it takes `candidate_labels`.")
+    architecture: str
+    parameters: int
+    precision: str
+    provider: str
+    max_length: int = Field(description="Longest row, in tokens.")
+    doc_stride: int = Field(description="Tokens that neighbouring windows of a document share.")
+    no_answer: bool = Field(description="Whether there may be no answer when a request does not say.")
+    no_answer_threshold: float
+    scores: dict[str, dict[str, float]] = Field(description="Of the served file on the dev sets.")
+    base_model: str
+    licence: str
+    version: str = Field(description="Names the bundle's content.")
+    files: dict[str, str] = Field(description="sha256 of each file.")
+    created: str
+    loaded: float = Field(description="When it was loaded, Unix time.")
+
+
+class ModelList(BaseModel):
+    """All loaded models."""
+
+    models: list[ModelInfo]
+
+
+class Health(BaseModel):
+    """The state of the service."""
+
+    status: Literal["live", "ready"]
+
+
+class FieldError(BaseModel):
+    """One wrong field."""
+
+    field: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 wants it."""
+
+    type: str = Field(description="Names the kind of problem; it does not change.")
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    field: str | None = Field(default=None, description="Where in the request the fault is, as in `inputs.3.text`.")
+    errors: list[FieldError] | None = Field(default=None, description="Every wrong field, where there are several.")
+
+
+# ---- bytes to requests ----------------------------------------------------------------------------------------------
+
+
+def parse(adapter: TypeAdapter[T], body: bytes) -> T:
+    """The request that a body holds.
+
+    Raises:
+        MalformedBody: it is not JSON.
+        InvalidInput: fields are wrong; names each.
+    """
+    try:
+        return adapter.validate_json(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    if details[0]["type"] == "json_invalid":
+        field = _lone_surrogate(body)
+        if field is None:
+            raise MalformedBody(f"the body is not JSON: {details[0]['ctx']['error']}")
+        raise InvalidInput(f"{field} holds half of a surrogate pair, which is no character", field=field)
+    errors = tuple((_field(detail), _reason(detail)) for detail in details[:MAX_ERRORS])
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    field, reason = errors[0]
+    raise InvalidInput(f"{field} {reason}{more}", field=field, errors=errors if len(errors) > 1 else ())
+
+
+def _field(detail: ErrorDetails) -> str:
+    return ".".join(str(part)[:MAX_NAME] for part in detail["loc"] if part not in _TAGS) or "body"
+
+
+def _reason(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            return "is no field of such a request"
+        case "too_short":
+            return "must not be empty"
+        case _:
+            message = detail["msg"].removeprefix("Input ")
+            return message[0].lower() + message[1:]
+
+
+def _lone_surrogate(body: bytes) -> str | None:
+    """Where a body that is JSON otherwise holds a lone surrogate ("\\ud83d"): Python's parser lets that pass."""
+    try:
+        stack: list[tuple[str, Any]] = [("", json.loads(body))]
+    except (ValueError, RecursionError):
+        return None
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            return path.lstrip(".")[:MAX_NAME] or "body"
+        if isinstance(value, dict):
+            stack += [(path, key) for key in value]
+            stack += [(f"{path}.{key}", inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            stack += [(f"{path}.{i}", inner) for i, inner in enumerate(value)]
+    return None
