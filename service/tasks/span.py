@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,15 @@ class _Candidate:
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The `count` best spans of a window; no other span of it has a logit above `bound`."""
+
+    candidates: list[_Candidate]
+    count: int
+    bound: float
+
+
 class SpanTask:
     """Windows of at most `max_length` tokens, neighbours sharing at least `doc_stride` tokens of the document.
 
@@ -126,7 +135,7 @@ class SpanTask:
         self.no_answer = no_answer
         self.no_answer_threshold = no_answer_threshold
         # A window must advance: leave the documents twice the overlap, and the question the rest.
-        self.max_question_tokens = max_length - tokenizer.pair.special_tokens - 2 * doc_stride
+        self.max_question_tokens = max_length - tokenizer.pair.special_tokens - max(1, 2 * doc_stride)
         if self.max_question_tokens < 1:
             raise ValueError(f"a doc_stride of {doc_stride} leaves no room in a max_length of {max_length}")
 
@@ -167,22 +176,23 @@ class SpanTask:
 
     def decode(self, example: SpanExample, rows: Sequence[Window], logits: Sequence[RowLogits]) -> SpanPrediction:
         """The best spans over all windows of all documents, under one softmax."""
-        log_sums, candidates, null = [], [], np.inf
+        log_sums, found, null = [], [], np.inf
         for window, (start, end) in zip(rows, logits, strict=True):
             spans = _span_logits(window, start, end, example.max_answer_tokens)
             log_sums.append(_log_sum_exp(spans))
-            candidates += _best(spans, window, 2 * example.top_k + 8)
+            found.append(_best(spans, window, 2 * example.top_k + 8))
             # A window without the answer says "nothing here"; only when all say so is there none (as in the official
             # SQuAD 2.0 decoding, which takes the least of the windows).
             null = min(null, float(start[0]) + float(end[0]))
-        answers = self._distinct(example, candidates)
-        if len(answers) < example.top_k:  # many spans of tokens were the same text: look at every span there is
-            candidates = [
-                candidate
-                for window, (start, end) in zip(rows, logits, strict=True)
-                for candidate in _best(_span_logits(window, start, end, example.max_answer_tokens), window, None)
-            ]
-            answers = self._distinct(example, candidates)
+        answers = self._distinct(example, found)
+        # Several spans of tokens may be one span of text, so a window's best few can all be answers that another gave.
+        # Where the spans that were left out may beat an answer, look at more of them.
+        while short := [i for i, best in enumerate(found) if best.bound > _worst(answers, example.top_k)]:
+            for i in short:
+                start, end = logits[i]
+                spans = _span_logits(rows[i], start, end, example.max_answer_tokens)
+                found[i] = _best(spans, rows[i], 4 * found[i].count)
+            answers = self._distinct(example, found)
         may_abstain = self.no_answer if example.no_answer is None else example.no_answer
         log_spans = _log_sum_exp(np.array(log_sums))
         log_all = float(np.logaddexp(log_spans, null))
@@ -229,9 +239,10 @@ class SpanTask:
         return windows
 
     @staticmethod
-    def _distinct(example: SpanExample, candidates: Sequence[_Candidate]) -> list[tuple[float, str, int, int, int]]:
+    def _distinct(example: SpanExample, windows: Sequence[_Best]) -> list[tuple[float, str, int, int, int]]:
         """The `top_k` best candidates as (logit, text, start, end, document): no two with the same place."""
         found: dict[tuple[int, int, int], tuple[float, str, int, int, int]] = {}
+        candidates = chain.from_iterable(best.candidates for best in windows)
         for candidate in sorted(candidates, key=lambda c: -c.logit):
             window = candidate.window
             document = example.documents[window.document]
@@ -262,16 +273,24 @@ def _span_logits(
     return spans
 
 
-def _best(spans: NDArray[np.float64], window: Window, count: int | None) -> list[_Candidate]:
-    """The `count` best spans of a window (all of them when None), in no order."""
+def _best(spans: NDArray[np.float64], window: Window, count: int) -> _Best:
     flat = spans.ravel()
-    count = flat.size if count is None else min(count, flat.size)
-    chosen = np.argpartition(flat, -count)[-count:]
+    if count < flat.size:
+        chosen = np.argpartition(flat, -count)[-count:]
+        bound = float(flat[chosen].min())
+    else:
+        chosen, bound = np.arange(flat.size), -np.inf
     own_start, longest = window.owned[0], spans.shape[1]
-    return [
+    candidates = [
         _Candidate(float(flat[i]), window, own_start + i // longest, own_start + i // longest + i % longest)
         for i in chosen[np.isfinite(flat[chosen])].tolist()
     ]
+    return _Best(candidates, count, bound)
+
+
+def _worst(answers: Sequence[tuple[float, str, int, int, int]], top_k: int) -> float:
+    """Logit of the worst of `top_k` answers; -inf while there are fewer."""
+    return answers[-1][0] if len(answers) == top_k else -np.inf
 
 
 def _log_sum_exp(logits: NDArray[np.float64]) -> float:
