@@ -68,6 +68,8 @@ class OrtEngine:
         options.enable_cpu_mem_arena = False
         # Idle threads sleep: a service mostly waits, and its container's CPU quota is not for spinning.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Without VNNI, x64 kernels add 8-bit products in 16 bits, which can overflow; this takes the exact ones.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3
         if provider == "cuda":
             _preload_cuda_libraries()
