@@ -48,7 +48,7 @@ class Window(Encoded):
         first: index in `input_ids` of the stretch's first token.
         offsets: half-open code point ranges in the document of the stretch's tokens, shape [stretch tokens, 2].
         owned: half-open range of the stretch's tokens that may begin an answer here. Each token of a document is owned
-            by the one window that shows it with the most context, so overlapping windows give no answer twice.
+            by the one window that shows most of what is around such an answer, so no two windows give the same one.
     """
 
     document: int
@@ -167,7 +167,7 @@ class SpanTask:
             windows = [
                 window
                 for index in range(len(example.documents))
-                for window in self._windows(question, index, next(tokens))
+                for window in self._windows(question, index, next(tokens), example.max_answer_tokens)
             ]
             if not windows:
                 raise InvalidInput("the context holds no token that the model knows of", field="context")
@@ -211,7 +211,7 @@ class SpanTask:
             windows=len(rows),
         )
 
-    def _windows(self, question: Ids, document: int, tokens: Tokens) -> list[Window]:
+    def _windows(self, question: Ids, document: int, tokens: Tokens, max_answer_tokens: int) -> list[Window]:
         total = len(tokens)
         if total == 0:
             return []
@@ -220,8 +220,13 @@ class SpanTask:
         count = 1 if total <= room else -(-(total - self.doc_stride) // (room - self.doc_stride))
         length = -(-(total + (count - 1) * self.doc_stride) // count)
         begins = [min(i * (length - self.doc_stride), total - length) for i in range(count)]
-        # Where two windows overlap, the middle of the overlap has equal context in both.
-        borders = [0, *((begin + length + following) // 2 for begin, following in pairwise(begins)), total]
+        # Where two windows overlap, the longest answer in the middle of the overlap has equal context in both. So one
+        # of them shows the whole of every answer that is no longer than the overlap.
+        borders = [0]
+        for begin, following in pairwise(begins):
+            overlap = begin + length - following
+            borders.append(following + (overlap - min(max_answer_tokens, overlap)) // 2)
+        borders.append(total)
         first = len(template.parts[0]) + len(question) + len(template.parts[1])
         windows = []
         for i, begin in enumerate(begins):
