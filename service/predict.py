@@ -87,6 +87,7 @@ class Predictor:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
         self._stopped = False
+        self._running = 0
 
     @property
     def ready(self) -> bool:
@@ -125,6 +126,13 @@ class Predictor:
         """
         if self._stopped:
             raise NotReady("the service is stopping; ask another")
+        self._running += 1
+        try:
+            return await self._predict(model, task, examples)
+        finally:
+            self._running -= 1
+
+    async def _predict(self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any]) -> Predictions[P]:
         began = time.perf_counter()
         small = sum(map(_characters, examples)) < INLINE_CHARACTERS
         encoded = task.encode(examples) if small else await self._in_thread(task.encode, examples)
@@ -154,9 +162,14 @@ class Predictor:
         """
         self.stop()
         seconds = self._settings.drain_seconds if seconds is None else seconds
-        done = await asyncio.gather(*(model.batcher.drain(seconds) for model in self.models.values()))
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        return all(done)
+        until = time.perf_counter() + seconds
+        # Not the queues alone: what is being tokenised was admitted too, and what is being decoded needs the threads.
+        while (busy := self._running > 0) and time.perf_counter() < until:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*(model.batcher.drain(0) for model in self.models.values()))
+        if not busy:
+            self._threads.shutdown(wait=False)
+        return not busy
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
@@ -168,9 +181,11 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
-    models = []
+    models: list[Model] = []
     for folder in bundles.find(settings.models_dir, settings.models):
         bundle = bundles.load(folder)
+        if any(bundle.name == model.name for model in models):
+            raise BundleError(f"bundle {folder.name!r} calls itself {bundle.name!r}, and so does another")
         try:
             tokenizer = Tokenizer.from_file(bundle.folder / bundles.TOKENIZER)
             task = make_task(bundle, tokenizer)
