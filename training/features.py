@@ -64,9 +64,9 @@ class Collator:
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """A new order each epoch in which the rows of a batch are of about the same length.
 
-    Shuffles, cuts the order into pools of 1,000 batches, sorts each pool by length and shuffles the batches: pools so large
-    that most batches need no padding, and so no attention mask. The order
-    hangs on the seed and the epoch alone, not on torch's random state, so a resumed run sees the very same batches.
+    Shuffles, cuts the order into pools of 1,000 batches, sorts each pool by length and shuffles the batches: pools so
+    large that most batches need no padding, and so no attention mask. The order hangs on the seed and the epoch alone,
+    not on torch's random state, so a resumed run sees the very same batches.
     """
 
     POOL = 1000

@@ -55,6 +55,8 @@ class SpanOutcome:
         margin: logit of "no answer" minus the best span's.
         exact: the text's exact match, 0 or 1, best over the references.
         f1: likewise its F1.
+        blank: what "no answer" would score, 0 or 1. Not the same as `question.is_impossible`: the official script also
+            credits it where every reference is but an article or punctuation.
     """
 
     question: Question
@@ -62,6 +64,7 @@ class SpanOutcome:
     margin: float
     exact: float
     f1: float
+    blank: float
 
     @classmethod
     def of(cls, question: Question, text: str, margin: float, *, version_2: bool) -> SpanOutcome:
@@ -75,6 +78,7 @@ class SpanOutcome:
             margin,
             max((exact_match(text, reference) for reference in references), default=0.0),
             max((f1(text, reference, empty_matches=version_2) for reference in references), default=0.0),
+            max((exact_match("", reference) for reference in references), default=0.0),
         )
 
 
@@ -87,9 +91,8 @@ def squad(outcomes: Sequence[SpanOutcome], threshold: float) -> dict[str, float]
     exact, f_scores = [], []
     for outcome in outcomes:
         if outcome.margin > threshold:
-            right = float(outcome.question.is_impossible)
-            exact.append(right)
-            f_scores.append(right)
+            exact.append(outcome.blank)
+            f_scores.append(outcome.blank)
         else:
             exact.append(outcome.exact)
             f_scores.append(outcome.f1)
@@ -102,16 +105,17 @@ def squad(outcomes: Sequence[SpanOutcome], threshold: float) -> dict[str, float]
 
 
 def best_threshold(outcomes: Sequence[SpanOutcome]) -> float:
-    """The threshold with the best F1: halfway between two neighbouring margins, so that no outcome sits on it."""
+    """The threshold with the best F1: halfway between two neighbouring margins, at most 1 over the lower one, so that no
+    outcome sits on it."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.margin)
-    score = best = float(sum(outcome.question.is_impossible for outcome in ordered))  # all are "no answer"
+    score = best = sum(outcome.blank for outcome in ordered)  # all are "no answer"
     threshold = ordered[0].margin - 1.0
     for i, outcome in enumerate(ordered):
-        score += outcome.f1 - outcome.question.is_impossible  # this one, too, is now answered
-        if score > best:
+        score += outcome.f1 - outcome.blank  # this one, too, is now answered
+        following = ordered[i + 1].margin if i + 1 < len(ordered) else outcome.margin + 2.0
+        if score > best and following > outcome.margin:  # equal margins fall on the same side
             best = score
-            following = ordered[i + 1].margin if i + 1 < len(ordered) else outcome.margin + 2.0
-            threshold = (outcome.margin + following) / 2
+            threshold = (outcome.margin + min(following, outcome.margin + 2.0)) / 2
     return threshold
 
 

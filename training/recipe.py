@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -29,7 +30,7 @@ class Recipe:
         data: layout of the data files. `sst2`: GLUE TSV; `nli`: JSONL, or MNLI's and SNLI's own TSV and JSONL;
             `squad`: official JSON, 1.1 or 2.0. Each plain, .gz or .xz.
         model: pre-trained encoder: a folder in the Hugging Face layout, or a hub name.
-        train: training files, or `hub:NAME[/CONFIG]#SPLIT`. `$NAME` is replaced by the environment's NAME.
+        train: training files, or `hub:NAME[:CONFIG]#SPLIT`. `$NAME` is replaced by the environment's NAME.
         dev: the dev file, likewise.
         output: folder for checkpoints, logs and the final model.
         labels: the labels in the order of their ids (classification).
@@ -97,8 +98,22 @@ class Recipe:
             "logging_steps",
         )  # fmt: skip
         for name in positive:
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
+        not_negative = (
+            "train_limit", "dev_limit", "doc_stride", "serve_max_length", "serve_doc_stride", "weight_decay",
+            "max_grad_norm", "seed",
+        )  # fmt: skip
+        for name in not_negative:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise RecipeError(f"{name} must not be below 0, and is {getattr(self, name)}")
+        for source, weight in self.source_weights.items():
+            if weight < 0:
+                raise RecipeError(f"source_weights.{source} must not be below 0, and is {weight}")
+        if self.source_weights and self.data != "nli":
+            raise RecipeError(f"source_weights weighs data 'nli'; data {self.data!r} names no sources")
+        if not self.train:
+            raise RecipeError("train names no file")
         for name in ("warmup_ratio", "label_smoothing", "dropout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -109,7 +124,7 @@ class Recipe:
             raise RecipeError(f"task 'span' reads data 'squad', not {self.data!r}")
         if self.task == "classification" and self.data == "squad":
             raise RecipeError("task 'classification' cannot read data 'squad'")
-        if self.task == "classification" and len(set(self.labels)) < 2:
+        if self.task == "classification" and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise RecipeError("task 'classification' needs labels: two or more names, in the order of their ids")
 
 

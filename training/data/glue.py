@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.tasks import ClassificationExample
-from training.data.records import Report, read_records
+from training.data.records import Report, is_text, read_records
 
 SST2_LABELS = {"0": "negative", "1": "positive"}
 NLI_LABELS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the hub's numbering of MNLI and SNLI
@@ -54,10 +54,10 @@ def _text(record: Mapping[str, Any], names: Sequence[str], where: str, report: R
         report.add(where, f"no {names[0]!r}")
         return None
     value = record[name]
-    if not isinstance(value, str) or not value.strip():
-        report.add(where, f"{names[0]!r} is empty or not a string")
+    if not is_text(value):
+        report.add(where, f"{names[0]!r} is empty or not a text")
         return None
-    return value.strip()
+    return str(value).strip()
 
 
 def _label(

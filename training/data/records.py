@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import json
 import lzma
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,9 @@ from typing import IO, Any
 from training.errors import DataError
 
 HUB = "hub:"
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError)
+"""What a broken file raises while it is read."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 SHOWN = 20
 
 
@@ -69,7 +74,7 @@ def read_json(path: str) -> Any:
     try:
         with open_text(path) as file:
             return json.load(file)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (*UNREADABLE, json.JSONDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
 
 
@@ -106,8 +111,13 @@ def read_records(path: str, report: Report) -> Iterator[tuple[str, dict[str, Any
                         yield where, record
                     else:
                         report.add(where, "not a JSON object")
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is a string with something in it that a tokenizer can read: JSON can hold half a character."""
+    return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 
 
 def _read_hub(path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.records import HUB, Report, read_json, read_records
+from training.data.records import HUB, Report, is_text, read_json, read_records
 from training.errors import DataError
 
 
@@ -34,38 +34,41 @@ def read_squad(path: str, report: Report) -> Iterator[Question]:
     """The questions of a file, in order. An answer must stand in its context at the place it names."""
     name = Path(path).name
     seen: set[str] = set()
-    for context, record in _questions(path, name, report):
+    for place, context, record in _questions(path, name, report):
         identifier = record.get("id")
         where = f"{name}#{identifier}"
-        question, answers = record.get("question"), record.get("answers", [])
+        question, answers = record.get("question"), record.get("answers")
         if isinstance(answers, Mapping):  # the hub's layout: a mapping of columns
-            texts, starts = answers.get("text", []), answers.get("answer_start", [])
-            answers = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
+            answers = _from_columns(answers)
+        is_impossible = record.get("is_impossible", answers == [])
         if not isinstance(identifier, str):
-            report.add(where, "no 'id'")
+            report.add(place, "no 'id'")
         elif identifier in seen:
             report.add(where, "the id stands twice")
-        elif not isinstance(question, str) or not question.strip():
-            report.add(where, "'question' is empty or not a string")
+        elif not is_text(question):
+            report.add(where, "'question' is empty or not a text")
+        elif not isinstance(is_impossible, bool):
+            report.add(where, "'is_impossible' is not true or false")
+        elif is_impossible:
+            seen.add(identifier)
+            yield Question(identifier, str(question).strip(), context, (), True)
         elif not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
             report.add(where, "'answers' is not a list of objects")
+        elif not answers:
+            report.add(where, "an answerable question without an answer")
         else:
             seen.add(identifier)
-            is_impossible = bool(record.get("is_impossible", not answers))
-            if not answers and not is_impossible:
-                report.add(where, "an answerable question without an answer")
-                continue
-            spans = [] if is_impossible else _spans(context, answers, where, report)
+            spans = _spans(context, answers, where, report)
             if spans is not None:
-                yield Question(identifier, question.strip(), context, tuple(spans), is_impossible)
+                yield Question(identifier, str(question).strip(), context, tuple(spans), False)
 
 
-def _questions(path: str, name: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(context, question record) of each question."""
+def _questions(path: str, name: str, report: Report) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(place in the file, context, question record) of each question."""
     if path.startswith(HUB):
         for where, record in read_records(path, report):
-            if isinstance(record.get("context"), str):
-                yield record["context"], record
+            if is_text(record.get("context")):
+                yield where, record["context"], record
             else:
                 report.add(where, "no 'context'")
         return
@@ -74,20 +77,38 @@ def _questions(path: str, name: str, report: Report) -> Iterator[tuple[str, dict
     if not isinstance(articles, list):
         raise DataError(f"{path}: no list 'data' at the top, so this is not the official SQuAD layout")
     for i, article in enumerate(articles):
-        for j, paragraph in enumerate(article.get("paragraphs", ())):
-            context, questions = paragraph.get("context"), paragraph.get("qas")
-            if not isinstance(context, str) or not isinstance(questions, list):
-                report.add(f"{name}#data[{i}].paragraphs[{j}]", "a paragraph without 'context' or 'qas'")
+        place = f"{name}#data[{i}]"
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            report.add(place, "an article without 'paragraphs'")
+            continue
+        for j, paragraph in enumerate(paragraphs):
+            place = f"{name}#data[{i}].paragraphs[{j}]"
+            fields = paragraph if isinstance(paragraph, dict) else {}
+            context, questions = fields.get("context"), fields.get("qas")
+            if not is_text(context) or not isinstance(questions, list):
+                report.add(place, "a paragraph without 'context' or 'qas'")
                 continue
-            for record in questions:
-                yield context, record
+            for k, record in enumerate(questions):
+                if isinstance(record, dict):
+                    yield f"{place}.qas[{k}]", context, record
+                else:
+                    report.add(f"{place}.qas[{k}]", "a question that is no object")
+
+
+def _from_columns(answers: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """A mapping of columns as a list of answers; None where the columns are missing or of unlike length."""
+    texts, starts = answers.get("text"), answers.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        return None
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
 
 
 def _spans(context: str, answers: list[dict[str, Any]], where: str, report: Report) -> list[tuple[str, int]] | None:
     spans = []
     for answer in answers:
         text, start = answer.get("text"), answer.get("answer_start")
-        if not isinstance(text, str) or not isinstance(start, int):
+        if not is_text(text) or not isinstance(start, int):
             report.add(where, "an answer without 'text' or 'answer_start'")
             return None
         if context[start : start + len(text)] != text:
