@@ -73,9 +73,9 @@ def create_app(
         ("GET", "/metrics", handlers.metrics),
     ):
         app.add_api_route(path, handler, methods=[method], response_model=None, operation_id=handler.__name__)
-    page = playground.routes()
-    for path, handler in page.items():
-        app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
+    page = playground.handlers()
+    for path, serve in page.items():
+        app.add_api_route(path, serve, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
 
     def document() -> dict[str, object]:
         if app.openapi_schema is None:

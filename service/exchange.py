@@ -86,7 +86,7 @@ class ExchangeMiddleware:
             try:
                 await self._app(scope, receive, send_with_id)
             except BertieError as error:
-                self._count_rejected(error)
+                self._count_rejected(scope, error)
                 await problems.response(error, exchange.request_id)(scope, receive, send_with_id)
             except Exception:
                 # The log's formatter leaves the exception's message out: it may quote the caller's text.
@@ -98,12 +98,12 @@ class ExchangeMiddleware:
         finally:
             self._note(scope, exchange, time.perf_counter() - began)
 
-    def _count_rejected(self, error: BertieError) -> None:
-        if reason := _REASONS.get(error.status):
+    def _count_rejected(self, scope: Scope, error: BertieError) -> None:
+        if _route(scope) not in _QUIET and (reason := _REASONS.get(error.status)):
             self._metrics.rejected.labels(reason).inc()
 
     def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "")  # the template: a path may hold anything
+        route = _route(scope)
         self._metrics.requests.labels(route, exchange.model, str(exchange.status)).inc()
         self._metrics.request_duration.labels(route, exchange.model).observe(seconds)
         if exchange.status == CALLER_GONE:
@@ -120,6 +120,12 @@ class ExchangeMiddleware:
                 "duration_ms": round(seconds * 1000, 2),
             }
             logger.log(level, "request", extra={"fields": fields})
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, empty where there is none: the path itself may hold anything."""
+    template: str = getattr(scope.get("route"), "path", "")
+    return template
 
 
 def _request_id(scope: Scope) -> str:

@@ -7,11 +7,14 @@ name another. Knows nothing of what is in them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
 FOLDER = Path(__file__).with_name("web")
 MEDIA_TYPES = {
@@ -33,7 +36,7 @@ _HEADERS = {
 }
 
 
-def routes(folder: Path = FOLDER) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+def handlers(folder: Path = FOLDER) -> dict[str, Handler]:
     """The handler of each path, one for each file of a known type in `folder`; `index.html` is at `/`."""
     return {
         "/" if path.name == "index.html" else f"/{path.name}": _handler(path)
@@ -42,7 +45,7 @@ def routes(folder: Path = FOLDER) -> dict[str, Callable[[Request], Awaitable[Res
     }
 
 
-def _handler(path: Path) -> Callable[[Request], Awaitable[Response]]:
+def _handler(path: Path) -> Handler:
     content = path.read_bytes()
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = _HEADERS | {"ETag": etag, "Content-Type": MEDIA_TYPES[path.suffix]}

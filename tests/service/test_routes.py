@@ -1,0 +1,318 @@
+import asyncio
+import logging
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.engines import FakeEngine, load_with
+from tests.serving import call, serving
+
+GOOD = {"text": "a wonderful film"}
+
+
+def count(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        await asyncio.sleep(0.005)
+
+
+class TestQa:
+    async def test_answers_from_a_text(self, client: httpx.AsyncClient) -> None:
+        context = "Ruth lives in Paris. Ada, the woman of the code, lives in London."
+        response = await client.post("/qa", json={"question": "Where does Ruth live, in what?", "context": context})
+        body = response.json()
+        assert response.status_code == 200
+        assert list(body) == ["model", "answer", "answers", "no_answer_score", "windows"]
+        assert body["model"] == "qa"
+        assert list(body["answer"]) == ["text", "score", "start", "end", "document"]
+        assert body["answers"] == [body["answer"]]
+        assert body["windows"] == 1
+
+    async def test_finds_the_document_that_holds_the_answer(self, client: httpx.AsyncClient) -> None:
+        documents = ["The capital of Germany is Berlin.", "🏙️ The capital of France is Paris.", "Everest is a mountain."]
+        question = "What is the capital of France?"
+        body = (await client.post("/qa", json={"question": question, "context": documents, "top_k": 3})).json()
+        best = body["answer"]
+        assert (best["text"], best["document"]) == ("Paris", 1)
+        assert len(body["answers"]) == 3
+        for answer in body["answers"]:
+            assert documents[answer["document"]][answer["start"] : answer["end"]] == answer["text"]
+        scores = [answer["score"] for answer in body["answers"]]
+        assert scores == sorted(scores, reverse=True)
+
+    @pytest.mark.parametrize(("context", "found"), [("Nobody knows it.", None), ("The capital is Paris.", "Paris")])
+    async def test_no_answer_only_where_it_may_be(
+        self, client: httpx.AsyncClient, context: str, found: str | None
+    ) -> None:
+        question = {"question": "What is the capital of France?", "context": context}
+        body = (await client.post("/qa", json=question | {"no_answer": True})).json()
+        assert (body["answer"] and body["answer"]["text"]) == found
+        assert (await client.post("/qa", json=question | {"no_answer": False})).json()["answer"] is not None
+
+    async def test_answers_many_in_order_with_shared_options(self, client: httpx.AsyncClient) -> None:
+        inputs = [
+            {"question": "What is the capital of France?", "context": "The capital of France is Paris, not Berlin."},
+            {"question": "Who wrote code?", "context": "Grace Hopper wrote code.", "top_k": 2},
+        ]
+        body = (await client.post("/qa", json={"inputs": inputs, "top_k": 3})).json()
+        assert list(body) == ["model", "results"]
+        assert [result["answer"]["text"] for result in body["results"]] == ["Paris", "Grace Hopper"]
+        assert [len(result["answers"]) for result in body["results"]] == [3, 2]
+
+    async def test_an_input_that_the_model_cannot_read_is_named(self, client: httpx.AsyncClient) -> None:
+        fine = {"question": "Who?", "context": "Ada."}
+        long = {"question": "who " * 100, "context": "Ada."}
+        response = await client.post("/qa", json={"inputs": [fine, fine, long]})
+        assert (response.status_code, response.json()["field"]) == (422, "inputs.2.question")
+        response = await client.post("/qa", json=long)
+        assert (response.status_code, response.json()["field"]) == (422, "question")
+
+
+class TestClassify:
+    @pytest.mark.parametrize(
+        ("body", "model", "label"),
+        [
+            ({"text": "a wonderful film"}, "sentiment", "positive"),
+            ({"text": "I hated it"}, "sentiment", "negative"),
+            ({"premise": "a man is outside", "hypothesis": "a man is outside"}, "nli", "entailment"),
+            ({"premise": "a man is outside", "hypothesis": "a man is not outside"}, "nli", "contradiction"),
+            ({"text": "a man is outside", "text_pair": "a cat won"}, "nli", "neutral"),
+            ({"text": "the team won", "candidate_labels": ["politics", "team"]}, "nli", "team"),
+            ({"text": "a wonderful film", "model": "sentiment"}, "sentiment", "positive"),
+            # asked for by name, a model with labels of its own may compare two texts
+            ({"text": "a wonderful film", "text_pair": "fun", "model": "sentiment"}, "sentiment", "positive"),
+        ],
+    )
+    async def test_the_fields_choose_the_model(
+        self, client: httpx.AsyncClient, body: dict[str, Any], model: str, label: str
+    ) -> None:
+        answer = (await client.post("/classify", json=body)).json()
+        assert (answer["model"], answer["label"]) == (model, label)
+        assert answer["scores"][label] == answer["score"] == max(answer["scores"].values())
+        assert list(answer) == ["model", "label", "score", "scores", "truncated"]
+
+    async def test_labels_of_a_zero_shot_answer_are_the_callers(self, client: httpx.AsyncClient) -> None:
+        body = {"text": "the team won the election", "candidate_labels": ["team", "election", "cat"]}
+        answer = (await client.post("/classify", json=body)).json()
+        assert list(answer["scores"]) == ["team", "election", "cat"]
+        assert sum(answer["scores"].values()) == pytest.approx(1)
+        answer = (await client.post("/classify", json=body | {"multi_label": True})).json()
+        assert answer["scores"]["team"] > 0.9
+        assert answer["scores"]["election"] > 0.9
+        assert answer["scores"]["cat"] < 0.6
+
+    async def test_answers_many_in_order(self, client: httpx.AsyncClient) -> None:
+        words = ["good", "bad", "great", "awful", "fun"] * 5
+        body = (await client.post("/classify", json={"inputs": [{"text": f"a {word} film"} for word in words]})).json()
+        expected = ["negative" if word in ("bad", "awful") else "positive" for word in words]
+        assert [result["label"] for result in body["results"]] == expected
+        assert list(body) == ["model", "results"]
+        assert "model" not in body["results"][0]
+
+    async def test_says_when_a_text_was_cut(self, client: httpx.AsyncClient) -> None:
+        short, long = [
+            (await client.post("/classify", json={"text": "good " * words})).json()["truncated"] for words in (62, 63)
+        ]
+        assert (short, long) == (False, True)
+
+    @pytest.mark.parametrize(
+        ("body", "status"),
+        [
+            ({"text": "x", "model": "nope"}, 404),
+            ({"text": "x", "model": "qa"}, 422),
+            ({"text": "x", "model": "nli"}, 422),
+            ({"text": "x", "candidate_labels": ["a"], "model": "sentiment"}, 422),
+        ],
+    )
+    async def test_a_model_that_cannot_is_refused(
+        self, client: httpx.AsyncClient, body: dict[str, Any], status: int
+    ) -> None:
+        response = await client.post("/classify", json=body)
+        assert (response.status_code, response.json()["field"]) == (status, "model")
+
+    async def test_without_a_fitting_model(self, settings: Settings) -> None:
+        async with serving(settings.model_copy(update={"models": ("qa",)})) as client:
+            assert (await client.post("/classify", json=GOOD)).status_code == 404
+            assert (await client.post("/qa", json={"question": "Who?", "context": "Ada"})).status_code == 200
+
+
+class TestTimingsAndMetrics:
+    async def test_predictions_tell_their_phases(self, client: httpx.AsyncClient) -> None:
+        response = await client.post("/classify", json=GOOD)
+        phases = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+        assert list(phases) == ["tokenize", "queue", "inference", "decode"]
+        assert all(0 <= float(milliseconds) < 10_000 for milliseconds in phases.values())
+
+    async def test_the_engines_time_is_told_in_milliseconds(self, settings: Settings) -> None:
+        async with serving(settings, load=load_with(sentiment=FakeEngine(seconds=0.1))) as client:
+            timing = (await client.post("/classify", json=GOOD)).headers["server-timing"]
+        assert 100 <= float(timing.split("inference;dur=")[1].split(",")[0]) < 1000
+
+    async def test_counts(self, client: httpx.AsyncClient, metrics: Metrics) -> None:
+        await client.post("/classify", json={"inputs": [{"text": "good"}, {"text": "bad"}, {"text": "fun"}]})
+        await client.post("/classify", json={"text": "team", "candidate_labels": ["team"]})
+        await client.post("/qa", json={"question": "Who wrote code?", "context": "Ada wrote code. " * 30})
+        await client.post("/qa", json={"question": "Who wrote code?", "context": "no", "no_answer": True})
+        await client.post("/qa", json={"question": "Who?"})
+        await client.get("/models/qa")
+        await client.get("/models/nope")
+
+        def predictions(model: str, label: str) -> float:
+            return count(metrics, "bertie_predictions_total", model=model, label=label)
+
+        assert (predictions("sentiment", "positive"), predictions("sentiment", "negative")) == (2, 1)
+        assert predictions("nli", "zero_shot") == 1
+        assert (predictions("qa", "answer"), predictions("qa", "no_answer")) == (1, 1)
+        assert count(metrics, "bertie_no_answer_total", model="qa") == 1
+        assert count(metrics, "bertie_confidence_count", model="sentiment") == 3
+        assert count(metrics, "bertie_qa_windows_count", model="qa") == 2
+        assert count(metrics, "bertie_qa_windows_sum", model="qa") == 4
+        requests = "bertie_requests_total"
+        assert count(metrics, requests, route="/classify", model="sentiment", status="200") == 1
+        assert count(metrics, requests, route="/qa", model="qa", status="200") == 2
+        assert count(metrics, requests, route="/qa", model="", status="422") == 1
+        assert count(metrics, requests, route="/models/{name}", model="", status="200") == 1
+        assert count(metrics, requests, route="/models/{name}", model="", status="404") == 1
+        assert count(metrics, "bertie_request_duration_seconds_count", route="/qa", model="qa") == 2
+        assert count(metrics, "bertie_rejected_total", reason="invalid") == 2
+
+    async def test_the_metrics_page_speaks_both_dialects(self, client: httpx.AsyncClient) -> None:
+        await client.post("/classify", json=GOOD)
+        plain = await client.get("/metrics")
+        assert plain.headers["content-type"].startswith("text/plain; version=")
+        assert 'bertie_model_info{architecture="bert",model="qa",precision="fp32",provider="cpu"' in plain.text
+        assert "process_resident_memory_bytes" in plain.text
+        accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+        openmetrics = await client.get("/metrics", headers=accept)
+        assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+        assert openmetrics.text.endswith("# EOF\n")
+
+
+class TestTrouble:
+    async def test_a_full_queue_says_when_to_come_back(self, settings: Settings, metrics: Metrics) -> None:
+        engine = FakeEngine()
+        small = settings.model_copy(update={"max_queue_tokens": 8})
+        async with serving(small, load=load_with(sentiment=engine), metrics=metrics) as client:
+            engine.gate.clear()
+            posts = [asyncio.create_task(client.post("/classify", json=GOOD)) for _ in range(2)]
+            await asyncio.sleep(0)  # one batch at the engine, one row waiting
+            await until(engine.entered.is_set)
+            refused = await client.post("/classify", json=GOOD)
+            while refused.status_code == 200:
+                refused = await client.post("/classify", json=GOOD)
+            engine.gate.set()
+            answers = await asyncio.gather(*posts)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["type"] == "urn:bertie:problem:queue-full"
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert count(metrics, "bertie_rejected_total", reason="queue_full") == 1
+
+    async def test_a_deadline_that_passes(self, settings: Settings, metrics: Metrics) -> None:
+        engine = FakeEngine()
+        hasty = settings.model_copy(update={"timeout_seconds": 0.1})
+        async with serving(hasty, load=load_with(sentiment=engine), metrics=metrics) as client:
+            engine.gate.clear()
+            late = await client.post("/classify", json=GOOD)
+            engine.gate.set()
+            assert (late.status_code, late.json()["type"]) == (504, "urn:bertie:problem:deadline-exceeded")
+            assert count(metrics, "bertie_rejected_total", reason="deadline") == 1
+            assert (await client.post("/classify", json=GOOD)).status_code == 200
+
+    async def test_a_failing_engine_fails_its_batch_alone(
+        self, settings: Settings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = FakeEngine()
+        async with serving(settings, load=load_with(sentiment=engine)) as client:
+            engine.error = RuntimeError("secret internals")
+            with caplog.at_level(logging.CRITICAL, logger="service.batcher"):
+                failed = await client.post("/classify", json=GOOD)
+            assert failed.status_code == 500
+            assert failed.json()["type"] == "urn:bertie:problem:inference"
+            assert "secret" not in failed.text
+            engine.error = None
+            assert (await client.post("/classify", json=GOOD)).status_code == 200
+            assert (await client.get("/health/ready")).status_code == 200
+
+    async def test_a_caller_who_went_away_costs_no_inference(self, settings: Settings, metrics: Metrics) -> None:
+        engine = FakeEngine()
+        async with serving(settings, load=load_with(sentiment=engine), metrics=metrics) as client:
+            app = client.app  # type: ignore[attr-defined]
+            engine.gate.clear()
+            first = asyncio.create_task(client.post("/classify", json=GOOD))
+            await until(engine.entered.is_set)
+            hang_up = asyncio.Event()
+            inputs = {"inputs": [GOOD] * 20}
+            left = asyncio.create_task(call(app, "/classify", inputs, hang_up=hang_up))
+            await until(lambda: count(metrics, "bertie_queue_rows", model="sentiment") == 20)
+            hang_up.set()
+            sent = await asyncio.wait_for(left, 5)  # at once: the engine is still at work on another's row
+            engine.gate.set()
+            assert (await first).status_code == 200
+            assert (await client.post("/classify", json=GOOD)).status_code == 200
+        assert sent[0]["status"] == 499
+        assert engine.rows == 2
+        assert count(metrics, "bertie_rejected_total", reason="cancelled") == 1
+        assert count(metrics, "bertie_requests_total", route="/classify", model="sentiment", status="499") == 1
+
+    async def test_a_caller_who_stays_is_not_cut_off_by_the_watch(self, settings: Settings) -> None:
+        async with serving(settings) as client:
+            app = client.app  # type: ignore[attr-defined]
+            sent = await call(app, "/classify", GOOD, hang_up=asyncio.Event())
+        assert sent[0]["status"] == 200
+
+    async def test_a_lost_worker_turns_readiness_off(self, settings: Settings) -> None:
+        class Deadly(FakeEngine):
+            def run(self, batch: Any) -> Any:
+                raise SystemExit
+
+        async with serving(settings, load=load_with(sentiment=Deadly())) as client:
+            assert (await client.get("/health/ready")).status_code == 200
+            answer = await asyncio.wait_for(client.post("/classify", json=GOOD), 5)
+            assert answer.status_code in (500, 503)
+            ready = await client.get("/health/ready")
+            assert (ready.status_code, ready.json()["type"]) == (503, "urn:bertie:problem:not-ready")
+            assert (await client.get("/health/live")).status_code == 200
+
+    async def test_draining_refuses_what_is_new_and_finishes_what_was_admitted(
+        self, settings: Settings, metrics: Metrics
+    ) -> None:
+        engine = FakeEngine()
+        async with serving(settings, load=load_with(sentiment=engine), metrics=metrics) as client:
+            predictor = client.app.state.routes.predictor  # type: ignore[attr-defined]
+            engine.gate.clear()
+            admitted = asyncio.create_task(client.post("/classify", json=GOOD))
+            await until(engine.entered.is_set)
+            predictor.stop()
+            assert (await client.get("/health/ready")).status_code == 503
+            assert (await client.post("/classify", json=GOOD)).status_code == 503
+            assert count(metrics, "bertie_rejected_total", reason="draining") == 1  # the probe is no request
+            engine.gate.set()
+            assert (await admitted).status_code == 200
+
+
+class TestModels:
+    async def test_tell_of_themselves(self, client: httpx.AsyncClient) -> None:
+        models = (await client.get("/models")).json()["models"]
+        assert [model["name"] for model in models] == ["nli", "qa", "sentiment"]
+        for model in models:
+            assert (await client.get(f"/models/{model['name']}")).json() == model
+        nli, qa, sentiment = models
+        assert nli["labels"] == ["entailment", "neutral", "contradiction"]
+        assert (nli["zero_shot"], qa["zero_shot"], sentiment["zero_shot"]) == (True, False, False)
+        assert (qa["task"], qa["max_length"], qa["doc_stride"]) == ("span", 64, 16)
+        assert (qa["precision"], qa["provider"], qa["scores"]) == ("fp32", "cpu", {"dev": {"f1": 99.0}})
+        assert set(qa["files"]) == {"model.fp32.onnx", "tokenizer.json"}
+
+    async def test_an_unknown_one(self, client: httpx.AsyncClient) -> None:
+        response = await client.get("/models/nope")
+        assert (response.status_code, response.json()["field"]) == (404, "name")
