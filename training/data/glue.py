@@ -57,7 +57,7 @@ def _text(record: Mapping[str, Any], names: Sequence[str], where: str, report: R
     if not is_text(value):
         report.add(where, f"{names[0]!r} is empty or not a text")
         return None
-    return str(value).strip()
+    return value.strip()
 
 
 def _label(

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 from training.errors import DataError
 
@@ -115,7 +115,7 @@ def read_records(path: str, report: Report) -> Iterator[tuple[str, dict[str, Any
         raise DataError(f"{path}: {error}") from error
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: Any) -> TypeGuard[str]:
     """Whether `value` is a string with something in it that a tokenizer can read: JSON can hold half a character."""
     return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 

@@ -51,7 +51,7 @@ def read_squad(path: str, report: Report) -> Iterator[Question]:
             report.add(where, "'is_impossible' is not true or false")
         elif is_impossible:
             seen.add(identifier)
-            yield Question(identifier, str(question).strip(), context, (), True)
+            yield Question(identifier, question.strip(), context, (), True)
         elif not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
             report.add(where, "'answers' is not a list of objects")
         elif not answers:
@@ -60,15 +60,15 @@ def read_squad(path: str, report: Report) -> Iterator[Question]:
             seen.add(identifier)
             spans = _spans(context, answers, where, report)
             if spans is not None:
-                yield Question(identifier, str(question).strip(), context, tuple(spans), False)
+                yield Question(identifier, question.strip(), context, tuple(spans), False)
 
 
 def _questions(path: str, name: str, report: Report) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(place in the file, context, question record) of each question."""
     if path.startswith(HUB):
         for where, record in read_records(path, report):
-            if is_text(record.get("context")):
-                yield where, record["context"], record
+            if is_text(context := record.get("context")):
+                yield where, context, record
             else:
                 report.add(where, "no 'context'")
         return
