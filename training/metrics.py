@@ -105,8 +105,8 @@ def squad(outcomes: Sequence[SpanOutcome], threshold: float) -> dict[str, float]
 
 
 def best_threshold(outcomes: Sequence[SpanOutcome]) -> float:
-    """The threshold with the best F1: halfway between two neighbouring margins, at most 1 over the lower one, so that no
-    outcome sits on it."""
+    """The threshold with the best F1: halfway between two neighbouring margins (at most 1 over the lower one), so that
+    no outcome sits on it."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.margin)
     score = best = sum(outcome.blank for outcome in ordered)  # all are "no answer"
     threshold = ordered[0].margin - 1.0
