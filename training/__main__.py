@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import BertieError
-from training.errors import TrainingError
+from training.errors import DataError, TrainingError
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -48,13 +48,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a graph to keep; may be given again (fp32 and int8)",
     )  # fmt: skip
     export.add_argument("--labels", default="", help="names of the labels in the order of their ids, comma-separated")
-    export.add_argument("--max-length", type=int, default=0, help="longest row in tokens")
-    export.add_argument("--doc-stride", type=int, default=0, help="tokens that neighbouring windows share")
+    export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
+    export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(
         "--dev", action="append", default=[], help="a dev file to gate on (the recipe's); again for more"
     )
-    export.add_argument("--dev-limit", type=int, default=0, help="examples of each dev file, 0 for all")
-    export.add_argument("--without-dev", action="store_true", help="export although there is no dev file to gate on")
+    export.add_argument("--dev-limit", type=_count, default=0, help="examples of each dev file, 0 for all")
+    export.add_argument("--without-dev", action="store_true", help="export without a dev file to gate on")
     export.add_argument("--licence", default="", help="licence of the weights, for the card")
     export.add_argument("--base-model", default="", help="what was fine-tuned, for the card")
     export.set_defaults(run=_export)
@@ -62,11 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a bundle as it is served")
     evaluate.add_argument("bundle", type=Path)
     evaluate.add_argument("file", help="labelled data: SQuAD JSON, GLUE TSV, NLI JSONL or TSV; plain, .gz or .xz")
-    evaluate.add_argument("--limit", type=int, default=0, help="the first so many examples only")
+    evaluate.add_argument("--limit", type=_count, default=0, help="the first so many examples only")
     evaluate.add_argument("--predictions", type=Path, help="write them here; SQuAD's in the official layout")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.set_defaults(run=_evaluate)
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
 
 
 # torch takes seconds to import: a wrong option or recipe should not wait for it, so commands import what they need.
@@ -76,6 +83,7 @@ def _finetune(options: argparse.Namespace) -> None:
     from training import recipe
 
     loaded = recipe.load(options.recipe, options.set)
+
     from training import finetune
 
     metrics = finetune.run(loaded, resume=options.resume, allow_bad_data=options.allow_bad_data)
@@ -109,6 +117,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from training import evaluate
 
     bundle = bundles.load(options.bundle)
+    if options.predictions and not options.predictions.parent.is_dir():
+        raise DataError(f"{options.predictions.parent} is no folder")  # said now, not after the hour's work
     scores, predictions = evaluate.bundle(bundle, options.file, limit=options.limit, device=options.device)
     if options.predictions:
         options.predictions.write_text(json.dumps(predictions, ensure_ascii=False) + "\n", encoding="utf-8")

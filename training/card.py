@@ -79,4 +79,4 @@ def render(manifest: Manifest, scores: Scores, recipe: Mapping[str, Any], sizes:
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{name} {value:.0f}" if float(value).is_integer() and value > 100 else f"{name} {value:.2f}"
+    return f"{name} {value}" if isinstance(value, int) else f"{name} {value:.2f}"

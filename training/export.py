@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import json
 import logging
-import shutil
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
@@ -37,8 +37,8 @@ from service.tokenizer import Tokenizer
 from training import card, evaluate, gate, graph, metrics, quantize
 from training.data import LabelledText, Question
 from training.data.records import sha256
-from training.errors import CheckpointError, DataError
-from training.finetune import RECIPE_FILE
+from training.errors import CheckpointError, DataError, TrainingError
+from training.finetune import RECIPE_FILE, load_tokenizer, max_positions
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,11 @@ KNOWN_LABELS = (
     frozenset({"entailment", "not_entailment"}),
 )
 
+UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
+"""Labels that say nothing but their number."""
+SHORTEST = 16
+"""A bundle's longest row has at least so many tokens: below it, little is left beside the special tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -67,7 +72,7 @@ class Request:
         max_length: longest row in tokens.
         doc_stride: overlap of windows in tokens.
         dev: dev files to score on.
-        without_dev: export although there is no dev file, so that no score is gated.
+        without_dev: export without a dev file, the recipe's included, so that no score is gated.
         dev_limit: examples of each dev file, 0 for all.
         licence: of the weights.
         base_model: what was fine-tuned, for the card.
@@ -93,10 +98,15 @@ def run(request: Request) -> Manifest:
         CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
         DataError: a dev file cannot be read, or there is none.
         GateError: a graph does not answer as the checkpoint does.
+        TrainingError: the output exists and is no bundle.
     """
+    if request.output.exists() and not (request.output / bundles.MANIFEST).is_file():
+        raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
     recorded = _recorded(request.checkpoint)
     recipe = recorded.get("recipe", {})
-    dev = request.dev or ((recipe["dev"],) if recipe.get("dev") else ())
+    dev = request.dev or ((recipe["dev"],) if recipe.get("dev") and not request.without_dev else ())
+    if len(set(map(_name, dev))) < len(dev):
+        raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
     model, task_name = load_model(request.checkpoint)
@@ -152,7 +162,7 @@ def run(request: Request) -> Manifest:
         (folder / bundles.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         bundles.load(folder)
         if request.output.exists():
-            shutil.rmtree(request.output)
+            request.output.rename(Path(temporary) / ".replaced")
         folder.rename(request.output)
     return manifest
 
@@ -179,7 +189,9 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, str]:
         model, loading = auto.from_pretrained(
             checkpoint, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: its weights do not have the shapes that its config says") from error
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     if loading["missing_keys"]:
         raise CheckpointError(
@@ -233,6 +245,8 @@ def _task(
     name: str, tokenizer: Tokenizer, labels: tuple[str, ...], max_length: int, doc_stride: int
 ) -> ClassificationTask | SpanTask:
     if name == "span":
+        if doc_stride < 0:
+            raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
         try:
             return SpanTask(tokenizer, max_length=max_length, doc_stride=doc_stride)
         except ValueError as error:
@@ -249,7 +263,7 @@ def _labels(model: PreTrainedModel, given: tuple[str, ...]) -> tuple[str, ...]:
         raise CheckpointError(f"--labels names {len(labels)} labels, the model has {count}")
     if len(set(labels)) < count:
         raise CheckpointError(f"two labels have the same name: {', '.join(labels)}")
-    if any(label.upper() == f"LABEL_{i}" for i, label in enumerate(labels)):
+    if any(UNNAMED.fullmatch(label) for label in labels):
         raise CheckpointError(
             f"the checkpoint's labels are {', '.join(labels)}: which is which cannot be known; name them in "
             f"the order of their ids, e.g. --labels {'negative,positive' if count == 2 else 'entailment,neutral,...'}"
@@ -259,31 +273,28 @@ def _labels(model: PreTrainedModel, given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _max_length(model: PreTrainedModel, wanted: int) -> int:
-    config = model.config
-    # RoBERTa's positions begin after its padding id, so two of its 514 are never used.
-    positions = config.max_position_embeddings
-    if config.model_type == "roberta":
-        positions -= config.pad_token_id + 1
+    positions = max_positions(model.config)
     if wanted > positions:
         raise CheckpointError(f"a max_length of {wanted} is more than the model's {positions} positions")
+    if wanted and wanted < SHORTEST:
+        raise CheckpointError(f"a max_length of {wanted} is less than {SHORTEST}")
     return wanted or min(positions, 384)
 
 
 def _write_tokenizer(checkpoint: Path, model: PreTrainedModel, folder: Path) -> Tokenizer:
-    try:
-        fast = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False)
-        backend = fast.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        backend.save(str(folder / bundles.TOKENIZER))
-        tokenizer = Tokenizer.from_file(folder / bundles.TOKENIZER)
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint}: no fast tokenizer can be loaded: {error}") from error
-    if tokenizer.vocabulary_size > model.config.vocab_size:
+    backend = load_tokenizer(checkpoint)
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(folder / bundles.TOKENIZER))
+    ids = max(backend.get_vocab().values()) + 1  # not their number: a vocabulary may have gaps
+    if ids > model.config.vocab_size:
         raise CheckpointError(
-            f"{checkpoint}: the tokenizer has {tokenizer.vocabulary_size} ids, the embedding {model.config.vocab_size}"
+            f"{checkpoint}: the tokenizer has ids up to {ids - 1}, the embedding {model.config.vocab_size} rows"
         )
-    return tokenizer
+    try:
+        return Tokenizer.from_file(folder / bundles.TOKENIZER)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
 
 
 def _recorded(checkpoint: Path) -> dict[str, Any]:

@@ -15,13 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
@@ -30,10 +33,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from service.tasks import ClassificationTask, SpanTask
 from service.tokenizer import Tokenizer
-from training import attention, evaluate
+from training import attention, evaluate, graph
 from training.data import LabelledText, Question, Report, read_nli, read_squad, read_sst2
 from training.data.records import sha256
-from training.errors import CheckpointError, DataError
+from training.errors import CheckpointError, DataError, RecipeError
 from training.features import Collator, LengthGroupedSampler, Rows, classification_rows, span_rows
 from training.recipe import Recipe
 
@@ -50,11 +53,13 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
 
     Raises:
         DataError: the data cannot be read, or holds bad records and they are not allowed.
-        CheckpointError: the encoder cannot be loaded, or there is nothing to resume from.
+        CheckpointError: the encoder cannot be loaded or could not be exported, or there is nothing to resume from.
+        RecipeError: the recipe asks of the encoder what it cannot do.
     """
     transformers.set_seed(recipe.seed)
     output = Path(recipe.output)
-    folder, tokenizer = _load_tokenizer(recipe.model)
+    config = _load_config(recipe)
+    tokenizer = Tokenizer(load_tokenizer(recipe.model))
     task = make_task(recipe, tokenizer)
     report = Report()
     train_examples = [e for path in recipe.train for e in _sample(recipe, read(recipe, path, report))]
@@ -73,7 +78,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         len(dev_examples),
     )
 
-    model = _load_model(recipe)
+    model = _load_model(recipe, config)
     trainer = _trainer(recipe, model, rows, tokenizer.pad_id)
     checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
     if resume and checkpoint is None:
@@ -84,7 +89,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     scores = evaluate.score(task, evaluate.TorchEngine(model), tokenizer.pad_id, dev_examples)
     final = output / "final"
     trainer.save_model(str(final))
-    AutoTokenizer.from_pretrained(folder).save_pretrained(str(final))
+    AutoTokenizer.from_pretrained(recipe.model).save_pretrained(str(final))
     metrics = {
         "recipe": dataclasses.asdict(recipe),
         "data": {path: sha256(path) for path in (*recipe.train, recipe.dev)},
@@ -102,9 +107,12 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
 
 
 def make_task(recipe: Recipe, tokenizer: Tokenizer) -> ClassificationTask | SpanTask:
-    """The service's task with the recipe's training lengths."""
+    """The service's task with the recipe's training lengths. Raises `RecipeError` where a window cannot advance."""
     if recipe.task == "span":
-        return SpanTask(tokenizer, max_length=recipe.max_length, doc_stride=recipe.doc_stride)
+        try:
+            return SpanTask(tokenizer, max_length=recipe.max_length, doc_stride=recipe.doc_stride)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
     return ClassificationTask(tokenizer, recipe.labels, recipe.max_length)
 
 
@@ -138,34 +146,69 @@ def _weighted(recipe: Recipe, examples: Any) -> Any:
     """Each example as often as its source's weight says."""
     if not recipe.source_weights:
         return examples
+    unseen = recipe.source_weights.keys() - {e.source for e in examples}
+    if unseen:
+        logger.warning("source_weights names sources that the data has not: %s", ", ".join(sorted(unseen)))
     return [e for e in examples for _ in range(recipe.source_weights.get(e.source, 1))]
 
 
-def _load_tokenizer(model: str) -> tuple[str, Tokenizer]:
+def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
+    """The fast tokenizer of a checkpoint, as `tokenizers` has it: the caller's own, to set up as it likes.
+
+    Raises:
+        CheckpointError: there is none, or it has no vocabulary.
+    """
     try:
         fast = AutoTokenizer.from_pretrained(model, use_fast=True, trust_remote_code=False)
-        # A copy: the service's settings are not to be saved with the checkpoint.
         backend = type(fast.backend_tokenizer).from_str(fast.backend_tokenizer.to_str())
-        return model, Tokenizer(backend)
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{model}: no fast tokenizer can be loaded: {error}") from error
+    except Exception as error:  # `tokenizers` raises bare Exceptions, and a broken file a KeyError
+        raise CheckpointError(f"{model}: no fast tokenizer can be loaded: {type(error).__name__}: {error}") from error
+    # For a checkpoint without tokenizer files transformers makes one up that knows the special tokens alone.
+    if not backend.get_vocab().keys() - set(fast.all_special_tokens):
+        raise CheckpointError(f"{model}: there is no tokenizer (tokenizer.json, vocab.txt or the like)")
+    return backend
 
 
-def _load_model(recipe: Recipe) -> PreTrainedModel:
+def max_positions(config: PreTrainedConfig) -> int:
+    """The longest row that a model has positions for."""
+    positions: int = config.max_position_embeddings
+    # RoBERTa's positions begin after its padding id, so two of its 514 are never used.
+    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
+
+
+def _load_config(recipe: Recipe) -> PreTrainedConfig:
+    """The encoder's config with the recipe's head and dropout. Refuses now what `export` would refuse in the end."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(recipe.model, trust_remote_code=False)
+        graph.check(config)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{recipe.model}: {error}") from error
+    for name in ("max_length", "serve_max_length"):
+        if getattr(recipe, name) > max_positions(config):
+            raise RecipeError(f"{name} {getattr(recipe, name)} is more than the encoder's {max_positions(config)}")
+    if recipe.dropout is not None:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = recipe.dropout
+    if recipe.task == "classification":
+        config.id2label = dict(enumerate(recipe.labels))
+        config.label2id = {label: i for i, label in enumerate(recipe.labels)}
+    else:
+        config.num_labels = 2  # start and end, whatever labels the encoder was trained with before
+    return config
+
+
+def _load_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
     attention.register()
     try:
-        config = AutoConfig.from_pretrained(recipe.model, trust_remote_code=False)
-        if recipe.dropout is not None:
-            config.hidden_dropout_prob = config.attention_probs_dropout_prob = recipe.dropout
-        if recipe.task == "classification":
-            config.id2label = dict(enumerate(recipe.labels))
-            config.label2id = {label: i for i, label in enumerate(recipe.labels)}
         auto = AutoModelForQuestionAnswering if recipe.task == "span" else AutoModelForSequenceClassification
         model = auto.from_pretrained(
             recipe.model, config=config, attn_implementation=recipe.attention, trust_remote_code=False,
             use_safetensors=True,
         )  # fmt: skip
-    except (OSError, ValueError) as error:
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{recipe.model}: its weights do not fit its config, or its head does not fit the recipe's labels"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{recipe.model}: {error}") from error
     if recipe.freeze_word_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
