@@ -1,0 +1,47 @@
+"""What the training tests share: one thread, a tiny encoder, and a sentiment and a QA model trained once."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded: spinning threads starve one another
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.checkpoints import recipe, save_checkpoint, write_squad, write_sst2
+from training import finetune
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT encoder without a head. Read-only by convention."""
+    return save_checkpoint(tmp_path_factory.mktemp("encoder") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sst2.tsv, squad-v1.json, squad-v2.json. Read-only by convention."""
+    folder = tmp_path_factory.mktemp("data")
+    write_sst2(folder / "sst2.tsv")
+    write_squad(folder / "squad-v1.json")
+    write_squad(folder / "squad-v2.json", unanswerable=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentiment_run(encoder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run that fits the sentences. Read-only by convention."""
+    output = tmp_path_factory.mktemp("runs") / "sentiment"
+    finetune.run(recipe(encoder, output, str(data_dir / "sst2.tsv")))
+    return output
+
+
+@pytest.fixture(scope="session")
+def qa_run(encoder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run that fits the questions, unanswerable ones among them. Read-only by convention."""
+    output = tmp_path_factory.mktemp("runs") / "qa"
+    finetune.run(recipe(encoder, output, str(data_dir / "squad-v2.json"), task="span", epochs=60.0))
+    return output
