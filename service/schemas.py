@@ -434,7 +434,11 @@ def parse(adapter: TypeAdapter[T], body: bytes) -> T:
 
 
 def _field(detail: ErrorDetails) -> str:
-    return ".".join(str(part)[:MAX_NAME] for part in detail["loc"] if part not in _TAGS) or "body"
+    *path, last = detail["loc"] or ("",)
+    parts = [part for part in path if part not in _TAGS]
+    if last not in _TAGS or detail["type"] == "extra_forbidden":
+        parts.append(last)
+    return ".".join(str(part)[:MAX_NAME] for part in parts) or "body"
 
 
 def _reason(detail: ErrorDetails) -> str:
