@@ -1,0 +1,156 @@
+"""Tokens, templates and offsets, held to what `tokenizers` itself lays out."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models
+
+from service.tokenizer import Tokenizer
+from tests.backends import FAMILIES, HARD_TEXTS, LINES, TEXT, backend
+
+TOKENIZERS = {family: Tokenizer(backend(family)) for family in FAMILIES}
+
+
+def reference(family: str) -> tokenizers.Tokenizer:
+    plain = backend(family)
+    plain.encode_special_tokens = True
+    return plain
+
+
+REFERENCES = {family: reference(family) for family in FAMILIES}
+family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("family", "single", "pair", "types"),
+    [
+        ("bert", "[CLS] {} [SEP]", "[CLS] {} [SEP] {} [SEP]", (0, 1)),
+        ("albert", "[CLS] {} [SEP]", "[CLS] {} [SEP] {} [SEP]", (0, 1)),
+        ("roberta", "<s> {} </s>", "<s> {} </s></s> {} </s>", (0, 0)),
+    ],
+)
+def test_templates_are_read_off_the_post_processor(family: str, single: str, pair: str, types: tuple[int, int]) -> None:
+    tokenizer, tokens = TOKENIZERS[family], REFERENCES[family]
+
+    def ids(template: str) -> list[list[int]]:
+        parts = [part.strip() for part in template.split("{}")]
+        return [
+            [tokens.token_to_id(token) for token in part.replace("</s></s>", "</s> </s>").split()] for part in parts
+        ]
+
+    assert [part.tolist() for part in tokenizer.single.parts] == ids(single)
+    assert [part.tolist() for part in tokenizer.pair.parts] == ids(pair)
+    assert tokenizer.single.text_types == (0,)
+    assert tokenizer.pair.text_types == types
+    assert tokenizer.pair.special_tokens == sum(map(len, ids(pair)))
+    assert tokenizer.pair.part_types[-1].tolist() == [types[1]]
+
+
+@family
+@given(first=TEXT, second=TEXT)
+@settings(deadline=None, max_examples=80)
+def test_rows_equal_the_backends_own(family: str, first: str, second: str) -> None:
+    tokenizer = TOKENIZERS[family]
+    a, b = tokenizer([first, second])
+    for row, expected in (
+        (tokenizer.single.fill(a.ids), REFERENCES[family].encode(first)),
+        (tokenizer.pair.fill(a.ids, b.ids), REFERENCES[family].encode(first, second)),
+    ):
+        assert row.input_ids.tolist() == expected.ids
+        assert row.token_type_ids.tolist() == expected.type_ids
+        assert len(row) == len(expected.ids)
+    assert [ids.tolist() for ids in tokenizer.ids([first, second])] == [a.ids.tolist(), b.ids.tolist()]
+    assert len(a) == len(a.offsets)
+
+
+@family
+@given(text=TEXT)
+@settings(deadline=None, max_examples=80)
+def test_offsets_are_ranges_of_code_points_in_order(family: str, text: str) -> None:
+    (tokens,) = TOKENIZERS[family]([text])
+    assert tokens.offsets.shape == (len(tokens), 2)
+    starts, ends = tokens.offsets[:, 0], tokens.offsets[:, 1]
+    assert ((starts >= 0) & (starts <= ends) & (ends <= len(text))).all()
+    assert (np.diff(starts) >= 0).all()
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS)
+def test_byte_level_offsets_cover_every_character(text: str) -> None:
+    (tokens,) = TOKENIZERS["roberta"]([text])
+    covered = {i for start, end in tokens.offsets.tolist() for i in range(start, end)}
+    assert {i for i, character in enumerate(text) if not character.isspace()} <= covered
+
+
+@family
+def test_special_tokens_in_a_text_are_plain_text(family: str) -> None:
+    tokenizer = TOKENIZERS[family]
+    special = {int(i) for part in tokenizer.pair.parts for i in part}
+    for ids in tokenizer.ids(["a [SEP] b", "[CLS]", "a</s></s>b <pad>", "[PAD] [MASK]"]):
+        assert len(ids)
+        assert not special & set(ids.tolist())
+
+
+@family
+def test_no_text_is_cut_and_none_is_padded(family: str) -> None:
+    configured = backend(family)
+    configured.enable_truncation(4)
+    configured.enable_padding(length=16)
+    tokenizer = Tokenizer(configured)
+    short, long = tokenizer(["fox", " ".join(LINES)])
+    assert len(short) < 16
+    assert len(long) > 16
+
+
+@family
+def test_empty_text_is_no_tokens(family: str) -> None:
+    (tokens,) = TOKENIZERS[family]([""])
+    assert len(tokens) == 0
+    assert tokens.offsets.shape == (0, 2)
+    assert TOKENIZERS[family]([]) == []
+
+
+@pytest.mark.parametrize(("family", "token"), [("bert", "[PAD]"), ("albert", "<pad>"), ("roberta", "<pad>")])
+def test_pad_id_is_the_vocabularys(family: str, token: str) -> None:
+    assert TOKENIZERS[family].pad_id == REFERENCES[family].token_to_id(token)
+    assert TOKENIZERS[family].vocabulary_size == REFERENCES[family].get_vocab_size()
+
+
+def test_concurrent_use_is_safe() -> None:
+    """Configuring a tokenizer that another thread is using raises "Already borrowed": it is configured once."""
+    tokenizer = TOKENIZERS["bert"]
+    texts = [line * (1 + i % 7) for i, line in enumerate(LINES * 4)]
+    expected = [ids.tolist() for ids in tokenizer.ids(texts)]
+
+    def work(_: int) -> bool:
+        return [t.ids.tolist() for t in tokenizer(texts)] == expected == [i.tolist() for i in tokenizer.ids(texts)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(64), timeout=30))
+
+
+def test_from_file(tmp_path: Path) -> None:
+    backend("bert").save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    assert tokenizer.ids(LINES)[0].tolist() == TOKENIZERS["bert"].ids(LINES)[0].tolist()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(Exception, match=r"."):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_that_drops_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="lays out 0 texts where 1 were given"):
+        Tokenizer(tokenizers.Tokenizer(models.BPE()))  # no vocabulary: "a" has no token to be seen by
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+@settings(deadline=None, max_examples=20)
+def test_fill_keeps_texts_of_any_length(first: int, second: int) -> None:
+    template = TOKENIZERS["bert"].pair
+    row = template.fill(np.full(first, 7), np.full(second, 8))
+    assert len(row) == first + second + template.special_tokens
+    assert row.token_type_ids.sum() == second + 1
