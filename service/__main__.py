@@ -42,6 +42,17 @@ class Server(uvicorn.Server):
         self._predictor = predictor
         self._drain_seconds = drain_seconds
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, and says so."""
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        fields = {
+            "address": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+            "models": ",".join(self._predictor.models),
+            "version": __version__,
+        }
+        logger.info("serving", extra={"fields": fields})
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGTERM or SIGINT: not ready from this moment; what was admitted goes on."""
         self._predictor.stop()
@@ -80,7 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + 2,
     )
-    # uvicorn raises the signal again when it has stopped; having stopped as asked is success.
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         try:
             runner.run(_serve(config, settings))
@@ -98,16 +108,13 @@ async def _serve(config: uvicorn.Config, settings: Settings) -> None:
     with _bind(settings.host, settings.port) as listener:  # before the models: a port in use is told at once
         async with app.router.lifespan_context(app):
             predictor: Predictor = app.state.routes.predictor
-            host, port = listener.getsockname()[:2]
             for model in predictor.models.values():
                 fields = {"model": model.name, "provider": model.provider, "precision": model.precision}
-                fields |= {"version": model.bundle.version}
-                logger.info("loaded", extra={"fields": fields})
-            fields = {"address": f"http://{host}:{port}", "models": ",".join(predictor.models), "version": __version__}
+                logger.info("loaded", extra={"fields": fields | {"version": model.bundle.version}})
             server = Server(config, predictor, settings.drain_seconds)
             with contextlib.suppress(ValueError):  # signals belong to the main thread
+                # uvicorn raises the signal again when it has stopped; having stopped as asked is success.
                 signal.signal(signal.SIGTERM, lambda *_: None)
-            logger.info("serving", extra={"fields": fields})
             await server.serve(sockets=[listener])
     logger.info("stopped")
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -66,6 +67,12 @@ def _distinct(values: list[str]) -> list[str]:
     return values
 
 
+def _whole(value: Any) -> Any:
+    # To JSON, 1.0 is an integer like 1, and some languages write every number so.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Text: TypeAlias = Annotated[
     str, AfterValidator(_text), WithJsonSchema({"type": "string", "minLength": 1, "pattern": TEXT_PATTERN})
 ]
@@ -95,8 +102,8 @@ class _Chosen(_Request):
 
 
 class QaOptions(_Request):
-    top_k: int = Field(default=1, ge=1, le=100, description="Most answers to give.")
-    max_answer_tokens: int = Field(default=30, ge=1, le=200, description="Tokens of the longest answer.")
+    top_k: Integer = Field(default=1, ge=1, le=100, description="Most answers to give.")
+    max_answer_tokens: Integer = Field(default=30, ge=1, le=200, description="Tokens of the longest answer.")
     no_answer: bool | None = Field(
         default=None, description="Whether there may be no answer; the model's own default when not given."
     )

@@ -114,7 +114,7 @@ def running(models_dir: Path, *, command: tuple[str, ...] = ("-m", "service"), *
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        assert serving_line.wait(60), "the service did not start within 60 seconds"
+        assert serving_line.wait(60), service.log
         assert service.url, service.log
         yield service
     finally:

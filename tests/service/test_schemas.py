@@ -35,6 +35,7 @@ def refusal(route: str, body: Any) -> InvalidInput:
             QA | {"top_k": 3, "max_answer_tokens": 5, "no_answer": False, "model": "qa"},
             [SpanExample("Who?", ("Ada.",), top_k=3, max_answer_tokens=5, no_answer=False)],
         ),
+        ("qa", QA | {"top_k": 3.0}, [SpanExample("Who?", ("Ada.",), top_k=3)]),
         (
             "qa",
             {"inputs": [QA, QA | {"top_k": 1}], "top_k": 9},
@@ -91,6 +92,7 @@ def test_the_documents_examples_are_bodies(route: str) -> None:
         ("qa", QA | {"top_k": "1"}, "top_k", "integer"),
         ("qa", QA | {"top_k": True}, "top_k", "integer"),
         ("qa", QA | {"top_k": float("inf")}, "top_k", "integer"),
+        ("qa", QA | {"top_k": 1.5}, "top_k", "integer"),
         ("qa", QA | {"max_answer_tokens": 201}, "max_answer_tokens", "less"),
         ("qa", QA | {"no_answer": 1}, "no_answer", "boolean"),
         ("qa", QA | {"model": ""}, "model", "at least 1"),

@@ -1,0 +1,30 @@
+"""Schemathesis: the service keeps to its OpenAPI document, for data that fits it and for data that does not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from service.app import create_app
+from service.settings import Settings
+from tests.serving import running
+
+schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
+# What else Unicode has is for the other tests: whether a private-use character is a token depends on the vocabulary.
+schema.config.generation.update(codec="latin-1")
+
+
+@pytest.fixture(scope="module")
+def url(models_dir: Path) -> Iterator[str]:
+    """The address of a service in a process of its own."""
+    with running(models_dir) as service:
+        yield service.url
+        assert [record for record in service.log if record["level"] == "error"] == []
+
+
+@schema.parametrize()
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_the_service_keeps_to_its_document(case: schemathesis.Case, url: str) -> None:
+    case.call_and_validate(base_url=url)
