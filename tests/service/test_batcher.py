@@ -1,0 +1,682 @@
+"""The queue: what a batch holds, in what order, and that every admitted row gets its own answer or an error.
+
+No test can hang: a job's deadline bounds every wait, and gates open by themselves.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import math
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batch import Batch, Encoded
+from service.batcher import PADDING, Batcher, Job
+from service.engine import OrtEngine, Outputs
+from service.errors import ConfigurationError, DeadlineExceeded, InferenceError, NotReady, QueueFull
+from service.metrics import Metrics
+from service.tokenizer import Tokenizer
+from tests.engines import FakeEngine
+
+SECONDS = 10.0
+"""Deadline of a job that no test lets pass."""
+
+
+class Echo(FakeEngine):
+    """Answers each row with its first id and its number of tokens."""
+
+    def run(self, batch: Batch) -> Outputs:
+        super().run(batch)
+        return batch.input_ids[:, :1].astype(np.float32), batch.attention_mask.sum(axis=1, keepdims=True).astype(float)
+
+
+class Death(BaseException):
+    """What no engine may raise, and what kills a worker that lets it through."""
+
+
+_names = itertools.count(1)
+
+
+def row(length: int = 8) -> Encoded:
+    """A row that no other row is like: its first id is its name."""
+    ids = np.ones(length, dtype=np.int64)
+    ids[0] = next(_names)
+    return Encoded(ids, np.zeros(length, dtype=np.int64))
+
+
+def rows(*lengths: int) -> list[Encoded]:
+    return [row(length) for length in lengths]
+
+
+def soon(seconds: float = SECONDS) -> float:
+    return time.perf_counter() + seconds
+
+
+def make(engine: FakeEngine, **changes: Any) -> Batcher:
+    options = {"pad_id": 0, "max_length": 64, "max_batch_tokens": 256, "max_queue_tokens": 4096, "metrics": Metrics()}
+    return Batcher("m", engine, **(options | changes))
+
+
+@contextlib.asynccontextmanager
+async def running(engine: FakeEngine, **changes: Any) -> AsyncIterator[Batcher]:
+    batcher = make(engine, **changes)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        engine.gate.set()
+        await batcher.drain(5)
+
+
+async def ask(batcher: Batcher, wanted: Sequence[Encoded], seconds: float = SECONDS) -> list[tuple[float, float]]:
+    logits = await batcher.result(batcher.submit(wanted, deadline=soon(seconds)))
+    return [(float(name[0]), float(tokens[0])) for name, tokens in logits]
+
+
+def echo(wanted: Sequence[Encoded]) -> list[tuple[float, float]]:
+    """What `Echo` answers to these rows."""
+    return [(float(r.input_ids[0]), float(len(r))) for r in wanted]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def busy(batcher: Batcher, engine: FakeEngine) -> AsyncIterator[asyncio.Task[Any]]:
+    """Shuts the gate with one row of 8 tokens in the engine; opens it at the end and sees that row answered."""
+    engine.gate.clear()
+    engine.entered.clear()
+    first = asyncio.create_task(ask(batcher, rows(8)))
+    await until(engine.entered.is_set)
+    try:
+        yield first
+    finally:
+        engine.gate.set()
+        await asyncio.wait([first], timeout=SECONDS)
+
+
+def seen(engine: FakeEngine) -> set[int]:
+    """Names of the rows that reached the engine."""
+    return {int(name) for batch in engine.batches for name in batch.input_ids[:, 0]}
+
+
+def waiting(batcher: Batcher, metrics: Metrics) -> tuple[float, float]:
+    """Rows and tokens in the queue, as Prometheus reads them."""
+    value = metrics.registry.get_sample_value
+    labels = {"model": batcher.name}
+    return value("bertie_queue_rows", labels) or 0, value("bertie_queue_tokens", labels) or 0
+
+
+# ---- what a batch holds ---------------------------------------------------------------------------------------------
+
+
+@given(
+    jobs=st.lists(st.lists(st.integers(1, 64), min_size=1, max_size=20), min_size=1, max_size=12),
+    budget=st.integers(64, 300),
+    workers=st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_row_is_answered_once_within_budget_and_padding(jobs: list[list[int]], budget: int, workers: int) -> None:
+    engine = Echo(workers=workers)
+
+    async def main() -> None:
+        async with running(engine, max_batch_tokens=budget, max_queue_tokens=10**6) as batcher:
+            engine.gate.clear()
+            asked = [rows(*lengths) for lengths in jobs]
+            tasks = [asyncio.create_task(ask(batcher, wanted)) for wanted in asked]
+            await asyncio.sleep(0)
+            engine.gate.set()
+            for wanted, answer in zip(asked, await asyncio.gather(*tasks), strict=True):
+                assert answer == echo(wanted)
+            names = [int(name) for batch in engine.batches for name in batch.input_ids[:, 0]]
+            everyone = [int(r.input_ids[0]) for wanted in asked for r in wanted]
+            assert sorted(names) == everyone
+            for batch in engine.batches:
+                count, tokens = batch.shape
+                assert count * tokens <= budget
+                assert batch.padding_ratio <= PADDING + 1e-9
+            if workers == 1:  # the row that waited longest goes first, whatever its length: none is starved
+                left = dict.fromkeys(everyone)
+                for batch in engine.batches:
+                    assert next(iter(left)) in batch.input_ids[:, 0]
+                    for name in batch.input_ids[:, 0].tolist():
+                        del left[name]
+
+    asyncio.run(main())
+
+
+async def test_there_is_no_timer() -> None:
+    """A free worker takes a row at once; a batch is what came while it was busy."""
+    engine = Echo()
+    async with running(engine) as batcher:
+        async with busy(batcher, engine):
+            tasks = [asyncio.create_task(ask(batcher, rows(8))) for _ in range(5)]
+            await asyncio.sleep(0.02)
+            assert len(engine.batches) == 1
+        await asyncio.gather(*tasks)
+        assert [batch.shape[0] for batch in engine.batches] == [1, 5]
+        job = batcher.submit(rows(8), deadline=soon())
+        await batcher.result(job)
+        assert 0 <= job.queue_seconds < 1
+        assert job.inference_seconds > 0
+
+
+async def test_a_long_row_is_not_passed_by_for_ever() -> None:
+    """Short rows keep coming; the long one is in the very next batch, though no short one fits with it."""
+    engine = Echo()
+    async with running(engine) as batcher:
+        async with busy(batcher, engine):
+            long = asyncio.create_task(ask(batcher, rows(64)))
+            await asyncio.sleep(0)
+            short = [asyncio.create_task(ask(batcher, rows(5))) for _ in range(50)]
+            await asyncio.sleep(0)
+        await asyncio.gather(long, *short)
+        assert engine.batches[1].shape == (1, 64)
+
+
+async def test_rows_of_like_length_go_together() -> None:
+    engine = Echo()
+    async with running(engine) as batcher:
+        async with busy(batcher, engine):
+            mixed = rows(10, 40, 10, 40, 10, 40, 10, 40)
+            task = asyncio.create_task(ask(batcher, mixed))
+            await asyncio.sleep(0)
+        assert await task == echo(mixed)
+        assert [batch.shape for batch in engine.batches[1:]] == [(4, 10), (4, 40)]
+
+
+async def test_several_workers_run_side_by_side() -> None:
+    """Two rows wait and two workers are free: each takes one, instead of one taking both."""
+    barrier = threading.Barrier(2, timeout=SECONDS)
+
+    class Pair(Echo):
+        def run(self, batch: Batch) -> Outputs:
+            barrier.wait()
+            return super().run(batch)
+
+    engine = Pair(workers=2)
+    async with running(engine) as batcher:
+        wanted = rows(8, 8)
+        assert await ask(batcher, wanted) == echo(wanted)
+        assert [batch.shape[0] for batch in engine.batches] == [1, 1]
+
+
+async def test_a_row_alone_equals_the_row_in_a_batch(models_dir: Path) -> None:
+    engine = OrtEngine(models_dir / "nli" / "model.fp32.onnx", provider="cpu", workers=1, intra_op_threads=1)
+    tokenizer = Tokenizer.from_file(models_dir / "nli" / "tokenizer.json")
+    texts = ["the dog is sleeping", "the dog is not good", "a good film", "nobody in paris", "it", "a b c d e f g"]
+    ids = tokenizer.ids(texts)
+    wanted = [tokenizer.pair.fill(a, b) for a in ids for b in ids]
+    gated = GatedEngine(engine)
+    async with running(gated, max_batch_tokens=1024) as batcher:
+        alone = [(await batcher.result(batcher.submit([r], deadline=soon())))[0][0] for r in wanted]
+        gated.batches.clear()
+        async with busy(batcher, gated):
+            task = asyncio.create_task(batcher.result(batcher.submit(wanted, deadline=soon())))
+            await asyncio.sleep(0)
+        together = [logits for (logits,) in await task]
+    assert len(gated.batches) < len(wanted) / 2
+    assert len({tuple(logits.tolist()) for logits in alone}) > 3
+    np.testing.assert_allclose(np.stack(alone), np.stack(together), atol=1e-5)
+
+
+class GatedEngine(FakeEngine):
+    """A real engine behind a gate."""
+
+    def __init__(self, engine: OrtEngine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def run(self, batch: Batch) -> Outputs:
+        super().run(batch)
+        return self._engine.run(batch)
+
+
+# ---- callers that leave or come too late ----------------------------------------------------------------------------
+
+
+async def test_a_caller_who_went_away_costs_no_inference() -> None:
+    engine, metrics = Echo(), Metrics()
+    async with running(engine, metrics=metrics) as batcher:
+        gone = rows(8, 9, 10)
+        stays = rows(8)
+        async with busy(batcher, engine):
+            leaving = asyncio.create_task(ask(batcher, gone))
+            await asyncio.sleep(0)
+            staying = asyncio.create_task(ask(batcher, stays))
+            await asyncio.sleep(0)
+            assert waiting(batcher, metrics) == (4, 35)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            assert waiting(batcher, metrics) == (1, 8)  # its place is free at once, not when a worker comes by
+        assert await staying == echo(stays)
+        assert not seen(engine) & {int(r.input_ids[0]) for r in gone}
+
+
+async def test_a_caller_who_leaves_while_its_rows_run_harms_nobody() -> None:
+    engine = Echo()
+    async with running(engine) as batcher:
+        async with busy(batcher, engine) as first:
+            first.cancel()
+        wanted = rows(8, 20)
+        assert await ask(batcher, wanted) == echo(wanted)
+
+
+async def test_rows_past_their_deadline_cost_no_inference() -> None:
+    engine, metrics = Echo(), Metrics()
+    async with running(engine, metrics=metrics) as batcher:
+        late = rows(8, 8)
+        async with busy(batcher, engine):
+            with pytest.raises(DeadlineExceeded):
+                await ask(batcher, late, seconds=0.02)
+            assert waiting(batcher, metrics) == (0, 0)
+        wanted = rows(8)
+        assert await ask(batcher, wanted) == echo(wanted)
+        assert not seen(engine) & {int(r.input_ids[0]) for r in late}
+
+
+async def test_a_worker_drops_late_rows_whose_caller_does_not_watch() -> None:
+    """The loop may be too busy to fire the caller's own timer: the worker looks at the clock itself."""
+    engine, metrics = Echo(), Metrics()
+    async with running(engine, metrics=metrics, max_queue_tokens=10**6) as batcher:
+        late = [row() for _ in range(600)]
+        async with busy(batcher, engine):
+            jobs = [batcher.submit([one], deadline=soon(-1)) for one in late]
+            after = rows(8)
+            task = asyncio.create_task(ask(batcher, after))
+            await asyncio.sleep(0)
+        assert await task == echo(after)
+        for job in jobs:
+            assert isinstance(job.future.exception(), DeadlineExceeded)
+        assert not seen(engine) & {int(one.input_ids[0]) for one in late}
+        assert waiting(batcher, metrics) == (0, 0)
+
+
+async def test_deadline_and_answer_at_the_same_moment() -> None:
+    """Whichever wins, the caller gets the answer or the error, and nothing is left behind."""
+    engine, metrics = Echo(seconds=0.004), Metrics()
+    outcomes = set()
+    async with running(engine, metrics=metrics) as batcher:
+        for i in range(60):
+            wanted = rows(8, 16)
+            try:
+                assert await ask(batcher, wanted, seconds=0.004 + i * 0.0002) == echo(wanted)
+                outcomes.add("answer")
+            except DeadlineExceeded:
+                outcomes.add("late")
+        wanted = rows(8)
+        assert await ask(batcher, wanted) == echo(wanted)
+        assert waiting(batcher, metrics) == (0, 0)
+    assert "late" in outcomes
+
+
+# ---- a full queue ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_queue_refuses_all_or_none_and_says_when() -> None:
+    engine, metrics = Echo(seconds=0.05), Metrics()
+    async with running(engine, metrics=metrics, max_queue_tokens=100) as batcher:
+        await ask(batcher, rows(50))  # measures: 50 tokens in about 0.05 s
+        async with busy(batcher, engine):
+            waits = asyncio.create_task(ask(batcher, rows(50, 40)))
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull, match=r"90 tokens wait.*100") as error:
+                batcher.submit(rows(4, 7), deadline=soon())
+            assert 0.01 < error.value.retry_after < 5  # 90 tokens at 1000 a second or less
+            assert waiting(batcher, metrics) == (2, 90)
+            fits = asyncio.create_task(ask(batcher, rows(4, 6)))
+            await asyncio.sleep(0)
+            assert waiting(batcher, metrics) == (4, 100)
+        await asyncio.gather(waits, fits)
+        await ask(batcher, rows(60))
+
+
+async def test_retry_after_before_anything_was_measured() -> None:
+    engine = Echo()
+    async with running(engine, max_queue_tokens=10) as batcher, busy(batcher, engine):
+        waits = batcher.submit(rows(8), deadline=soon())
+        with pytest.raises(QueueFull) as error:
+            batcher.submit(rows(8), deadline=soon())
+        assert math.isfinite(error.value.retry_after)
+        assert error.value.retry_after > 0
+        engine.gate.set()
+        await batcher.result(waits)
+
+
+async def test_a_request_larger_than_the_queue_runs_when_nothing_waits() -> None:
+    engine = Echo()
+    async with running(engine, max_queue_tokens=100) as batcher:
+        wanted = rows(*[60] * 5)
+        assert await ask(batcher, wanted) == echo(wanted)
+        async with busy(batcher, engine):
+            job = batcher.submit(wanted, deadline=soon())
+            with pytest.raises(QueueFull):
+                batcher.submit(rows(1), deadline=soon())
+        await batcher.result(job)
+
+
+async def test_failures_at_full_speed_do_not_promise_a_short_queue() -> None:
+    """Batches that fail at once are no measure of how fast rows are answered."""
+    engine = Echo(seconds=0.05)
+    async with running(engine, max_queue_tokens=100) as batcher:
+        await ask(batcher, rows(50))
+        engine.error, engine.seconds = RuntimeError("broken"), 0.0
+        for _ in range(30):
+            with pytest.raises(InferenceError):
+                await ask(batcher, rows(50))
+        engine.error = None
+        async with busy(batcher, engine):
+            job = batcher.submit(rows(50, 40), deadline=soon())
+            with pytest.raises(QueueFull) as error:
+                batcher.submit(rows(50), deadline=soon())
+            assert error.value.retry_after > 0.01
+        await batcher.result(job)
+
+
+async def test_thousands_of_waiting_rows_make_nothing_slow() -> None:
+    engine, metrics = Echo(), Metrics()
+    async with running(engine, metrics=metrics, max_queue_tokens=65536) as batcher:
+        async with busy(batcher, engine):
+            jobs = [batcher.submit(rows(8), deadline=soon(60)) for _ in range(8192)]
+            refused = rows(8)
+            began = time.perf_counter()
+            for _ in range(2000):
+                with contextlib.suppress(QueueFull):
+                    batcher.submit(refused, deadline=soon())
+            assert time.perf_counter() - began < 1.0
+            tasks = [asyncio.create_task(batcher.result(job)) for job in jobs]
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+            for task in tasks[:-1]:
+                task.cancel()
+            await asyncio.wait(tasks[:-1])
+            assert time.perf_counter() - began < 2.0
+            assert waiting(batcher, metrics) == (1, 8)
+        await tasks[-1]
+        assert engine.rows == 2
+
+
+# ---- failures -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_engines_exception_fails_that_batch_alone() -> None:
+    engine = Echo()
+    async with running(engine) as batcher:
+        async with busy(batcher, engine) as first:
+            engine.error = RuntimeError("broken")
+        with pytest.raises(InferenceError) as error:
+            await first
+        assert str(error.value.__cause__) == "broken"
+        assert "broken" not in error.value.detail  # an engine's own words may hold a caller's
+        engine.error = None
+        assert batcher.ready
+        wanted = rows(8)
+        assert await ask(batcher, wanted) == echo(wanted)
+
+
+async def test_rows_of_a_failed_job_in_other_batches_cost_no_inference() -> None:
+    class FailsOnLong(Echo):
+        def run(self, batch: Batch) -> Outputs:
+            outputs = super().run(batch)
+            if batch.shape[1] > 40:
+                raise RuntimeError("too long")
+            return outputs
+
+    engine, metrics = FailsOnLong(), Metrics()
+    async with running(engine, metrics=metrics) as batcher:
+        async with busy(batcher, engine):
+            broken, fine = rows(50, 8, 8), rows(20, 8)
+            failing = asyncio.create_task(ask(batcher, broken))
+            await asyncio.sleep(0)
+            working = asyncio.create_task(ask(batcher, fine))
+            await asyncio.sleep(0)
+        with pytest.raises(InferenceError):
+            await failing
+        assert await working == echo(fine)
+        assert int(broken[1].input_ids[0]) not in seen(engine)
+        assert waiting(batcher, metrics) == (0, 0)
+
+
+async def test_an_engine_that_loses_rows_is_an_error() -> None:
+    class Loses(Echo):
+        def run(self, batch: Batch) -> Outputs:
+            return tuple(output[1:] for output in super().run(batch))
+
+    async with running(Loses()) as batcher:
+        with pytest.raises(InferenceError) as error:
+            await ask(batcher, rows(8))
+        assert "[0, 0] rows came back of 1" in str(error.value.__cause__)
+        assert batcher.ready
+
+
+async def test_a_dead_worker_fails_its_batch_and_turns_readiness_off() -> None:
+    engine, metrics = Echo(), Metrics()
+    engine.error = Death()  # type: ignore[assignment]
+    async with running(engine, metrics=metrics) as batcher:
+        assert batcher.ready
+        engine.gate.clear()
+        running_job = batcher.submit(rows(8), deadline=soon())
+        await until(engine.entered.is_set)
+        waiting_job = batcher.submit(rows(64, 8), deadline=soon())
+        engine.gate.set()
+        began = time.perf_counter()
+        with pytest.raises(InferenceError, match="died"):
+            await batcher.result(running_job)
+        with pytest.raises(NotReady, match="lost its workers"):
+            await batcher.result(waiting_job)
+        assert time.perf_counter() - began < SECONDS / 2  # told, not timed out
+        assert not batcher.ready
+        assert waiting(batcher, metrics) == (0, 0)
+        with pytest.raises(NotReady):
+            batcher.submit(rows(8), deadline=soon())
+
+
+async def test_what_a_dead_worker_leaves_is_finished_by_the_others() -> None:
+    class DiesOfOne(Echo):
+        def run(self, batch: Batch) -> Outputs:
+            outputs = super().run(batch)
+            if batch.shape[1] == 13:
+                raise Death
+            return outputs
+
+    engine = DiesOfOne(workers=2)
+    async with running(engine) as batcher:
+        engine.gate.clear()
+        doomed = batcher.submit(rows(13), deadline=soon())
+        fine = [batcher.submit([r], deadline=soon()) for r in rows(*range(20, 60, 10))]
+        engine.gate.set()
+        with pytest.raises(InferenceError):
+            await batcher.result(doomed)
+        for job in fine:
+            await batcher.result(job)
+        await until(lambda: not batcher.ready)
+        with pytest.raises(NotReady):
+            batcher.submit(rows(8), deadline=soon())
+
+
+async def test_all_workers_dying_at_once_leave_nobody_waiting() -> None:
+    for _ in range(30):
+        barrier = threading.Barrier(3, timeout=SECONDS)
+
+        class DieTogether(Echo):
+            def run(self, batch: Batch, barrier: threading.Barrier = barrier) -> Outputs:
+                barrier.wait()
+                raise Death
+
+        batcher = make(DieTogether(workers=3), max_batch_tokens=64, max_queue_tokens=10**6)
+        batcher.start()
+        jobs = [batcher.submit(rows(60), deadline=soon()) for _ in range(6)]
+        with contextlib.suppress(NotReady):
+            while True:  # submits as they die
+                jobs.append(batcher.submit(rows(60), deadline=soon()))
+                await asyncio.sleep(0)
+                if len(jobs) > 2000:
+                    break
+        began = time.perf_counter()
+        outcomes = await asyncio.gather(*map(batcher.result, jobs), return_exceptions=True)
+        assert time.perf_counter() - began < SECONDS / 2
+        assert {type(outcome) for outcome in outcomes} <= {InferenceError, NotReady}
+        assert await batcher.drain(1)
+
+
+# ---- start and end --------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_below_the_longest_row_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"BERTIE_MAX_BATCH_TOKENS=63 .*64 tokens of model 'm'"):
+        make(Echo(), max_batch_tokens=63)
+
+
+async def test_nothing_is_admitted_before_the_start() -> None:
+    batcher = make(Echo())
+    assert not batcher.ready
+    with pytest.raises(NotReady):
+        batcher.submit(rows(8), deadline=soon())
+    assert await batcher.drain(1)
+
+
+async def test_drain_finishes_what_was_admitted_and_refuses_the_rest() -> None:
+    engine = Echo()
+    async with running(engine) as batcher:
+        async with busy(batcher, engine) as first:
+            admitted = [rows(8, 30), rows(64)]
+            tasks = [asyncio.create_task(ask(batcher, wanted)) for wanted in admitted]
+            await asyncio.sleep(0)
+            draining = asyncio.create_task(batcher.drain(SECONDS))
+            await asyncio.sleep(0)
+            assert not batcher.ready
+            with pytest.raises(NotReady):
+                batcher.submit(rows(8), deadline=soon())
+            await asyncio.sleep(0.03)
+            assert not draining.done()
+        assert await draining
+        assert first.done()
+        assert [await task for task in tasks] == [echo(wanted) for wanted in admitted]
+
+
+async def test_drain_gives_up_in_time() -> None:
+    engine = Echo()
+    async with running(engine) as batcher:
+        async with busy(batcher, engine) as first:
+            job = batcher.submit(rows(64), deadline=soon())
+            began = time.perf_counter()
+            assert not await batcher.drain(0.05)
+            assert time.perf_counter() - began < SECONDS / 2
+            with pytest.raises(NotReady, match="stopped before"):
+                await batcher.result(job)
+        await first  # what was in the engine is answered even so
+        await until(lambda: not any(thread.is_alive() for thread in batcher._threads))
+
+
+async def test_drain_at_any_moment_loses_nothing() -> None:
+    """A batch that is just being taken is neither in the queue nor with a worker, for an instant."""
+    randomness = random.Random(7)
+    for _ in range(80):
+        engine = Echo(workers=2)
+        batcher = make(engine, max_batch_tokens=64)
+        batcher.start()
+        wanted = [rows(*[randomness.randint(1, 64) for _ in range(4)]) for _ in range(4)]
+        tasks = [asyncio.create_task(ask(batcher, one)) for one in wanted]
+        for _ in range(randomness.randint(1, 4)):
+            await asyncio.sleep(0)
+        assert await batcher.drain(SECONDS)
+        assert await asyncio.gather(*tasks) == [echo(one) for one in wanted]
+
+
+def test_a_loop_that_is_gone_kills_no_worker() -> None:
+    engine = Echo()
+    batcher = make(engine)
+
+    async def leave() -> None:
+        batcher.start()
+        engine.gate.clear()
+        batcher.submit(rows(8), deadline=soon())
+        await until(engine.entered.is_set)
+
+    asyncio.run(leave())
+    engine.gate.set()
+    assert asyncio.run(batcher.drain(SECONDS))
+    for thread in batcher._threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+def test_word_of_batches_may_come_in_any_order() -> None:
+    loop = asyncio.new_event_loop()
+    job = Job(loop.create_future(), deadline=9.0, admitted=0.5, tickets=range(2), logits=[(), ()], missing=2)
+    job.start(1.0)
+    job.start(2.0)
+    job.finish(5.0)
+    job.finish(4.0)
+    assert (job.queue_seconds, job.inference_seconds) == (0.5, 4.0)
+    loop.close()
+
+
+async def test_batches_are_measured() -> None:
+    engine, metrics = Echo(), Metrics()
+    async with running(engine, metrics=metrics) as batcher:
+        async with busy(batcher, engine):
+            task = asyncio.create_task(ask(batcher, rows(25, 24)))
+            await asyncio.sleep(0)
+        await task
+
+    def value(name: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"model": "m"})
+
+    assert value("bertie_batch_rows_count") == 2
+    assert value("bertie_batch_rows_sum") == 3
+    assert value("bertie_batch_tokens_sum") == 8 + 50
+    assert value("bertie_padding_ratio_sum") == pytest.approx(1 / 50)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    workers=st.integers(1, 3),
+    failing=st.sampled_from([0.0, 0.2]),
+)
+@settings(deadline=None, max_examples=25)
+def test_under_any_traffic_every_caller_hears_once(seed: int, workers: int, failing: float) -> None:
+    """Callers come, leave, run late and are refused, while batches fail: each hears the truth, and nothing is left."""
+    randomness = random.Random(seed)
+
+    class Flaky(Echo):
+        def run(self, batch: Batch) -> Outputs:
+            outputs = super().run(batch)
+            time.sleep(randomness.random() * 0.0005)
+            if randomness.random() < failing:
+                raise RuntimeError("broken")
+            return outputs
+
+    async def caller(batcher: Batcher) -> None:
+        await asyncio.sleep(randomness.random() * 0.01)
+        wanted = rows(*[randomness.randint(1, 64) for _ in range(randomness.randint(1, 6))])
+        with contextlib.suppress(QueueFull, DeadlineExceeded, InferenceError):
+            assert await ask(batcher, wanted, seconds=randomness.choice([0.001, 0.005, SECONDS])) == echo(wanted)
+
+    async def main() -> None:
+        metrics = Metrics()
+        async with running(Flaky(workers=workers), metrics=metrics, max_queue_tokens=600) as batcher:
+            tasks = [asyncio.create_task(caller(batcher)) for _ in range(40)]
+            for task in randomness.sample(tasks, 10):
+                await asyncio.sleep(randomness.random() * 0.002)
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+            assert waiting(batcher, metrics) == (0, 0)
+            assert batcher.ready
+            assert await batcher.drain(SECONDS)
+
+    asyncio.run(main())
