@@ -6,6 +6,7 @@ handler ends here. Nothing that is logged or counted is a caller's text.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import secrets
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _KEY = "bertie.exchange"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# Unique, and no secret: a random number for the process and a count cost less than randomness for each request.
+_PROCESS = secrets.token_hex(8)
+_COUNTER = itertools.count()
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 _QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))
 """Routes that machines ask for every few seconds: logged at debug."""
@@ -135,4 +139,4 @@ def _request_id(scope: Scope) -> str:
                 caller_id: str = value.decode("ascii")
                 return caller_id
             break
-    return secrets.token_hex(16)
+    return f"{_PROCESS}{next(_COUNTER):016x}"

@@ -40,10 +40,14 @@ async def serving(
             yield client
 
 
-async def call(app: FastAPI, path: str, body: Any, *, hang_up: asyncio.Event) -> list[Any]:
-    """Posts JSON and hangs up when the event is set. Returns the messages that the application sent."""
+async def call(app: FastAPI, path: str, body: Any, *, hang_up: asyncio.Event, more_body: bool = False) -> list[Any]:
+    """Posts JSON and hangs up when the event is set. Returns the messages that the application sent.
+
+    Args:
+        more_body: whether the body is to go on, and never does.
+    """
     sent: list[Any] = []
-    messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": more_body}]
 
     async def receive() -> Any:
         if messages:

@@ -1,5 +1,6 @@
 """The program as it is run: a process, its exit status, its log, and what SIGTERM does to requests on their way."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -7,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,19 +21,24 @@ import pytest
 from service import __version__
 from service.__main__ import CANNOT_START, main
 from service.settings import Settings
-from tests.serving import running
+from tests.serving import Running, running
 
 ROOT = Path(__file__).parents[2]
 
 SLOW = (
     "-c",
     """
-import functools, sys
+import functools, logging, sys
 import service.__main__ as program
 from service.app import create_app
 from tests.engines import FakeEngine, load_with
 
-program.create_app = functools.partial(create_app, load=load_with(sentiment=FakeEngine(seconds=SECONDS)))
+class Loud(FakeEngine):
+    def run(self, batch):
+        logging.getLogger("engine").info("entered")
+        return super().run(batch)
+
+program.create_app = functools.partial(create_app, load=load_with(sentiment=Loud(seconds=SECONDS)))
 sys.exit(program.main([]))
 """,
 )
@@ -68,62 +74,65 @@ def test_serves_says_so_and_stops_on_sigterm(models_dir: Path) -> None:
     assert (serving["models"], serving["version"]) == ("nli,qa,sentiment", __version__)
 
 
+def post(service: Running) -> tuple[int, dict[str, Any]]:
+    """A request for sentiment. (httpx would spend much of a second on certificates.)"""
+    connection = http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=30)
+    connection.request("POST", "/classify", '{"text": "good"}', {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def get(connection: http.client.HTTPConnection, path: str) -> str:
+    connection.request("GET", path)
+    return connection.getresponse().read().decode()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def entered(service: Running) -> bool:
+    """Whether the engine has begun a batch."""
+    return any(record["message"] == "entered" for record in service.log)
+
+
+def one_running_and_one_waiting(
+    service: Running, pool: ThreadPoolExecutor, connection: http.client.HTTPConnection
+) -> list[Future[tuple[int, dict[str, Any]]]]:
+    first = pool.submit(post, service)
+    until(lambda: entered(service))
+    second = pool.submit(post, service)
+    until(lambda: 'bertie_queue_rows{model="sentiment"} 1.0' in get(connection, "/metrics"))
+    return [first, second]
+
+
 def test_sigterm_finishes_what_was_admitted_and_refuses_the_rest(models_dir: Path) -> None:
-    with running(models_dir, command=slow(4)) as service:
-        address = urlsplit(service.url).netloc
-        idle = http.client.HTTPConnection(address, timeout=10)
-        idle.request("GET", "/health/ready")
-        assert idle.getresponse().read() == b'{"status":"ready"}'
-        answers: list[int] = []
-        began = time.monotonic()
-
-        def post() -> None:
-            answers.append(httpx.post(f"{service.url}/classify", json={"text": "good"}, timeout=30).status_code)
-
-        callers = [threading.Thread(target=post) for _ in range(3)]
-        for caller in callers:
-            caller.start()
-        while not waiting(page := httpx.get(f"{service.url}/metrics").text):
-            assert time.monotonic() - began < 3.5, page
+    with running(models_dir, command=slow(2)) as service, ThreadPoolExecutor() as pool:
+        idle = http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=10)
+        assert get(idle, "/health/ready") == '{"status":"ready"}'
+        answers = one_running_and_one_waiting(service, pool, idle)
         service.process.send_signal(signal.SIGTERM)
-        # A connection that is kept alive is told, or closed.
-        try:
-            idle.request("GET", "/health/ready")
-            assert idle.getresponse().status == 503
-        except (http.client.RemoteDisconnected, ConnectionError):
-            pass
-        for caller in callers:
-            caller.join()
-        assert answers == [200, 200, 200]
+        # A connection that was kept alive is told, or closed.
+        with contextlib.suppress(http.client.RemoteDisconnected, ConnectionError):
+            assert json.loads(get(idle, "/health/ready"))["status"] == 503
+        assert [answer.result()[0] for answer in answers] == [200, 200]
         assert service.process.wait(20) == 0
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{service.url}/health/live")
-
-
-def waiting(page: str) -> bool:
-    """Whether a row waits behind a batch that is being run."""
-    return 'bertie_queue_rows{model="sentiment"} 2.0' in page
+    with pytest.raises(ConnectionRefusedError):
+        post(service)
 
 
 def test_what_outlasts_the_drain_time_is_answered_503(models_dir: Path) -> None:
-    with running(models_dir, command=slow(1.5), BERTIE_DRAIN_SECONDS="0.2") as service:
-        answers: list[Any] = []
-
-        def post(name: str) -> None:
-            answer = httpx.post(f"{service.url}/classify", json={"text": name}, timeout=30)
-            answers.append((answer.status_code, answer.json().get("type")))
-
-        callers = [threading.Thread(target=post, args=[name]) for name in "ab"]
-        callers[0].start()
-        time.sleep(0.4)  # the first is with the engine
-        callers[1].start()
-        time.sleep(0.4)
+    with running(models_dir, command=slow(2), BERTIE_DRAIN_SECONDS="0.2") as service, ThreadPoolExecutor() as pool:
+        connection = http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=10)
+        answers = one_running_and_one_waiting(service, pool, connection)
         service.process.send_signal(signal.SIGTERM)
-        for caller in callers:
-            caller.join()
+        (first, _), (second, problem) = [answer.result() for answer in answers]
+        assert (first, second) == (200, 503)
+        assert problem["type"] == "urn:bertie:problem:not-ready"
         assert service.process.wait(20) == 0
-    assert (503, "urn:bertie:problem:not-ready") in answers
-    assert (200, None) in answers
 
 
 def test_a_wrong_setting_is_one_line(models_dir: Path) -> None:
@@ -178,3 +187,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.strip() == __version__
+
+
+def test_a_caller_who_hangs_up_is_noted_as_gone(models_dir: Path) -> None:
+    with running(models_dir, command=slow(2)) as service:
+        address = urlsplit(service.url)
+        body = b'{"text": "good"}'
+        head = f"POST /classify HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+            until(lambda: entered(service))
+        until(lambda: service.log[-1].get("status") == 499)
+        gone = service.log[-1]
+        assert post(service)[0] == 200
+    assert gone["duration_ms"] < 1900  # not after the engine's two seconds
+    assert [record for record in service.log if record["level"] == "error"] == []

@@ -204,11 +204,8 @@ class TestTrouble:
         async with serving(small, load=load_with(sentiment=engine), metrics=metrics) as client:
             engine.gate.clear()
             posts = [asyncio.create_task(client.post("/classify", json=GOOD)) for _ in range(2)]
-            await asyncio.sleep(0)  # one batch at the engine, one row waiting
-            await until(engine.entered.is_set)
+            await until(lambda: engine.batches and count(metrics, "bertie_queue_rows", model="sentiment") == 1)
             refused = await client.post("/classify", json=GOOD)
-            while refused.status_code == 200:
-                refused = await client.post("/classify", json=GOOD)
             engine.gate.set()
             answers = await asyncio.gather(*posts)
         assert refused.status_code == 429
@@ -263,6 +260,17 @@ class TestTrouble:
         assert engine.rows == 2
         assert count(metrics, "bertie_rejected_total", reason="cancelled") == 1
         assert count(metrics, "bertie_requests_total", route="/classify", model="sentiment", status="499") == 1
+
+    async def test_a_caller_who_leaves_in_the_middle_of_the_body(self, settings: Settings, metrics: Metrics) -> None:
+        engine = FakeEngine()
+        async with serving(settings, load=load_with(sentiment=engine), metrics=metrics) as client:
+            app = client.app  # type: ignore[attr-defined]
+            hang_up = asyncio.Event()
+            hang_up.set()
+            sent = await call(app, "/classify", GOOD, hang_up=hang_up, more_body=True)
+        assert sent[0]["status"] == 499
+        assert engine.rows == 0
+        assert count(metrics, "bertie_rejected_total", reason="cancelled") == 1
 
     async def test_a_caller_who_stays_is_not_cut_off_by_the_watch(self, settings: Settings) -> None:
         async with serving(settings) as client:
