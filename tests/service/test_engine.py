@@ -1,0 +1,234 @@
+"""ONNX Runtime sessions: where they run, with how many threads, and that they hold no memory."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from service import bundle as bundles
+from service import engine as module
+from service.batch import Batch, Encoded, pad
+from service.bundle import MANIFEST, Bundle, Graph
+from service.engine import OrtEngine, open_engine
+from service.errors import BundleError, ConfigurationError
+
+Factory = Callable[..., Path]
+ONLY_CPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Attention of a kind over an embedding: every token looks at all of its row, [rows, tokens, tokens]."""
+    random = np.random.default_rng(0)
+    table = numpy_helper.from_array(random.normal(size=(100, 32)).astype(np.float32), "table")
+    axes = numpy_helper.from_array(np.array([1, 2]), "axes")
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["x"]),
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "t"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["p"]),
+        helper.make_node("MatMul", ["p", "x"], ["y"]),
+        helper.make_node("ReduceSum", ["y", "axes"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["token_type_ids"], ["types"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["mask", "types"], ["second"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "tokens"])
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    outputs = [
+        helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["rows"]),
+        helper.make_tensor_value_info("second", TensorProto.FLOAT, ["rows", "tokens"]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "attention", inputs, outputs, [table, axes]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def batch(rows: int, tokens: int, seed: int = 0) -> Batch:
+    random = np.random.default_rng(seed)
+    return pad([Encoded(random.integers(0, 100, tokens), np.arange(tokens) % 2) for _ in range(rows)], 0)
+
+
+def cpu(path: Path, workers: int = 1) -> OrtEngine:
+    return OrtEngine(path, provider="cpu", workers=workers, intra_op_threads=1)
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+def test_run_gives_every_output_in_the_graphs_order(graph: Path) -> None:
+    given = batch(3, 7)
+    sums, second = cpu(graph).run(given)
+    assert sums.shape == (3,)
+    assert second.tolist() == (given.attention_mask + given.token_type_ids).tolist()
+    assert sums.dtype == second.dtype == np.float32
+
+
+def test_concurrent_calls_agree_with_one_after_another(graph: Path) -> None:
+    engine = cpu(graph, workers=4)
+    batches = [batch(1 + i % 5, 1 + 7 * i % 60, seed=i) for i in range(64)]
+    expected = [engine.run(b) for b in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for one, other in zip(expected, pool.map(engine.run, batches, timeout=60), strict=True):
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_warm_up_runs_rows_up_to_the_longest(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, seen = cpu(graph, workers=2), []
+    run = engine.run
+    monkeypatch.setattr(engine, "run", lambda batch: seen.append(batch.shape) or run(batch))
+    engine.warm_up(40)
+    assert sorted(set(seen)) == [(1, 8), (1, 32), (1, 40)]
+    assert len(seen) == 6
+
+
+def test_memory_stays_flat_while_shapes_change(graph: Path) -> None:
+    engine = cpu(graph)
+    options = engine._session.get_session_options()
+    assert not options.enable_cpu_mem_arena
+    assert not options.enable_mem_pattern
+    random = np.random.default_rng(1)
+
+    def traffic(calls: int) -> None:
+        for _ in range(calls):
+            engine.run(batch(int(random.integers(1, 9)), int(random.integers(1, 129))))
+
+    traffic(300)
+    before = resident_megabytes()
+    traffic(2000)
+    assert resident_megabytes() - before < 40
+
+
+def resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph at all", b"\x08\x08"])
+def test_a_file_that_is_no_graph_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.int8.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"model\.int8\.onnx is no graph that ONNX Runtime can run"):
+        cpu(tmp_path / "model.int8.onnx")
+
+
+# ---- choosing -------------------------------------------------------------------------------------------------------
+
+
+def with_graphs(folder: Path, *precisions: str) -> Bundle:
+    """The bundle with its one graph under each of these names."""
+    for precision in precisions:
+        if precision != "fp32":
+            shutil.copy(folder / "model.fp32.onnx", folder / f"model.{precision}.onnx")
+    values = json.loads((folder / MANIFEST).read_text())
+    sha = values["files"]["model.fp32.onnx"]
+    values["files"] |= {f"model.{precision}.onnx": sha for precision in precisions}
+    values["graphs"] = [{"file": f"model.{precision}.onnx", "precision": precision} for precision in precisions]
+    (folder / MANIFEST).write_text(json.dumps(values))
+    return bundles.load(folder)
+
+
+def choose(
+    bundle: Bundle, device: str, *, workers: int = 0, threads: int = 0, cores: int = 1
+) -> tuple[OrtEngine, Graph]:
+    return open_engine(bundle, device=device, workers=workers, intra_op_threads=threads, cores=cores)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_int8_runs_before_fp32_on_the_cpu(
+    bundle_factory: Factory, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    engine, graph = choose(with_graphs(bundle_factory("sentiment"), "fp32", "int8"), device)
+    assert (engine.provider, engine.precision, graph.file) == ("cpu", "int8", "model.int8.onnx")
+    (logits,) = engine.run(batch(2, 5))
+    assert logits.shape == (2, 2)
+
+
+def test_cuda_without_cuda_is_refused(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ConfigurationError, match=r"no CUDAExecutionProvider .*bertie\[gpu\]"):
+        choose(bundles.load(models_dir / "qa"), "cuda")
+
+
+@pytest.mark.skipif(not ONLY_CPU, reason="this installation of ONNX Runtime has CUDA")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_cuda_that_falls_back_to_the_cpu_is_refused(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gpu wheel on a machine without a driver lists CUDA, logs a line, and runs on the CPU."""
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(module.ort, "get_available_providers", lambda: both)
+    bundle = bundles.load(models_dir / "qa")
+    with pytest.raises(ConfigurationError, match=r"CUDA|cuda"):
+        choose(bundle, "cuda")
+    engine, graph = choose(bundle, "auto")  # asked for nothing, it may take what there is
+    assert (engine.provider, graph.precision) == ("cpu", "fp32")
+
+
+def test_a_bundle_for_gpus_alone_is_refused_on_the_cpu(bundle_factory: Factory) -> None:
+    bundle = with_graphs(bundle_factory("sentiment"), "fp16")
+    with pytest.raises(BundleError, match=r"'sentiment' has fp16 and no graph for cpu .*python -m training export"):
+        choose(bundle, "cpu")
+
+
+def test_a_bundle_for_the_cpu_alone_is_refused_on_cuda(bundle_factory: Factory) -> None:
+    bundle = with_graphs(bundle_factory("sentiment"), "int8")
+    with pytest.raises(BundleError, match="no graph for cuda"):
+        choose(bundle, "cuda")
+
+
+def test_auto_takes_the_cpu_for_a_bundle_without_a_cuda_graph(
+    bundle_factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(module.ort, "get_available_providers", lambda: both)
+    engine, _ = choose(with_graphs(bundle_factory("sentiment"), "int8"), "auto")
+    assert engine.provider == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "cores", "expected"),
+    [
+        (0, 0, 1, (1, 1)),
+        (0, 0, 4, (4, 1)),  # a call a core
+        (2, 0, 8, (2, 4)),
+        (0, 4, 8, (2, 4)),
+        (0, 8, 2, (1, 8)),  # what is asked for is done, wise or not
+        (3, 5, 2, (3, 5)),
+        (4, 0, 2, (4, 1)),
+    ],
+)
+def test_workers_and_threads_follow_the_cores(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int, cores: int, expected: tuple[int, int]
+) -> None:
+    seen = []
+    monkeypatch.setattr(module, "OrtEngine", lambda path, **options: seen.append(options))
+    choose(bundles.load(models_dir / "qa"), "cpu", workers=workers, threads=threads, cores=cores)
+    assert (seen[0]["workers"], seen[0]["intra_op_threads"]) == expected
+
+
+def test_threads_reach_the_session(graph: Path) -> None:
+    engine = OrtEngine(graph, provider="cpu", workers=1, intra_op_threads=3)
+    assert engine._session.get_session_options().intra_op_num_threads == 3
+    assert engine.run(batch(4, 30))[0].shape == (4,)
+
+
+def test_a_graph_of_the_bundle_that_is_broken_is_refused(bundle_factory: Factory) -> None:
+    bundle = bundles.load(bundle_factory("sentiment"))
+    (bundle.folder / "model.fp32.onnx").write_bytes(b"\x00" * 10)
+    with pytest.raises(BundleError):
+        choose(bundle, "cpu")

@@ -1,0 +1,133 @@
+"""Imports go one way. A module imports only from layers below its own, so a file can be read knowing those alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("service",),  # the version
+    ("service.errors", "service.settings", "service.metrics", "service.logs"),
+    ("service.batch", "service.bundle"),
+    ("service.tokenizer", "service.engine"),
+    ("service.tasks.task",),
+    ("service.tasks.classification", "service.tasks.span"),
+    ("service.tasks.zero_shot",),
+    ("service.tasks",),
+    ("service.batcher",),
+    ("service.predict",),
+    ("service.schemas", "service.playground"),
+    ("service.problems", "service.caller", "service.auth"),
+    ("service.exchange", "service.openapi"),
+    ("service.routes",),
+    ("service.app",),
+    ("service.__main__",),
+)
+"""Bottom up. A new module wants a place here."""
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+
+HTTP = LEVEL["service.schemas"]
+"""From this layer up, modules may know of HTTP."""
+SEAMS = {
+    "onnxruntime": {"service.engine"},
+    "tokenizers": {"service.tokenizer"},
+    "pydantic_settings": {"service.settings"},
+    "pydantic": {"service.settings", "service.schemas", "service.openapi", "service.__main__"},
+    "uvicorn": {"service.__main__"},
+}
+"""Libraries that only these modules know."""
+FORBIDDEN = {"training", "torch", "transformers", "datasets", "onnx", "sentencepiece", "accelerate"}
+"""What the service does without."""
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Paths of a package's modules by dotted name."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+SERVICE, TRAINING = modules("service"), modules("training")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it, under whatever condition."""
+    return imports_of(path.read_text(encoding="utf-8"))
+
+
+def imports_of(source: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which layer is meant"
+            module = node.module or ""
+            for alias in node.names:
+                submodule = f"{module}.{alias.name}"
+                names.add(submodule if submodule in SERVICE | TRAINING else module)
+    return names
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(SERVICE) == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", SERVICE)
+def test_a_module_imports_only_from_below(module: str) -> None:
+    for name in imports(SERVICE[module]):
+        if name in LEVEL:
+            assert LEVEL[name] < LEVEL[module], f"{module} imports {name}, which is not below it"
+        else:
+            assert not name.startswith("service.")
+
+
+@pytest.mark.parametrize("module", SERVICE)
+def test_libraries_stay_behind_their_seams(module: str) -> None:
+    for name in imports(SERVICE[module]):
+        library = name.partition(".")[0]
+        assert library not in FORBIDDEN, f"{module} imports {name}"
+        assert module in SEAMS.get(library, {module}), f"{module} imports {name}"
+        if library in ("fastapi", "starlette"):
+            assert LEVEL[module] >= HTTP, f"{module} knows of HTTP"
+
+
+@pytest.mark.parametrize("module", TRAINING)
+def test_training_knows_nothing_of_http(module: str) -> None:
+    for name in imports(TRAINING[module]):
+        assert LEVEL.get(name, 0) < HTTP, f"{module} imports {name}"
+        assert name.partition(".")[0] not in ("tests", "bench", "fastapi", "starlette", "uvicorn")
+
+
+def test_imports_are_seen_wherever_they_stand() -> None:
+    """The net has no holes: what it would miss, the tests above would pass."""
+    source = (
+        "import service.engine as e\n"
+        "from service import batcher, __version__\n"
+        "def f():\n    from service.tasks import SpanTask\n    import torch.nn\n"
+        "if TYPE_CHECKING:\n    from service.app import create_app\n"
+    )
+    assert imports_of(source) == {
+        "service.engine",
+        "service.batcher",
+        "service",
+        "service.tasks",
+        "torch.nn",
+        "service.app",
+    }
+
+
+def test_the_service_runs_without_torch() -> None:
+    """Not by its own imports alone: nothing that it imports may bring them in either."""
+    program = (
+        "import sys, service.app, service.__main__\n"
+        f"print(sorted({FORBIDDEN!r} & {{name.partition('.')[0] for name in sys.modules}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
