@@ -203,8 +203,10 @@ class TestTrouble:
         small = settings.model_copy(update={"max_queue_tokens": 8})
         async with serving(small, load=load_with(sentiment=engine), metrics=metrics) as client:
             engine.gate.clear()
-            posts = [asyncio.create_task(client.post("/classify", json=GOOD)) for _ in range(2)]
-            await until(lambda: engine.batches and count(metrics, "bertie_queue_rows", model="sentiment") == 1)
+            posts = [asyncio.create_task(client.post("/classify", json=GOOD))]
+            await until(engine.entered.is_set)
+            posts.append(asyncio.create_task(client.post("/classify", json=GOOD)))
+            await until(lambda: count(metrics, "bertie_queue_rows", model="sentiment") == 1)
             refused = await client.post("/classify", json=GOOD)
             engine.gate.set()
             answers = await asyncio.gather(*posts)
