@@ -289,6 +289,8 @@ class TestTrouble:
             assert (await client.get("/health/ready")).status_code == 200
             answer = await asyncio.wait_for(client.post("/classify", json=GOOD), 5)
             assert answer.status_code in (500, 503)
+            predictor = client.app.state.routes.predictor  # type: ignore[attr-defined]
+            await until(lambda: not predictor.ready)  # the thread dies a moment after its last answer
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()["type"]) == (503, "urn:bertie:problem:not-ready")
             assert (await client.get("/health/live")).status_code == 200
