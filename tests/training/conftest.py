@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.checkpoints import recipe, save_checkpoint, write_squad, write_sst2
-from training import finetune
+from training import export, finetune
 
 torch.set_num_threads(1)
 
@@ -45,3 +45,12 @@ def qa_run(encoder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
     output = tmp_path_factory.mktemp("runs") / "qa"
     finetune.run(recipe(encoder, output, str(data_dir / "squad-v2.json"), task="span", epochs=60.0))
     return output
+
+
+@pytest.fixture(scope="session")
+def trained_models(sentiment_run: Path, qa_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundles `sentiment` and `qa` of those runs. Read-only by convention."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, run in (("sentiment", sentiment_run), ("qa", qa_run)):
+        export.run(export.Request(run / "final", folder / name))
+    return folder
