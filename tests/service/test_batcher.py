@@ -127,7 +127,7 @@ def waiting(batcher: Batcher, metrics: Metrics) -> tuple[float, float]:
     budget=st.integers(64, 300),
     workers=st.integers(1, 3),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_every_row_is_answered_once_within_budget_and_padding(jobs: list[list[int]], budget: int, workers: int) -> None:
     engine = Echo(workers=workers)
 
@@ -584,7 +584,7 @@ async def test_drain_gives_up_in_time() -> None:
 async def test_drain_at_any_moment_loses_nothing() -> None:
     """A batch that is just being taken is neither in the queue nor with a worker, for an instant."""
     randomness = random.Random(7)
-    for _ in range(80):
+    for _ in range(60):
         engine = Echo(workers=2)
         batcher = make(engine, max_batch_tokens=64)
         batcher.start()
@@ -647,7 +647,7 @@ async def test_batches_are_measured() -> None:
     workers=st.integers(1, 3),
     failing=st.sampled_from([0.0, 0.2]),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 def test_under_any_traffic_every_caller_hears_once(seed: int, workers: int, failing: float) -> None:
     """Callers come, leave, run late and are refused, while batches fail: each hears the truth, and nothing is left."""
     randomness = random.Random(seed)

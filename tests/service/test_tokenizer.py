@@ -53,7 +53,7 @@ def test_templates_are_read_off_the_post_processor(family: str, single: str, pai
 
 @family
 @given(first=TEXT, second=TEXT)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 def test_rows_equal_the_backends_own(family: str, first: str, second: str) -> None:
     tokenizer = TOKENIZERS[family]
     a, b = tokenizer([first, second])
@@ -70,7 +70,7 @@ def test_rows_equal_the_backends_own(family: str, first: str, second: str) -> No
 
 @family
 @given(text=TEXT)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 def test_offsets_are_ranges_of_code_points_in_order(family: str, text: str) -> None:
     (tokens,) = TOKENIZERS[family]([text])
     assert tokens.offsets.shape == (len(tokens), 2)
