@@ -387,23 +387,24 @@ async def test_failures_at_full_speed_do_not_promise_a_short_queue() -> None:
 
 
 async def test_thousands_of_waiting_rows_make_nothing_slow() -> None:
+    """In the loop thread's own time: others may keep the machine busy."""
     engine, metrics = Echo(), Metrics()
     async with running(engine, metrics=metrics, max_queue_tokens=65536) as batcher:
         async with busy(batcher, engine):
             jobs = [batcher.submit(rows(8), deadline=soon(60)) for _ in range(8192)]
             refused = rows(8)
-            began = time.perf_counter()
+            began = time.thread_time()
             for _ in range(2000):
                 with contextlib.suppress(QueueFull):
                     batcher.submit(refused, deadline=soon())
-            assert time.perf_counter() - began < 1.0
+            assert time.thread_time() - began < 0.5
             tasks = [asyncio.create_task(batcher.result(job)) for job in jobs]
             await asyncio.sleep(0)
-            began = time.perf_counter()
+            began = time.thread_time()
             for task in tasks[:-1]:
                 task.cancel()
             await asyncio.wait(tasks[:-1])
-            assert time.perf_counter() - began < 2.0
+            assert time.thread_time() - began < 1.0
             assert waiting(batcher, metrics) == (1, 8)
         await tasks[-1]
         assert engine.rows == 2
@@ -518,13 +519,13 @@ async def test_all_workers_dying_at_once_leave_nobody_waiting() -> None:
 
         batcher = make(DieTogether(workers=3), max_batch_tokens=64, max_queue_tokens=10**6)
         batcher.start()
-        jobs = [batcher.submit(rows(60), deadline=soon()) for _ in range(6)]
+        jobs: list[Job] = []
         with contextlib.suppress(NotReady):
-            while True:  # submits as they die
+            while len(jobs) < 2000:  # submits as they die
                 jobs.append(batcher.submit(rows(60), deadline=soon()))
-                await asyncio.sleep(0)
-                if len(jobs) > 2000:
-                    break
+                if len(jobs) > 6:
+                    await asyncio.sleep(0)
+        assert not batcher.ready
         began = time.perf_counter()
         outcomes = await asyncio.gather(*map(batcher.result, jobs), return_exceptions=True)
         assert time.perf_counter() - began < SECONDS / 2
