@@ -374,7 +374,7 @@ async def test_failures_at_full_speed_do_not_promise_a_short_queue() -> None:
     async with running(engine, max_queue_tokens=100) as batcher:
         await ask(batcher, rows(50))
         engine.error, engine.seconds = RuntimeError("broken"), 0.0
-        for _ in range(30):
+        for _ in range(15):
             with pytest.raises(InferenceError):
                 await ask(batcher, rows(50))
         engine.error = None
@@ -509,7 +509,7 @@ async def test_what_a_dead_worker_leaves_is_finished_by_the_others() -> None:
 
 
 async def test_all_workers_dying_at_once_leave_nobody_waiting() -> None:
-    for _ in range(30):
+    for _ in range(15):
         barrier = threading.Barrier(3, timeout=SECONDS)
 
         class DieTogether(Echo):
@@ -585,7 +585,7 @@ async def test_drain_gives_up_in_time() -> None:
 async def test_drain_at_any_moment_loses_nothing() -> None:
     """A batch that is just being taken is neither in the queue nor with a worker, for an instant."""
     randomness = random.Random(7)
-    for _ in range(60):
+    for _ in range(40):
         engine = Echo(workers=2)
         batcher = make(engine, max_batch_tokens=64)
         batcher.start()

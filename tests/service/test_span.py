@@ -74,7 +74,7 @@ def every_span(example: SpanExample, windows: list[Window], logits: list[RowLogi
 
 @ALL_FAMILIES
 @given(document=DOCUMENT, shape=SHAPES, max_answer=st.integers(1, 40))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 def test_windows_cover_every_token_and_own_each_once(
     family: str, document: str, shape: tuple[int, int], max_answer: int
 ) -> None:
@@ -175,7 +175,7 @@ def test_a_stride_without_room_is_refused() -> None:
     seed=st.integers(0, 2**32 - 1),
     scale=st.sampled_from([0.0, 1.0, 8.0]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_decode_equals_looking_at_every_span(
     family: str,
     documents: tuple[str, ...],
@@ -223,7 +223,7 @@ def test_decode_equals_looking_at_every_span(
 
 @ALL_FAMILIES
 @given(document=DOCUMENT, shape=SHAPES, data=st.data())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 def test_a_spiked_span_is_found_wherever_windows_fall(
     family: str, document: str, shape: tuple[int, int], data: st.DataObject
 ) -> None:
