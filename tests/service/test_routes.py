@@ -218,7 +218,7 @@ class TestTrouble:
 
     async def test_a_deadline_that_passes(self, settings: Settings, metrics: Metrics) -> None:
         engine = FakeEngine()
-        hasty = settings.model_copy(update={"timeout_seconds": 0.1})
+        hasty = settings.model_copy(update={"timeout_seconds": 0.7})
         async with serving(hasty, load=load_with(sentiment=engine), metrics=metrics) as client:
             engine.gate.clear()
             late = await client.post("/classify", json=GOOD)
