@@ -53,10 +53,10 @@ class ZeroShotTask:
     def decode(
         self, example: ZeroShotExample, rows: Sequence[ClassificationRow], logits: Sequence[RowLogits]
     ) -> Classification:
-        """Softmax of the entailment logits over the labels; with `multi_label`, of entailment against contradiction
-        for each label alone."""
+        """Softmax of the entailment logits over the labels; with `multi_label`, or for a lone label (which would win
+        whatever the text), of entailment against contradiction for each label alone."""
         matrix = np.stack([row[0] for row in logits])  # [candidate labels, NLI labels]
-        if example.multi_label:
+        if example.multi_label or len(matrix) == 1:
             scores = softmax(matrix[:, [self._contradiction, self._entailment]])[:, 1]
         else:
             scores = softmax(matrix[:, self._entailment])

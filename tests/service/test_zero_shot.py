@@ -54,6 +54,13 @@ def test_multi_label_scores_each_alone() -> None:
     assert answer.label == "a"
 
 
+def test_a_lone_label_does_not_win_whatever_the_text() -> None:
+    example = ZeroShotExample("the fox", ("a",))
+    (rows,) = TASK.encode([example])
+    answer = TASK.decode(example, rows, [(LOGITS[1],)])
+    assert answer.score == pytest.approx(softmax(np.array([4.0, 3.0]))[1])
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_extreme_logits_are_finite(multi_label: bool) -> None:
     example = ZeroShotExample("the fox", ("a", "b"), multi_label=multi_label)
