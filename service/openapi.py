@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from service import problems, schemas
+from service import answers, problems, schemas
 from service.errors import (
     BertieError,
     DeadlineExceeded,
@@ -103,11 +103,11 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
         [
             (model, "serialization")
             for model in (
-                schemas.QaResponse, schemas.QaResponses, schemas.ClassifyResponse, schemas.ClassifyResponses,
-                schemas.ModelList, schemas.Health,
+                answers.QaResponse, answers.QaResponses, answers.ClassifyResponse, answers.ClassifyResponses,
+                answers.ModelList, answers.Health,
             )
         ]
-        + [(schemas.Problem, "validation")],
+        + [(answers.Problem, "validation")],
         ref_template=_REF,
     )  # fmt: skip
     components = result.setdefault("components", {})
@@ -115,7 +115,7 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     for path, operations in result["paths"].items():
         for operation in operations.values():
             if path in _BODIES:
-                adapter, examples, answers = _BODIES[path]
+                adapter, examples, models = _BODIES[path]
                 schema = adapter.json_schema(ref_template=_REF)
                 components["schemas"] |= schema.pop("$defs")
                 operation["requestBody"] = {
@@ -127,7 +127,7 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
                         }
                     },
                 }
-                answer = _json({"oneOf": [{"$ref": _REF.format(model=name)} for name in answers]})
+                answer = _json({"oneOf": [{"$ref": _REF.format(model=name)} for name in models]})
                 answer["headers"]["Server-Timing"] = _SERVER_TIMING
                 errors = _BODY_ERRORS
             else:

@@ -15,20 +15,13 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import caller, schemas
+from service import answers, caller, schemas
+from service.answers import ClassifyResponse, ClassifyResponses, ClassifyResult, QaResponse, QaResponses, QaResult
 from service.errors import InvalidInput, NotReady, TooLarge, UnknownModel
 from service.exchange import CALLER_GONE, Exchange
 from service.metrics import Metrics
 from service.predict import Model, Predictions, Predictor, Timings
-from service.schemas import (
-    ClassifyResponse,
-    ClassifyResponses,
-    ClassifyResult,
-    QaManyRequest,
-    QaResponse,
-    QaResponses,
-    QaResult,
-)
+from service.schemas import QaManyRequest
 from service.settings import Settings
 from service.tasks import ClassificationTask, SpanPrediction, SpanTask, Task, ZeroShotExample
 from service.tasks.zero_shot import CONTRADICTION, ENTAILMENT
@@ -101,7 +94,7 @@ class Routes:
     async def models(self, request: Request) -> Response:
         """Lists the loaded models."""
         models = [_info(model) for model in self._serving().models.values()]
-        return Response(schemas.ModelList(models=models).model_dump_json(), media_type=JSON)
+        return Response(answers.ModelList(models=models).model_dump_json(), media_type=JSON)
 
     async def one_model(self, request: Request) -> Response:
         """Tells of one model: its task, labels, precision, dev scores and hashes."""
@@ -113,13 +106,13 @@ class Routes:
 
     async def live(self, request: Request) -> Response:
         """Whether the process runs."""
-        return Response(schemas.Health(status="live").model_dump_json(), media_type=JSON)
+        return Response(answers.Health(status="live").model_dump_json(), media_type=JSON)
 
     async def ready(self, request: Request) -> Response:
         """Whether requests are taken: all models loaded, all workers alive, not stopping."""
         if not self._serving().ready:
             raise NotReady("the service is stopping, or a model has lost a worker")
-        return Response(schemas.Health(status="ready").model_dump_json(), media_type=JSON)
+        return Response(answers.Health(status="ready").model_dump_json(), media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         """The metrics, in the form that Prometheus asks for."""
@@ -196,10 +189,10 @@ def _answer(answer: QaResponse | QaResponses | ClassifyResponse | ClassifyRespon
     return Response(answer.model_dump_json(), headers={"Server-Timing": timing}, media_type=JSON)
 
 
-def _info(model: Model) -> schemas.ModelInfo:
+def _info(model: Model) -> answers.ModelInfo:
     manifest = model.bundle.manifest
     graph = next(graph for graph in manifest.graphs if graph.precision == model.precision)
-    return schemas.ModelInfo(
+    return answers.ModelInfo(
         name=manifest.name,
         task=manifest.task,  # type: ignore[arg-type]  # the bundle was checked when it was loaded
         labels=list(manifest.labels),

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.tasks",),
     ("service.batcher",),
     ("service.predict",),
-    ("service.schemas", "service.playground"),
+    ("service.answers", "service.schemas", "service.playground"),
     ("service.problems", "service.caller", "service.auth"),
     ("service.exchange", "service.openapi"),
     ("service.routes",),
@@ -35,7 +35,7 @@ SEAMS = {
     "onnxruntime": {"service.engine"},
     "tokenizers": {"service.tokenizer"},
     "pydantic_settings": {"service.settings"},
-    "pydantic": {"service.settings", "service.schemas", "service.openapi", "service.__main__"},
+    "pydantic": {"service.settings", "service.answers", "service.schemas", "service.openapi", "service.__main__"},
     "uvicorn": {"service.__main__"},
 }
 """Libraries that only these modules know."""

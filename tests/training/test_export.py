@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,18 @@ def test_qa_without_unanswerable_questions_always_answers(qa_run: Path, data_dir
     assert (manifest.no_answer, manifest.no_answer_threshold) == (False, 0.0)
     assert (manifest.max_length, manifest.doc_stride) == (40, 8)
     assert manifest.graphs[0].scores[f"{data_dir.name}/squad-v1.json"]["total"] == 4
+
+
+def test_lengths_of_serving_go_before_those_of_training(qa_run: Path, tmp_path: Path) -> None:
+    final = tmp_path / "final"
+    shutil.copytree(qa_run / "final", final)
+    recorded = json.loads((final / "bertie.json").read_text())
+    recorded["recipe"] |= {"serve_max_length": 64, "serve_doc_stride": 20}
+    (final / "bertie.json").write_text(json.dumps(recorded))
+    manifest = export.run(Request(final, tmp_path / "models" / "a", without_dev=True))
+    assert (manifest.max_length, manifest.doc_stride) == (64, 20)
+    manifest = export.run(Request(final, tmp_path / "models" / "b", without_dev=True, max_length=72, doc_stride=24))
+    assert (manifest.max_length, manifest.doc_stride) == (72, 24)
 
 
 def test_precisions_that_are_not_asked_for_are_not_kept(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.training.checkpoints import (
 )  # fmt: skip
 from training import finetune
 from training.errors import CheckpointError, DataError, RecipeError
+from training.features import LengthGroupedSampler, Rows
 from training.recipe import Recipe
 
 NLI = {"data": "nli", "labels": ("entailment", "neutral", "contradiction")}
@@ -184,6 +185,73 @@ def test_warm_up_and_decay(encoder: Path, tmp_path: Path, data_dir: Path) -> Non
     assert len(rates) == 20
     assert rates[:5] == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, 1e-3])
     assert rates[-1] == pytest.approx(1e-3 / 16)
+
+
+@pytest.fixture(scope="module")
+def short_run(encoder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What three plain epochs give."""
+    output = tmp_path_factory.mktemp("short")
+    finetune.run(recipe(encoder, output, str(data_dir / "sst2.tsv"), epochs=3.0))
+    return output
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 1e-3}, {"weight_decay": 0.5}, {"max_grad_norm": 0.1}, {"scheduler": "constant_with_warmup"},
+        {"label_smoothing": 0.3}, {"precision": "bf16"}, {"dropout": None}, {"gradient_accumulation_steps": 2},
+        {"batch_size": 8},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_every_knob_is_connected(
+    short_run: Path, encoder: Path, tmp_path: Path, data_dir: Path, changes: dict[str, Any]
+) -> None:
+    made = recipe(encoder, tmp_path, str(data_dir / "sst2.tsv"), epochs=3.0)
+    finetune.run(dataclasses.replace(made, **changes))
+    assert not torch.equal(weights(tmp_path)["classifier.weight"], weights(short_run)["classifier.weight"])
+
+
+def test_rows_come_in_the_samplers_order(
+    encoder: Path, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    samplers = []
+
+    class Spied(LengthGroupedSampler):
+        def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+            super().__init__(rows, batch_size, seed)
+            samplers.append(LengthGroupedSampler(rows, batch_size, seed))
+
+    def spied(rows: Rows, index: int) -> dict[str, Any]:
+        seen.append(index)
+        return get(rows, index)
+
+    get = Rows.__getitem__
+    monkeypatch.setattr(Rows, "__getitem__", spied)
+    monkeypatch.setattr(finetune, "LengthGroupedSampler", Spied)
+    finetune.run(recipe(encoder, tmp_path, str(data_dir / "sst2.tsv"), epochs=3.0, batch_size=2))
+    expected = []
+    for epoch in range(3):
+        samplers[0].set_epoch(epoch)
+        expected += list(samplers[0])
+    assert seen == expected
+    assert seen[:8] != seen[8:16]
+
+
+def test_is_scored_without_dropout(
+    encoder: Path, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+
+    def score(task: Any, engine: Any, *rest: Any) -> dict[str, float]:
+        modes.append(engine._model.training)
+        return real(task, engine, *rest)
+
+    real = finetune.evaluate.score
+    monkeypatch.setattr(finetune.evaluate, "score", score)
+    finetune.run(recipe(encoder, tmp_path, str(data_dir / "sst2.tsv"), epochs=1.0, dropout=0.5))
+    assert modes == [False]
 
 
 def test_source_weights(encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
