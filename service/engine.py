@@ -20,6 +20,7 @@ from service.errors import BundleError, ConfigurationError
 Outputs = tuple[NDArray[np.float32], ...]
 
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CPUINFO = Path("/proc/cpuinfo")
 _WARM_UP_TOKENS = (8, 32, 128)
 
 
@@ -68,8 +69,8 @@ class OrtEngine:
         options.enable_cpu_mem_arena = False
         # Idle threads sleep: a service mostly waits, and its container's CPU quota is not for spinning.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Without VNNI, x64 kernels add 8-bit products in 16 bits, which can overflow; this takes the exact ones.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if _products_overflow():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3
         if provider == "cuda":
             _preload_cuda_libraries()
@@ -157,6 +158,18 @@ def _has_cuda_graph(bundle: Bundle) -> bool:
 
 def _has_cuda_provider() -> bool:
     return _EXECUTION_PROVIDERS["cuda"] in ort.get_available_providers()
+
+
+def _products_overflow() -> bool:
+    """Whether this is an x64 processor without VNNI, whose fast kernels add 8-bit products in 16 bits and may overflow.
+
+    The exact ones are asked for there alone: they take 1.7 times as long, where the fast ones are exact too.
+    """
+    try:
+        flags = next(line for line in CPUINFO.read_text(encoding="ascii").splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):  # no Linux, or no x64
+        return False
+    return "vnni" not in flags
 
 
 def _preload_cuda_libraries() -> None:

@@ -232,3 +232,33 @@ def test_a_graph_of_the_bundle_that_is_broken_is_refused(bundle_factory: Factory
     (bundle.folder / "model.fp32.onnx").write_bytes(b"\x00" * 10)
     with pytest.raises(BundleError):
         choose(bundle, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx_vnni\n", False),
+        ("processor\t: 0\nflags\t\t: fpu avx512_vnni\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", False),  # Arm
+        (None, False),  # no Linux
+    ],
+)
+def test_exact_products_are_asked_for_where_the_fast_ones_overflow(
+    text: str | None, expected: bool, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr("service.engine.CPUINFO", path)
+    asked: list[tuple[str, str]] = []
+    options = onnxruntime.SessionOptions
+
+    class Recorded(options):  # type: ignore[misc, valid-type]
+        def add_session_config_entry(self, name: str, value: str) -> None:
+            asked.append((name, value))
+            super().add_session_config_entry(name, value)
+
+    monkeypatch.setattr("service.engine.ort.SessionOptions", Recorded)
+    cpu(graph)
+    assert (("session.x64quantprecision", "1") in asked) is expected
