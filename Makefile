@@ -78,7 +78,8 @@ $(GPU): pyproject.toml requirements/constraints.txt
 
 # int8 alone: what a CPU serves, and what a repository can hold. The gate makes fp32 too, and measures both.
 # The threshold for "no answer" is fitted on SQuAD 2.0; the answers themselves are scored on 1.1 as well.
-EXPORT_qa := --dev $(DATA)/squad/dev-v1.1.json.xz --dev $(DATA)/squad/dev-v2.0.json.xz
+# The first questions alone: scoring both graphs on all of both sets takes longer than 17 minutes on 2 cores.
+EXPORT_qa := --dev-limit 1200 --dev $(DATA)/squad/dev-v1.1.json.xz --dev $(DATA)/squad/dev-v2.0.json.xz
 
 models: $(BUNDLES:%=model-%)
 
