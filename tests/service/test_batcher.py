@@ -525,7 +525,9 @@ async def test_all_workers_dying_at_once_leave_nobody_waiting() -> None:
                 jobs.append(batcher.submit(rows(60), deadline=soon()))
                 if len(jobs) > 6:
                     await asyncio.sleep(0)
-        await until(lambda: not batcher.ready)
+        async with asyncio.timeout(SECONDS):
+            while batcher.ready:
+                await asyncio.sleep(0.001)
         began = time.perf_counter()
         outcomes = await asyncio.gather(*map(batcher.result, jobs), return_exceptions=True)
         assert time.perf_counter() - began < SECONDS / 2
