@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a request came from
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + 2,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -110,7 +111,8 @@ async def _serve(config: uvicorn.Config, settings: Settings) -> None:
             predictor: Predictor = app.state.routes.predictor
             for model in predictor.models.values():
                 fields = {"model": model.name, "provider": model.provider, "precision": model.precision}
-                logger.info("loaded", extra={"fields": fields | {"version": model.bundle.version}})
+                fields |= {"version": model.bundle.version, "batch_tokens": str(model.schedule.batch_tokens)}
+                logger.info("loaded", extra={"fields": fields})
             server = Server(config, predictor, settings.drain_seconds)
             with contextlib.suppress(ValueError):  # signals belong to the main thread
                 # uvicorn raises the signal again when it has stopped; having stopped as asked is success.

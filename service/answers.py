@@ -6,11 +6,16 @@ of requests and HTTP.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field
 
-from service.tasks import Classification, SpanPrediction
+from service.bundle import Calibration
+from service.tasks import Classification, MultipleChoicePrediction, ScoredOption, SpanPrediction
+
+Prediction: TypeAlias = SpanPrediction | MultipleChoicePrediction | Classification
 
 
 class _Named(BaseModel):
@@ -32,8 +37,8 @@ class QaResult(BaseModel):
     windows: int = Field(description="Model rows that it took to read the documents.")
 
     @classmethod
-    def of(cls, prediction: SpanPrediction, **more: str) -> Self:
-        """The result that tells of `prediction`; `more` are fields of a subclass."""
+    def of(cls, prediction: SpanPrediction) -> Self:
+        """The result that tells of `prediction`."""
         answers = [
             QaAnswer(text=a.text, score=a.score, start=a.start, end=a.end, document=a.document)
             for a in prediction.answers
@@ -43,7 +48,6 @@ class QaResult(BaseModel):
             answers=answers,
             no_answer_score=prediction.no_answer_score,
             windows=prediction.windows,
-            **more,
         )
 
 
@@ -57,21 +61,59 @@ class QaResponses(_Named):
     results: list[QaResult]
 
 
+class OptionAnswer(BaseModel):
+    option: int = Field(description="Index of the option.")
+    text: str = Field(description="The option itself.")
+    score: float = Field(description="Probability among the options.")
+
+    @classmethod
+    def of(cls, scored: ScoredOption) -> Self:
+        """The answer that tells of `scored`."""
+        return cls(option=scored.option, text=scored.text, score=scored.score)
+
+
+class ChoiceResult(BaseModel):
+    answer: OptionAnswer = Field(description="The best option.")
+    answers: list[OptionAnswer] = Field(description="Every option, best first.")
+    truncated: bool = Field(description="Whether the context was too long for the model and its end was not read.")
+
+    @classmethod
+    def of(cls, prediction: MultipleChoicePrediction) -> Self:
+        """The result that tells of `prediction`."""
+        answers = [OptionAnswer.of(scored) for scored in prediction.answers]
+        return cls(answer=answers[0], answers=answers, truncated=prediction.truncated)
+
+
+class ChoiceResponse(ChoiceResult, _Named):
+    """The option that answers a question."""
+
+
+class ChoiceResponses(_Named):
+    """The options that answer many questions, in their order."""
+
+    results: list[ChoiceResult]
+
+
 class ClassifyResult(BaseModel):
     label: str
     score: float = Field(description="The label's probability.")
     scores: dict[str, float] = Field(description="Each label's probability.")
     truncated: bool = Field(description="Whether the text was too long for the model and its end was not read.")
+    labels: list[str] | None = Field(
+        default=None,
+        exclude_if=lambda labels: labels is None,
+        description="The labels that hold, best first: where a model's labels do not exclude one another.",
+    )
 
     @classmethod
-    def of(cls, prediction: Classification, **more: str) -> Self:
-        """The result that tells of `prediction`; `more` are fields of a subclass."""
+    def of(cls, prediction: Classification) -> Self:
+        """The result that tells of `prediction`."""
         return cls(
             label=prediction.label,
             score=prediction.score,
             scores=prediction.scores,
             truncated=prediction.truncated,
-            **more,
+            labels=None if prediction.labels is None else list(prediction.labels),
         )
 
 
@@ -85,21 +127,63 @@ class ClassifyResponses(_Named):
     results: list[ClassifyResult]
 
 
+Result: TypeAlias = QaResult | ChoiceResult | ClassifyResult
+_FORMS: dict[type, tuple[Callable[[Any], Result], type[BaseModel], type[BaseModel]]] = {
+    SpanPrediction: (QaResult.of, QaResponse, QaResponses),
+    MultipleChoicePrediction: (ChoiceResult.of, ChoiceResponse, ChoiceResponses),
+    Classification: (ClassifyResult.of, ClassifyResponse, ClassifyResponses),
+}
+"""For each kind of prediction: its result, the answer to one input, and the answer to many."""
+
+
+def of(model: str, predictions: Sequence[Prediction], *, many: bool) -> BaseModel:
+    """The body of an answer: the results of many inputs, or the fields of the one result itself.
+
+    Args:
+        predictions: one or more, all of a kind.
+    """
+    result, one, several = _FORMS[type(predictions[0])]
+    results = [result(prediction) for prediction in predictions]
+    return several(model=model, results=results) if many else one(model=model, **dict(results[0]))
+
+
+class CalibrationInfo(BaseModel):
+    """How far scores are from how often the answers are right (expected calibration error), in percent."""
+
+    data: str = Field(description="The dev file.")
+    rows: int
+    ece_before: float = Field(description="With the logits as they come.")
+    ece_after: float = Field(description="With the temperature, each half under the one fitted on the other.")
+
+    @classmethod
+    def of(cls, calibration: Calibration | None) -> Self | None:
+        """The manifest's own."""
+        return None if calibration is None else cls(**dataclasses.asdict(calibration))
+
+
 class ModelInfo(BaseModel):
     """A loaded model."""
 
     name: str
-    task: Literal["classification", "span"]
+    task: Literal["classification", "multiple_choice", "span"]
     labels: list[str]
+    multi_label: bool = Field(description="Whether several labels may hold at once.")
+    label_threshold: float = Field(description="Probability over which a label of such a model holds.")
     zero_shot: bool = Field(description="Whether it takes `candidate_labels`.")
     architecture: str
     parameters: int
     precision: str
     provider: str
     max_length: int = Field(description="Longest row, in tokens.")
+    batch_tokens: int = Field(description="Most tokens of a batch, padding included.")
+    lone_tokens: int | None = Field(
+        description="From how many tokens on a request that is alone runs on all cores; null: none does."
+    )
     doc_stride: int = Field(description="Tokens that neighbouring windows of a document share.")
     no_answer: bool = Field(description="Whether there may be no answer when a request does not say.")
     no_answer_threshold: float
+    temperature: float = Field(description="What logits are divided by in scores.")
+    calibration: CalibrationInfo | None = Field(description="Of the scores; null where there was no dev file.")
     scores: dict[str, dict[str, float]] = Field(description="Of the served file on the dev sets.")
     base_model: str
     licence: str

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
-from service import __version__, openapi, playground, predict, problems, routes
+from service import __version__, openapi, pages, predict, problems, routes
 from service.auth import KeyMiddleware
 from service.caller import CallerGone
 from service.exchange import Exchange, ExchangeMiddleware
@@ -26,7 +28,7 @@ DESCRIPTION = (
     "Question answering, natural-language inference and sentiment. Errors are RFC 9457 problem documents. "
     "`X-Request-Id` comes back as it was sent."
 )
-OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
+OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/openapi.json")
 
 
 def create_app(
@@ -49,6 +51,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         predictor = handlers.predictor = load(settings, metrics)
+        app.openapi_schema = None  # its examples are those that the models answer
         try:
             yield
         finally:
@@ -59,27 +62,36 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # that page would load its script from another host; ours is one of `pages`
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # asked after at every request otherwise
     )
     app.state.routes = handlers
-    for method, path, handler in (
-        ("POST", "/qa", handlers.qa),
-        ("POST", "/classify", handlers.classify),
-        ("GET", "/models", handlers.models),
-        ("GET", "/models/{name}", handlers.one_model),
-        ("GET", "/health/live", handlers.live),
-        ("GET", "/health/ready", handlers.ready),
-        ("GET", "/metrics", handlers.metrics),
+    described = APIRouter()
+    for tag, method, path, handler in (
+        ("predictions", "POST", "/qa", handlers.qa),
+        ("predictions", "POST", "/classify", handlers.classify),
+        ("models", "GET", "/models", handlers.models),
+        ("models", "GET", "/models/{name}", handlers.one_model),
+        ("operations", "GET", "/health/live", handlers.live),
+        ("operations", "GET", "/health/ready", handlers.ready),
+        ("operations", "GET", "/metrics", handlers.metrics),
     ):
-        app.add_api_route(path, handler, methods=[method], response_model=None, operation_id=handler.__name__)
-    page = playground.handlers()
-    for path, serve in page.items():
-        app.add_api_route(path, serve, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
+        # Handlers take the request and give the answer: FastAPI describes them, and need not stand in their way.
+        described.add_api_route(
+            path, handler, methods=[method], response_model=None, operation_id=handler.__name__, tags=[tag]
+        )
+        app.router.routes.append(_Route(path, handler, methods=[method]))
+    for_people = pages.handlers()
+    for path, serve in for_people.items():
+        app.router.routes.append(_Route(path, serve, methods=["GET"]))
 
     def document() -> dict[str, object]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(app, keys=bool(settings.api_keys))
+            app.openapi_schema = openapi.document(
+                app, described.routes, keys=bool(settings.api_keys), can_answer=handlers.can_answer
+            )
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
@@ -87,9 +99,17 @@ def create_app(
     app.add_exception_handler(CallerGone, routes.gone)
     if settings.api_keys:
         keys = [key.get_secret_value() for key in settings.api_keys]
-        app.add_middleware(KeyMiddleware, keys=keys, open_paths=(*OPEN_PATHS, *page))
+        app.add_middleware(KeyMiddleware, keys=keys, open_paths=(*OPEN_PATHS, *for_people))
     app.add_middleware(ExchangeMiddleware, metrics=metrics)
     return app
+
+
+class _Route(Route):
+    """A route that a request's scope names, as FastAPI's own do: metrics and the access log tell of it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches(scope)
+        return match, {**found, "route": self} if found else found
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

@@ -4,8 +4,9 @@ Owns admission, the order of rows, the batches' make-up, deadlines and the worke
 and nothing of text or tasks.
 
 Work-conserving: there is no timer. A worker that is free takes what waits; a batch is what came while all were busy. A
-batch always begins with the row that waited longest, so none is starved; it is filled with the waiting rows nearest to
-that one in length, so little is padding.
+batch begins with the request whose turn it is, so none is starved; it is filled with the waiting rows nearest to that
+one in length, so little is padding. Turns go by age, but a request of very many rows lets the others pass after a few
+batches: whoever sends a book does not keep short questions waiting for all of its windows.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ from service.errors import (
     QueueFull,
 )
 from service.metrics import Metrics
+from service.schedule import Schedule
 from service.tasks import RowLogits
 
 logger = logging.getLogger(__name__)
 
 LOOK_AHEAD = 256
 """Waiting rows among which a batch looks for lengths like its first row's."""
+TURN_BATCHES = 4
+"""Full batches' tokens that a request may run before the others' turn."""
+REOPEN = 0.5
+"""Share of a full queue to which it must empty before it admits again. So most refusals come before any work on the
+request, and Retry-After can say when the next one is admitted: refusing row by row would let in whoever asks first."""
 PADDING = 0.08
 """A row joins a batch only while at most this share of the batch's tokens is padding."""
 
@@ -48,8 +55,9 @@ class Job:
 
     Attributes:
         future: resolves to the logits of each row, in order.
-        tickets: the rows' places in the queue.
+        waiting: the rows that wait, by their place in the request.
         missing: rows that have no logits yet.
+        turn_tokens: tokens of it that ran in its turn.
         queue_seconds: from admission to the start of the first batch with a row of it.
         inference_seconds: from there to the end of the last one.
     """
@@ -57,11 +65,12 @@ class Job:
     future: asyncio.Future[list[RowLogits]]
     deadline: float
     admitted: float
-    tickets: range
+    waiting: dict[int, Encoded]
     logits: list[RowLogits]
     missing: int
     queue_seconds: float = 0.0
     inference_seconds: float = 0.0
+    turn_tokens: int = 0
     _started: float = field(default=0.0)
 
     def start(self, now: float) -> None:
@@ -81,10 +90,6 @@ class _Waiting:
     index: int
     row: Encoded
 
-    @property
-    def ticket(self) -> int:
-        return self.job.tickets[self.index]
-
 
 class Batcher:
     """Feeds one engine from `engine.workers` threads. Made and used on one event loop."""
@@ -96,7 +101,7 @@ class Batcher:
         *,
         pad_id: int,
         max_length: int,
-        max_batch_tokens: int,
+        schedule: Schedule,
         max_queue_tokens: int,
         metrics: Metrics,
     ) -> None:
@@ -104,22 +109,23 @@ class Batcher:
         Raises:
             ConfigurationError: the budget of a batch is less than the longest row.
         """
-        if max_batch_tokens < max_length:
+        if schedule.batch_tokens < max_length:
             raise ConfigurationError(
-                f"BERTIE_MAX_BATCH_TOKENS={max_batch_tokens} is below the {max_length} tokens of model {name!r}'s "
+                f"BERTIE_MAX_BATCH_TOKENS={schedule.batch_tokens} is below the {max_length} tokens of model {name!r}'s "
                 f"longest row"
             )
         self.name = name
         self._engine = engine
         self._pad_id = pad_id
-        self._max_batch_tokens = max_batch_tokens
+        self._schedule = schedule
         self._max_queue_tokens = max_queue_tokens
-        # By ticket, oldest first. Any row can leave at once, wherever it stands: what is here is alive.
-        self._queue: OrderedDict[int, _Waiting] = OrderedDict()
-        self._next_ticket = 0
+        # Those with waiting rows, in the order of their turns. Any row can leave at once: what is here is alive.
+        self._queue: OrderedDict[Job, None] = OrderedDict()
+        self._rows = 0
         self._tokens = 0
         self._busy = 0
         self._tokens_per_second = 0.0
+        self._full = False
         self._draining = False
         self._stopped = False
         self._lock = threading.Lock()
@@ -130,7 +136,7 @@ class Batcher:
         self._metric_rows = metrics.batch_rows.labels(name)
         self._metric_tokens = metrics.batch_tokens.labels(name)
         self._metric_padding = metrics.padding_ratio.labels(name)
-        metrics.queue_rows.labels(name).set_function(lambda: len(self._queue))
+        metrics.queue_rows.labels(name).set_function(lambda: self._rows)
         metrics.queue_tokens.labels(name).set_function(lambda: self._tokens)
 
     def start(self) -> None:
@@ -149,6 +155,17 @@ class Batcher:
         """Whether rows are admitted: started, not draining, and no worker has died."""
         return bool(self._threads) and not self._draining and self._alive == len(self._threads)
 
+    def check_open(self) -> None:
+        """Refuses what would be refused whatever its length: before the work of tokenising it.
+
+        Raises:
+            QueueFull: the queue has been full and has not emptied enough since.
+        """
+        with self._lock:
+            if self._full and self._tokens > REOPEN * self._max_queue_tokens:
+                raise self._refusal(REOPEN * self._max_queue_tokens)
+            self._full = False
+
     def submit(self, rows: Sequence[Encoded], *, deadline: float) -> Job:
         """Queues the rows of a request, all or none.
 
@@ -157,23 +174,32 @@ class Batcher:
             deadline: on `time.perf_counter`'s clock; rows that still wait then are dropped.
 
         Raises:
-            QueueFull: they do not fit. A request larger than the whole queue is admitted when nothing waits.
+            QueueFull: they do not fit, or others did not and the queue has not emptied enough since. A request larger
+                than the whole queue is admitted when nothing waits.
             NotReady: draining, stopped, or a worker has died.
         """
+        self.check_open()
         tokens = sum(map(len, rows))
         with self._changed:
             if not self.ready:
                 raise NotReady(f"model {self.name!r} takes no requests now")
             assert self._loop is not None
             if self._tokens and self._tokens + tokens > self._max_queue_tokens:
-                raise QueueFull(
-                    f"{self._tokens} tokens wait for model {self.name!r}; the limit is {self._max_queue_tokens}",
-                    retry_after=self._seconds_to_drain(),
-                )
-            tickets = range(self._next_ticket, self._next_ticket + len(rows))
-            job = Job(self._loop.create_future(), deadline, time.perf_counter(), tickets, [()] * len(rows), len(rows))
-            self._queue.update((tickets[i], _Waiting(job, i, row)) for i, row in enumerate(rows))
-            self._next_ticket += len(rows)
+                # A huge request that does not fit into a queue that is far from full keeps nobody else out.
+                reopened = REOPEN * self._max_queue_tokens
+                self._full = self._tokens > reopened
+                room = max(0.0, self._max_queue_tokens - tokens)
+                raise self._refusal(min(room, reopened) if self._full else room)
+            job = Job(
+                self._loop.create_future(),
+                deadline,
+                time.perf_counter(),
+                dict(enumerate(rows)),
+                [()] * len(rows),
+                len(rows),
+            )
+            self._queue[job] = None
+            self._rows += len(rows)
             self._tokens += tokens
             self._changed.notify(len(rows))
         return job
@@ -220,8 +246,8 @@ class Batcher:
 
     def _work(self) -> None:
         try:
-            while waiting := self._next_batch():
-                self._run(waiting)
+            while (taken := self._next_batch())[0]:
+                self._run(*taken)
         except BaseException:
             logger.exception("a worker of model %r died", self.name)
         finally:
@@ -232,22 +258,32 @@ class Batcher:
                 if not self._alive:
                     self._fail_waiting(NotReady(f"model {self.name!r} has lost its workers"))
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Waits for rows and takes the next batch; an empty one means stop."""
+    def _next_batch(self) -> tuple[list[_Waiting], Engine]:
+        """Waits for rows and takes the next batch and what is to run it; an empty batch means stop."""
         with self._changed:
             while not self._stopped:
                 self._drop_late(time.perf_counter())
                 if self._queue:
                     chosen = self._choose()
+                    alone = not self._busy and not self._queue
                     self._busy += 1
-                    return chosen
+                    return chosen, self._engine_for(chosen, alone=alone)
                 self._changed.wait()
-            return []
+            return [], self._engine
+
+    def _engine_for(self, chosen: list[_Waiting], *, alone: bool) -> Engine:
+        """All cores for what is alone, if they make it quicker; under load a core for each batch."""
+        lone = self._schedule.lone
+        if not alone or lone is None:
+            return self._engine
+        tokens = len(chosen) * max(len(waiting.row) for waiting in chosen)
+        return lone if tokens >= self._schedule.lone_tokens else self._engine
 
     def _choose(self) -> list[_Waiting]:
-        first, *others = islice(self._queue.values(), LOOK_AHEAD)
+        in_turn = (_Waiting(job, index, row) for job in self._queue for index, row in job.waiting.items())
+        first, *others = islice(in_turn, LOOK_AHEAD)
         idle = max(1, self._alive - self._busy)
-        share = math.ceil(len(self._queue) / idle)  # leave the other free workers theirs
+        share = math.ceil(self._rows / idle)  # leave the other free workers theirs
         others.sort(key=lambda w: abs(len(w.row) - len(first.row)))
         chosen, longest, total = [first], len(first.row), len(first.row)
         for waiting in others:
@@ -255,30 +291,42 @@ class Batcher:
                 break
             tokens = len(waiting.row)
             padded = max(longest, tokens) * (len(chosen) + 1)
-            if padded > self._max_batch_tokens or total + tokens < (1 - PADDING) * padded:
+            if padded > self._schedule.batch_tokens or total + tokens < (1 - PADDING) * padded:
                 break
             chosen.append(waiting)
             longest, total = max(longest, tokens), total + tokens
         for waiting in chosen:
-            del self._queue[waiting.ticket]
+            del waiting.job.waiting[waiting.index]
+            if not waiting.job.waiting:
+                del self._queue[waiting.job]
+        self._rows -= len(chosen)
         self._tokens -= total
+        self._pass_on(first.job, sum(len(waiting.row) for waiting in chosen if waiting.job is first.job))
         return chosen
+
+    def _pass_on(self, job: Job, tokens: int) -> None:
+        """Ends the turn of a job that has run its share of tokens and has more to run."""
+        job.turn_tokens += tokens
+        if job.waiting and job.turn_tokens >= TURN_BATCHES * self._schedule.batch_tokens:
+            job.turn_tokens = 0
+            self._queue.move_to_end(job)
 
     def _drop(self, job: Job) -> None:
         """Takes out what still waits of a job whose caller has gone, or that has failed: it costs no inference."""
-        for ticket in job.tickets:
-            waiting = self._queue.pop(ticket, None)
-            if waiting is not None:
-                self._tokens -= len(waiting.row)
+        if job.waiting:
+            del self._queue[job]
+            self._rows -= len(job.waiting)
+            self._tokens -= sum(map(len, job.waiting.values()))
+            job.waiting.clear()
 
     def _drop_late(self, now: float) -> None:
-        """Fails the jobs past their deadline among the rows that the next batch looks at."""
-        while late := {w.job for w in islice(self._queue.values(), LOOK_AHEAD) if w.job.deadline < now}:
+        """Fails the jobs past their deadline among those that the next batch looks at."""
+        while late := [job for job in islice(self._queue, LOOK_AHEAD) if job.deadline < now]:
             for job in late:
                 self._drop(job)
                 self._post(_fail, job, _too_late())
 
-    def _run(self, waiting: list[_Waiting]) -> None:
+    def _run(self, waiting: list[_Waiting], engine: Engine) -> None:
         """Runs one batch, outside the lock, and posts its rows back in one hop to the loop."""
         started = time.perf_counter()
         outputs: Outputs = ()
@@ -288,7 +336,7 @@ class Batcher:
                 w.job.start(started)
             batch = pad([w.row for w in waiting], self._pad_id)
             self._observe(batch)
-            outputs = self._engine.run(batch)
+            outputs = engine.run(batch)
             if any(len(output) != len(waiting) for output in outputs):
                 raise ValueError(f"{[len(output) for output in outputs]} rows came back of {len(waiting)}")
             error = None
@@ -318,14 +366,18 @@ class Batcher:
         rate = tokens / max(seconds, 1e-6) * self._alive
         self._tokens_per_second += (rate - self._tokens_per_second) * (0.1 if self._tokens_per_second else 1.0)
 
-    def _seconds_to_drain(self) -> float:
-        return self._tokens / self._tokens_per_second if self._tokens_per_second else 1.0
+    def _refusal(self, room: float) -> QueueFull:
+        """The refusal of a request that is admitted when `room` tokens wait."""
+        seconds = (self._tokens - room) / self._tokens_per_second if self._tokens_per_second else 1.0
+        return QueueFull(
+            f"{self._tokens} tokens wait for model {self.name!r}; the limit is {self._max_queue_tokens}",
+            retry_after=seconds,
+        )
 
     def _fail_waiting(self, error: BertieError) -> None:
-        for job in {w.job for w in self._queue.values()}:
+        for job in list(self._queue):
+            self._drop(job)
             self._post(_fail, job, error)
-        self._queue.clear()
-        self._tokens = 0
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from service.errors import BundleError
 FORMAT = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.bin"
+"""The tensors of the graphs, each once, where they are not in the graphs themselves."""
+TASKS = ("classification", "multiple_choice", "span")
 
 Provider = Literal["cpu", "cuda"]
-SUITS: Mapping[Provider, tuple[str, ...]] = {"cpu": ("int8", "fp32"), "cuda": ("fp16", "fp32")}
+SUITS: Mapping[Provider, tuple[str, ...]] = {"cpu": ("int8", "fp32"), "cuda": ("fp16", "w8a16", "fp32")}
 """Precisions that a provider runs well, best first."""
 
 
@@ -30,7 +34,7 @@ class Graph:
 
     Attributes:
         file: its ONNX file.
-        precision: `fp32`, `fp16` or `int8`.
+        precision: `fp32`, `fp16`, `int8`, or `w8a16`: int8's weights, computed with in fp16.
         scores: dev scores of this very file, by data set ({"sst2": {"accuracy": 91.2, ...}}).
     """
 
@@ -40,24 +44,47 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far scores are from how often answers are right: expected calibration errors, in percent (Guo et al. 2017,
+    arXiv 1706.04599, section 2).
+
+    Attributes:
+        data: the dev file that they were measured on.
+        rows: answers of it that were looked at; where labels do not exclude one another, each label of each text.
+        ece_before: error of the logits as they come.
+        ece_after: error with the temperature: each half of the answers under the one fitted on the other half.
+    """
+
+    data: str
+    rows: int
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a bundle says of itself.
 
     Attributes:
         format: version of this layout.
         name: the model's name in requests.
-        task: `classification` or `span`.
+        task: one of `TASKS`.
         architecture: the family, as in transformers' `model_type`.
         parameters: unique parameters of the model.
         max_length: longest row in tokens, special tokens included.
         graphs: the graphs, one a precision.
         files: sha256 of every file of the bundle but the manifest, by name.
         labels: in the order of the logits (classification).
+        multi_label: whether labels do not exclude one another (classification).
+        label_threshold: see `service.tasks.MultiLabelTask` (classification).
         doc_stride: tokens that neighbouring windows share (span).
         no_answer: whether "no answer" may be the answer when a request does not say (span).
         no_answer_threshold: see `service.tasks.SpanTask` (span).
+        temperature: what logits are divided by in scores; fitted on dev answers.
+        calibration: how far that brought them; None where there was no dev file.
         base_model: what was fine-tuned.
         data: sha256 of each training and dev file, by name.
+        layout: how those are laid out: `data` and what `table` has in a recipe. For `training evaluate`.
         licence: of the weights.
         versions: of the libraries that made it.
         created: date of the export, ISO 8601.
@@ -72,11 +99,16 @@ class Manifest:
     graphs: tuple[Graph, ...]
     files: Mapping[str, str]
     labels: tuple[str, ...] = ()
+    multi_label: bool = False
+    label_threshold: float = 0.5
     doc_stride: int = 0
     no_answer: bool = False
     no_answer_threshold: float = 0.0
+    temperature: float = 1.0
+    calibration: Calibration | None = None
     base_model: str = ""
     data: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    layout: Mapping[str, str] = dataclasses.field(default_factory=dict)
     licence: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = ""
@@ -138,6 +170,8 @@ def load(folder: Path) -> Bundle:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected:
                 raise ValueError(f"{name} has sha256 {found[:12]}…, the manifest says {expected[:12]}…: fetch it again")
+        if (folder / WEIGHTS).exists() and WEIGHTS not in manifest.files:  # the graphs would read it unchecked
+            raise ValueError(f"{MANIFEST} has no sha256 of {WEIGHTS}")
     except FileNotFoundError as error:
         raise BundleError(f"bundle {folder.name!r}: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -175,11 +209,15 @@ def _manifest(values: Any) -> Manifest:
             raise ValueError(f"{MANIFEST} has no {key!r} of type {kind.__name__}")
     values["graphs"] = tuple(Graph(str(g["file"]), str(g["precision"]), g.get("scores", {})) for g in values["graphs"])
     values["labels"] = tuple(values.get("labels", ()))
+    if values.get("calibration") is not None:
+        values["calibration"] = Calibration(**values["calibration"])
     manifest = Manifest(**values)
-    if manifest.task not in ("classification", "span"):
+    if manifest.task not in TASKS:
         raise ValueError(f"{MANIFEST} has the task {manifest.task!r}, which this version does not serve")
     if manifest.task == "classification" and len(manifest.labels) < 2:
         raise ValueError(f"{MANIFEST} has no labels")
+    if not 0 < manifest.temperature < math.inf:
+        raise ValueError(f"{MANIFEST} has the temperature {manifest.temperature}")
     for name in (TOKENIZER, *(graph.file for graph in manifest.graphs)):
         if name not in manifest.files:
             raise ValueError(f"{MANIFEST} has no sha256 of {name}")

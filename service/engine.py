@@ -67,8 +67,10 @@ class OrtEngine:
         # grow without bound under such traffic; plain allocation stays flat and costs under 1 % on these sizes.
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
-        # Idle threads sleep: a service mostly waits, and its container's CPU quota is not for spinning.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads of a call wake for each of its hundreds of operators: spinning between those makes a call on two cores
+        # 1.2 to 1.5 times as quick. Between calls they sleep: a container's CPU quota is not for spinning.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if workers == 1 else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if _products_overflow():
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3
@@ -86,9 +88,10 @@ class OrtEngine:
         # Asked for CUDA without a usable driver, ONNX Runtime logs a line and runs on the CPU.
         if self._session.get_providers()[0] != wanted:
             raise ConfigurationError(f"asked for {provider}, but ONNX Runtime fell back to the CPU: no usable GPU here")
-        self.provider = provider
+        self.provider: Provider = provider
         self.precision = precision
         self.workers = workers
+        self._path = path
         self._output_names = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: Batch) -> Outputs:
@@ -102,6 +105,16 @@ class OrtEngine:
                     "token_type_ids": batch.token_type_ids,
                 },
             )
+        )
+
+    def reopened(self, *, workers: int, intra_op_threads: int) -> OrtEngine:
+        """The same graph in a session of its own, with other threads. Its weights are in memory once more."""
+        return OrtEngine(
+            self._path,
+            provider=self.provider,
+            precision=self.precision,
+            workers=workers,
+            intra_op_threads=intra_op_threads,
         )
 
     def warm_up(self, max_length: int) -> None:

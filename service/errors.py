@@ -107,7 +107,7 @@ class QueueFull(BertieError):
     """The queue is full.
 
     Attributes:
-        retry_after: seconds until the rows now waiting will have run, at the rate measured of late.
+        retry_after: seconds until enough of the waiting rows will have run to admit it, at the rate measured of late.
     """
 
     status = 429

@@ -69,7 +69,7 @@ class Metrics:
         )
         self.predictions = Counter(
             "bertie_predictions",
-            "Answers by predicted label; a question's is `answer` or `no_answer`, a zero-shot one's `zero_shot`.",
+            "Answers by predicted label: for a question `answer`, `no_answer` or `option`, else also `zero_shot`.",
             ["model", "label"],
             registry=registry,
         )

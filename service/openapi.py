@@ -6,12 +6,13 @@ those that validate.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from service import answers, problems, schemas
 from service.errors import (
@@ -61,6 +62,11 @@ QA_EXAMPLES = {
         "top_k": 2,
         "no_answer": True,
     },
+    "options": {
+        "question": "Where does Ada live?",
+        "context": "Ada lives in London. Ruth lives in Paris.",
+        "options": ["London", "Paris", "Berlin"],
+    },
     "many": {
         "inputs": [
             {"question": "Who wrote the code?", "context": "Grace Hopper wrote the code."},
@@ -76,8 +82,8 @@ CLASSIFY_EXAMPLES = {
     "many": {"inputs": [{"text": "What a wonderful film!"}, {"text": "A boring film."}]},
 }
 
-_BODIES: dict[str, tuple[TypeAdapter[Any], dict[str, Any], tuple[str, ...]]] = {
-    "/qa": (schemas.QA_BODY, QA_EXAMPLES, ("QaResponse", "QaResponses")),
+_BODIES: dict[str, tuple[schemas.Shapes, dict[str, Any], tuple[str, ...]]] = {
+    "/qa": (schemas.QA_BODY, QA_EXAMPLES, ("QaResponse", "QaResponses", "ChoiceResponse", "ChoiceResponses")),
     "/classify": (schemas.CLASSIFY_BODY, CLASSIFY_EXAMPLES, ("ClassifyResponse", "ClassifyResponses")),
 }
 _ANSWERS = {"/models": "ModelList", "/models/{name}": "ModelInfo", "/health/live": "Health", "/health/ready": "Health"}
@@ -90,21 +96,25 @@ _GET_ERRORS: dict[str, tuple[type[BertieError], ...]] = {
 }
 
 
-def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
+def document(
+    app: FastAPI, routes: Sequence[BaseRoute], *, keys: bool, can_answer: Callable[[schemas.Shapes, Any], bool]
+) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
+        routes: what it describes.
         keys: whether API keys are wanted.
+        can_answer: whether some model takes such a body; an example that none takes is left out.
     """
     result = get_openapi(
-        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
+        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=routes
     )
     _, definitions = models_json_schema(
         [
             (model, "serialization")
             for model in (
-                answers.QaResponse, answers.QaResponses, answers.ClassifyResponse, answers.ClassifyResponses,
-                answers.ModelList, answers.Health,
+                answers.QaResponse, answers.QaResponses, answers.ChoiceResponse, answers.ChoiceResponses,
+                answers.ClassifyResponse, answers.ClassifyResponses, answers.ModelList, answers.Health,
             )
         ]
         + [(answers.Problem, "validation")],
@@ -114,16 +124,19 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     components["schemas"] = definitions["$defs"]
     for path, operations in result["paths"].items():
         for operation in operations.values():
+            operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
             if path in _BODIES:
-                adapter, examples, models = _BODIES[path]
-                schema = adapter.json_schema(ref_template=_REF)
+                shapes, examples, models = _BODIES[path]
+                schema = shapes.json_schema(ref_template=_REF)
                 components["schemas"] |= schema.pop("$defs")
                 operation["requestBody"] = {
                     "required": True,
                     "content": {
                         "application/json": {
                             "schema": schema,
-                            "examples": {name: {"value": value} for name, value in examples.items()},
+                            "examples": {
+                                name: {"value": body} for name, body in examples.items() if can_answer(shapes, body)
+                            },
                         }
                     },
                 }

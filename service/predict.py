@@ -6,25 +6,37 @@ Owns the loaded models and the threads that tokenise. Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from prometheus_client import Histogram
 
 from service import bundle as bundles
+from service import schedule as schedules
 from service.batch import Encoded
 from service.batcher import Batcher
 from service.bundle import Bundle
 from service.engine import Engine, open_engine
 from service.errors import BertieError, BundleError, InvalidInput, NotReady, TooLarge, UnknownModel
 from service.metrics import PHASES, Metrics
+from service.schedule import Schedule
 from service.settings import Settings, cpu_quota
-from service.tasks import ClassificationTask, SpanTask, Task, ZeroShotTask
+from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask, Task, ZeroShotTask
 from service.tokenizer import Tokenizer
 
 P = TypeVar("P")
 
+ServedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | SpanTask
+TAKES = {
+    ClassificationTask: "a text, or two",
+    MultipleChoiceTask: "a question, one context and options",
+    SpanTask: "a question and a context",
+}
+"""What a model wants of a request, to be told to who sends another's fields."""
 INLINE_CHARACTERS = 4096
 """Texts shorter than this in sum are tokenised on the event loop: a hop to a thread and back costs more."""
 INLINE_ROWS = 4
@@ -59,17 +71,21 @@ class Model:
     """A bundle that is being served.
 
     Attributes:
-        task: `ClassificationTask` or `SpanTask`.
+        task: what its graph does.
         zero_shot: the same graph as a zero-shot classifier, where its labels allow.
+        schedule: how its batches are cut.
+        phases: the metric of each phase of its requests.
         loaded: when, Unix time.
     """
 
     bundle: Bundle
     provider: str
     precision: str
-    task: ClassificationTask | SpanTask
+    task: ServedTask
     zero_shot: ZeroShotTask | None
+    schedule: Schedule
     batcher: Batcher
+    phases: Mapping[str, Histogram]
     loaded: float
 
     @property
@@ -98,9 +114,17 @@ class Predictor:
         """Admits no more from this moment. Sets a flag and nothing else, so that a signal handler may call it."""
         self._stopped = True
 
-    def model(self, name: str | None, *, task: type, labels: Sequence[str] = (), without: Sequence[str] = ()) -> Model:
-        """The model called `name`, or the first of that task (with all of `labels` and none of `without`) when no name
-        is given.
+    def model(
+        self,
+        name: str | None,
+        *,
+        task: type,
+        labels: Sequence[str] = (),
+        without: Sequence[str] = (),
+        preferred: Sequence[str] = (),
+    ) -> Model:
+        """The model called `name`, or the first of that task (with all of `labels` and none of `without`, and if one
+        has them, all of `preferred`) when no name is given.
 
         Raises:
             UnknownModel: there is none.
@@ -111,11 +135,13 @@ class Predictor:
                 raise UnknownModel(f"there is no model {name!r}; there are {', '.join(self.models)}", field="model")
             model = self.models[name]
             if not _fits(model, task, labels, without):
-                raise InvalidInput(f"model {name!r} cannot answer these fields", field="model")
+                takes = next(takes for kind, takes in TAKES.items() if isinstance(model.task, kind))
+                raise InvalidInput(f"model {name!r} cannot answer these fields: it takes {takes}", field="model")
             return model
-        for model in self.models.values():
-            if _fits(model, task, labels, without):
-                return model
+        for wanted in ((*labels, *preferred), labels):
+            for model in self.models.values():
+                if _fits(model, task, wanted, without):
+                    return model
         raise UnknownModel("no loaded model can answer these fields", field="model")
 
     async def predict(self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any]) -> Predictions[P]:
@@ -134,6 +160,7 @@ class Predictor:
 
     async def _predict(self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any]) -> Predictions[P]:
         began = time.perf_counter()
+        model.batcher.check_open()
         small = sum(map(_characters, examples)) < INLINE_CHARACTERS
         encoded = task.encode(examples) if small else await self._in_thread(task.encode, examples)
         rows: list[Encoded] = [row for example_rows in encoded for row in example_rows]
@@ -150,8 +177,8 @@ class Predictor:
 
         answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
         timings = Timings(queued - began, job.queue_seconds, job.inference_seconds, time.perf_counter() - inferred)
-        for phase in PHASES:
-            self._metrics.phase_duration.labels(phase, model.name).observe(getattr(timings, phase))
+        for phase, metric in model.phases.items():
+            metric.observe(getattr(timings, phase))
         return Predictions(answers, timings, len(rows))
 
     async def drain(self, seconds: float | None = None) -> bool:
@@ -182,12 +209,16 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
     models: list[Model] = []
+    tokenizers: dict[str, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
     for folder in bundles.find(settings.models_dir, settings.models):
         bundle = bundles.load(folder)
         if any(bundle.name == model.name for model in models):
             raise BundleError(f"bundle {folder.name!r} calls itself {bundle.name!r}, and so does another")
         try:
-            tokenizer = Tokenizer.from_file(bundle.folder / bundles.TOKENIZER)
+            digest = bundle.manifest.files[bundles.TOKENIZER]
+            if digest not in tokenizers:
+                tokenizers[digest] = Tokenizer.from_file(bundle.folder / bundles.TOKENIZER)
+            tokenizer = tokenizers[digest]
             task = make_task(bundle, tokenizer)
         except BertieError:
             raise
@@ -201,17 +232,35 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
             cores=cpu_quota(),
         )
         engine.warm_up(bundle.manifest.max_length)
-        models.append(serve(bundle, tokenizer, task, engine, engine.provider, graph.precision, settings, metrics))
+        schedule = schedules.measure(
+            engine,
+            bundle.manifest.max_length,
+            cores=cpu_quota(),
+            most_tokens=settings.max_batch_tokens,
+            lone=settings.lone_session and not (settings.workers or settings.intra_op_threads),
+        )
+        models.append(
+            serve(bundle, tokenizer, task, engine, engine.provider, graph.precision, schedule, settings, metrics)
+        )
+    _return_freed_memory()
     return Predictor(models, settings, metrics)
+
+
+def _return_freed_memory() -> None:
+    """Gives the system what loading has used and freed, 8 to 15 MB a bundle: glibc would keep it for ever."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def serve(
     bundle: Bundle,
     tokenizer: Tokenizer,
-    task: ClassificationTask | SpanTask,
+    task: ServedTask,
     engine: Engine,
     provider: str,
     precision: str,
+    schedule: Schedule,
     settings: Settings,
     metrics: Metrics,
 ) -> Model:
@@ -222,7 +271,7 @@ def serve(
         engine,
         pad_id=tokenizer.pad_id,
         max_length=manifest.max_length,
-        max_batch_tokens=settings.max_batch_tokens,
+        schedule=schedule,
         max_queue_tokens=settings.max_queue_tokens,
         metrics=metrics,
     )
@@ -235,10 +284,11 @@ def serve(
     zero_shot = None
     if isinstance(task, ClassificationTask) and ZeroShotTask.serves(task.labels):
         zero_shot = ZeroShotTask(task)
-    return Model(bundle, provider, precision, task, zero_shot, batcher, loaded)
+    phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
+    return Model(bundle, provider, precision, task, zero_shot, schedule, batcher, phases, loaded)
 
 
-def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ClassificationTask | SpanTask:
+def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ServedTask:
     """The task that a bundle's manifest describes."""
     manifest = bundle.manifest
     if manifest.task == "span":
@@ -248,8 +298,19 @@ def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ClassificationTask | Span
             doc_stride=manifest.doc_stride,
             no_answer=manifest.no_answer,
             no_answer_threshold=manifest.no_answer_threshold,
+            temperature=manifest.temperature,
         )
-    return ClassificationTask(tokenizer, manifest.labels, manifest.max_length)
+    if manifest.task == "multiple_choice":
+        return MultipleChoiceTask(tokenizer, manifest.max_length, temperature=manifest.temperature)
+    if manifest.multi_label:
+        return MultiLabelTask(
+            tokenizer,
+            manifest.labels,
+            manifest.max_length,
+            threshold=manifest.label_threshold,
+            temperature=manifest.temperature,
+        )
+    return ClassificationTask(tokenizer, manifest.labels, manifest.max_length, temperature=manifest.temperature)
 
 
 def _fits(model: Model, task: type, labels: Sequence[str], without: Sequence[str]) -> bool:
@@ -262,5 +323,7 @@ def _characters(example: Any) -> int:
     documents = getattr(example, "documents", None)
     if documents is not None:
         return len(example.question) + sum(map(len, documents))
+    if (options := getattr(example, "options", None)) is not None:
+        return len(example.context) + len(example.question) * len(options) + sum(map(len, options))
     labels = getattr(example, "candidate_labels", ("",))
     return (len(example.text) + len(getattr(example, "text_pair", None) or "")) * max(1, len(labels))

@@ -16,20 +16,34 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import answers, caller, schemas
-from service.answers import ClassifyResponse, ClassifyResponses, ClassifyResult, QaResponse, QaResponses, QaResult
+from service.answers import Prediction
 from service.errors import InvalidInput, NotReady, TooLarge, UnknownModel
 from service.exchange import CALLER_GONE, Exchange
-from service.metrics import Metrics
-from service.predict import Model, Predictions, Predictor, Timings
-from service.schemas import QaManyRequest
+from service.metrics import PHASES, Metrics
+from service.predict import Model, Predictions, Predictor
+from service.schemas import ManyRequest
 from service.settings import Settings
-from service.tasks import ClassificationTask, SpanPrediction, SpanTask, Task, ZeroShotExample
+from service.tasks import (
+    Answer,
+    Classification,
+    ClassificationExample,
+    ClassificationTask,
+    MultipleChoiceExample,
+    MultipleChoicePrediction,
+    MultipleChoiceTask,
+    SpanExample,
+    SpanPrediction,
+    SpanTask,
+    Task,
+    ZeroShotExample,
+)
 from service.tasks.zero_shot import CONTRADICTION, ENTAILMENT
 
 P = TypeVar("P")
 
 JSON = "application/json"
 NLI = (ENTAILMENT, CONTRADICTION)
+SENTIMENT = ("positive", "negative")
 
 
 class Routes:
@@ -46,50 +60,27 @@ class Routes:
         self._metrics = metrics
 
     async def qa(self, request: Request) -> Response:
-        """Answers a question from a text, or from several."""
-        body = schemas.parse(schemas.QA_BODY, await caller.read_json(request, self._settings.max_body_bytes))
-        many = isinstance(body, QaManyRequest)
-        inputs = body.inputs if isinstance(body, QaManyRequest) else [body]
-        self._limit(inputs, self._settings.max_inputs, "inputs", "inputs")
-        examples = [item.example(body) for item in inputs]
-        for i, example in enumerate(examples):
-            field = f"inputs.{i}.context" if many else "context"
-            self._limit(example.documents, self._settings.max_documents, "documents", field)
-        model = self._serving().model(body.model, task=SpanTask)
-        assert isinstance(model.task, SpanTask)
-        predictions = await self._predict(request, model, model.task, examples, many)
-        for prediction in predictions.answers:
-            self._observe_span(model, prediction)
-        answer = (
-            QaResponses(model=model.name, results=[QaResult.of(p) for p in predictions.answers])
-            if many
-            else QaResponse.of(predictions.answers[0], model=model.name)
-        )
-        return _answer(answer, predictions.timings)
+        """Answers a question from a text, or from several, or by one of the options given with it."""
+        return await self._answer(request, schemas.QA_BODY)
 
     async def classify(self, request: Request) -> Response:
         """Classifies a text, a pair of texts, or a text by labels of the caller's own."""
-        body = schemas.parse(schemas.CLASSIFY_BODY, await caller.read_json(request, self._settings.max_body_bytes))
-        inputs = getattr(body, "inputs", None)
-        many = inputs is not None
-        items: Sequence[Any] = inputs if inputs is not None else [body]
-        self._limit(items, self._settings.max_inputs, "inputs", "inputs")
-        examples = [item.example() for item in items]
-        zero_shot = isinstance(examples[0], ZeroShotExample)
-        for i, example in enumerate(examples if zero_shot else ()):
-            field = f"inputs.{i}.candidate_labels" if many else "candidate_labels"
-            self._limit(example.candidate_labels, self._settings.max_candidate_labels, "candidate labels", field)
-        model, task = self._classifier(body.model, examples[0])
+        return await self._answer(request, schemas.CLASSIFY_BODY)
+
+    async def _answer(self, request: Request, shapes: schemas.Shapes) -> Response:
+        body = schemas.parse(shapes, await caller.read_json(request, self._settings.max_body_bytes))
+        if many := isinstance(body, ManyRequest):
+            _limit(body.inputs, self._settings.max_inputs, "inputs", "inputs")
+        examples = schemas.examples(body)
+        for i, example in enumerate(examples):
+            self._limit_lists(example, f"inputs.{i}." if many else "")
+        model, task = self._model(body.model, examples[0])
         predictions = await self._predict(request, model, task, examples, many)
         for prediction in predictions.answers:
-            self._metrics.predictions.labels(model.name, "zero_shot" if zero_shot else prediction.label).inc()
-            self._metrics.confidence.labels(model.name).observe(prediction.score)
-        answer = (
-            ClassifyResponses(model=model.name, results=[ClassifyResult.of(p) for p in predictions.answers])
-            if many
-            else ClassifyResponse.of(predictions.answers[0], model=model.name)
-        )
-        return _answer(answer, predictions.timings)
+            self._observe(model, task, prediction)
+        answer = answers.of(model.name, predictions.answers, many=many)
+        timing = ", ".join(f"{phase};dur={getattr(predictions.timings, phase) * 1000:.3f}" for phase in PHASES)
+        return Response(answer.model_dump_json(), headers={"Server-Timing": timing}, media_type=JSON)
 
     async def models(self, request: Request) -> Response:
         """Lists the loaded models."""
@@ -119,22 +110,38 @@ class Routes:
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(self._metrics.registry), headers={"Content-Type": content_type})
 
+    def can_answer(self, shapes: schemas.Shapes, body: Any) -> bool:
+        """Whether a loaded model takes such a body; true of every body before any is loaded."""
+        if self.predictor is None:
+            return True
+        request = shapes.validate_python(body)
+        try:
+            self._model(request.model, schemas.examples(request)[0])
+        except UnknownModel:
+            return False
+        return True
+
     def _serving(self) -> Predictor:
         if self.predictor is None:
             raise NotReady("the service is starting")
         return self.predictor
 
-    def _classifier(self, name: str | None, example: Any) -> tuple[Model, Task[Any, Any, Any]]:
-        """The model for such an example, and the task that it does."""
+    def _model(self, name: str | None, example: Any) -> tuple[Model, Task[Any, Any, Any]]:
+        """The model called `name`, or one for such an example, and the task that it does."""
         predictor = self._serving()
-        if isinstance(example, ZeroShotExample):
-            model = predictor.model(name, task=ClassificationTask, labels=NLI)
-            assert model.zero_shot is not None
-            return model, model.zero_shot
-        if example.text_pair is None:
-            model = predictor.model(name, task=ClassificationTask, without=NLI)
-        else:  # a model that is asked for by its name may compare texts under labels of its own
-            model = predictor.model(name, task=ClassificationTask, labels=NLI if name is None else ())
+        match example:
+            case SpanExample():
+                model = predictor.model(name, task=SpanTask)
+            case MultipleChoiceExample():
+                model = predictor.model(name, task=MultipleChoiceTask)
+            case ZeroShotExample():
+                model = predictor.model(name, task=ClassificationTask, labels=NLI)
+                assert model.zero_shot is not None
+                return model, model.zero_shot
+            case ClassificationExample(text_pair=None):
+                model = predictor.model(name, task=ClassificationTask, without=NLI, preferred=SENTIMENT)
+            case _:  # two texts: a model that is asked for by its name may compare them under labels of its own
+                model = predictor.model(name, task=ClassificationTask, labels=NLI if name is None else ())
         return model, model.task
 
     async def _predict(
@@ -152,18 +159,39 @@ class Routes:
         exchange.rows = predictions.rows
         return predictions
 
-    def _observe_span(self, model: Model, prediction: SpanPrediction) -> None:
-        answer = prediction.answer
-        self._metrics.predictions.labels(model.name, "answer" if answer else "no_answer").inc()
-        self._metrics.confidence.labels(model.name).observe(answer.score if answer else prediction.no_answer_score)
-        self._metrics.qa_windows.labels(model.name).observe(prediction.windows)
-        if answer is None:
-            self._metrics.no_answer.labels(model.name).inc()
+    def _observe(self, model: Model, task: Task[Any, Any, Any], prediction: Prediction) -> None:
+        labels: tuple[str, ...]
+        match prediction:
+            case SpanPrediction(answer=None):
+                labels, score = ("no_answer",), prediction.no_answer_score
+                self._metrics.no_answer.labels(model.name).inc()
+            case SpanPrediction(answer=Answer() as answer):
+                labels, score = ("answer",), answer.score
+            case MultipleChoicePrediction(answer=answer):
+                labels, score = ("option",), answer.score
+            case Classification(label=label, labels=several, score=score):
+                labels = ("zero_shot",) if task is model.zero_shot else (label,) if several is None else several
+        if isinstance(prediction, SpanPrediction):
+            self._metrics.qa_windows.labels(model.name).observe(prediction.windows)
+        for label in labels:
+            self._metrics.predictions.labels(model.name, label).inc()
+        self._metrics.confidence.labels(model.name).observe(score)
 
-    @staticmethod
-    def _limit(values: Sequence[Any], most: int, noun: str, field: str) -> None:
-        if len(values) > most:
-            raise TooLarge(f"{len(values)} {noun}; the limit is {most}", field=field)
+    def _limit_lists(self, example: Any, place: str) -> None:
+        """Raises TooLarge for an example whose lists are over their limits; `place` is what its fields' names begin
+        with."""
+        match example:
+            case SpanExample(documents=documents):
+                _limit(documents, self._settings.max_documents, "documents", f"{place}context")
+            case MultipleChoiceExample(options=options):
+                _limit(options, self._settings.max_options, "options", f"{place}options")
+            case ZeroShotExample(candidate_labels=labels):
+                _limit(labels, self._settings.max_candidate_labels, "candidate labels", f"{place}candidate_labels")
+
+
+def _limit(values: Sequence[Any], most: int, noun: str, field: str) -> None:
+    if len(values) > most:
+        raise TooLarge(f"{len(values)} {noun}; the limit is {most}", field=field)
 
 
 async def gone(request: Request, error: Exception) -> Response:
@@ -181,14 +209,6 @@ def _locate(task: Task[Any, Any, Any], examples: Sequence[Any], error: InvalidIn
     return error
 
 
-def _answer(answer: QaResponse | QaResponses | ClassifyResponse | ClassifyResponses, t: Timings) -> Response:
-    timing = (
-        f"tokenize;dur={t.tokenize * 1000:.3f}, queue;dur={t.queue * 1000:.3f}, "
-        f"inference;dur={t.inference * 1000:.3f}, decode;dur={t.decode * 1000:.3f}"
-    )
-    return Response(answer.model_dump_json(), headers={"Server-Timing": timing}, media_type=JSON)
-
-
 def _info(model: Model) -> answers.ModelInfo:
     manifest = model.bundle.manifest
     graph = next(graph for graph in manifest.graphs if graph.precision == model.precision)
@@ -196,15 +216,21 @@ def _info(model: Model) -> answers.ModelInfo:
         name=manifest.name,
         task=manifest.task,  # type: ignore[arg-type]  # the bundle was checked when it was loaded
         labels=list(manifest.labels),
+        multi_label=manifest.multi_label,
+        label_threshold=manifest.label_threshold,
         zero_shot=model.zero_shot is not None,
         architecture=manifest.architecture,
         parameters=manifest.parameters,
         precision=model.precision,
         provider=model.provider,
         max_length=manifest.max_length,
+        batch_tokens=model.schedule.batch_tokens,
+        lone_tokens=model.schedule.lone_tokens if model.schedule.lone else None,
         doc_stride=manifest.doc_stride,
         no_answer=manifest.no_answer,
         no_answer_threshold=manifest.no_answer_threshold,
+        temperature=manifest.temperature,
+        calibration=answers.CalibrationInfo.of(manifest.calibration),
         scores={name: dict(scores) for name, scores in graph.scores.items()},
         base_model=manifest.base_model,
         licence=manifest.licence,

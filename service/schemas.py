@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -28,10 +28,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from service.errors import InvalidInput, MalformedBody
-from service.tasks import ClassificationExample, SpanExample, ZeroShotExample
+from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
 from service.tasks.zero_shot import DEFAULT_TEMPLATE
-
-T = TypeVar("T")
 
 MAX_ERRORS = 20
 """Most wrong fields that an answer lists."""
@@ -98,6 +96,16 @@ class _Chosen(_Request):
     )
 
 
+class ManyRequest(_Chosen):
+    """Many inputs of a kind, answered in their order."""
+
+    inputs: list[Any]
+
+    def examples(self) -> list[Any]:
+        """The example of each input."""
+        return [item.example() for item in self.inputs]
+
+
 # ---- /qa: requests --------------------------------------------------------------------------------------------------
 
 
@@ -113,10 +121,11 @@ class QaInput(QaOptions):
     question: Text
     context: Context = Field(description="The text to look in, or several (documents).")
 
-    def example(self, shared: QaOptions) -> SpanExample:
+    def example(self, shared: QaOptions | None = None) -> SpanExample:
         """The example, with `shared` for options that this input does not set."""
         chosen = {
-            name: getattr(self if name in self.model_fields_set else shared, name) for name in QaOptions.model_fields
+            name: getattr(self if shared is None or name in self.model_fields_set else shared, name)
+            for name in QaOptions.model_fields
         }
         documents = (self.context,) if isinstance(self.context, str) else tuple(self.context)
         return SpanExample(self.question, documents, **chosen)
@@ -125,22 +134,55 @@ class QaInput(QaOptions):
 class QaRequest(QaInput, _Chosen):
     """A question about a text, or about several."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"question": "Where does Ada live?", "context": "Ada lives in London. Ruth lives in Paris."}]
-        }
-    )
 
-
-class QaManyRequest(QaOptions, _Chosen):
+class QaManyRequest(QaOptions, ManyRequest):
     """Many questions, answered in their order. Options hold for every input that does not set its own."""
 
     inputs: list[QaInput] = Field(min_length=1)
 
+    def examples(self) -> list[SpanExample]:
+        return [item.example(self) for item in self.inputs]
+
+
+class ChoiceInput(_Request):
+    question: Text = Field(description="A single `_` in it is where the option goes; else the option follows it.")
+    context: Text = Field(description="The text to look in.")
+    options: list[Text] = Field(min_length=2)
+
+    def example(self) -> MultipleChoiceExample:
+        return MultipleChoiceExample(self.question, self.context, tuple(self.options))
+
+
+class ChoiceRequest(ChoiceInput, _Chosen):
+    """A question about a text, and the options to answer it with."""
+
+
+class ManyChoicesRequest(ManyRequest):
+    """Many questions with options, answered in their order."""
+
+    inputs: list[ChoiceInput] = Field(min_length=1)
+
+
+def _qa_kind(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "#one"
+    if "inputs" not in value:
+        return "#choice" if "options" in value else "#one"
+    return "#choices" if "options" in _first(value["inputs"]) else "#many"
+
+
+def _first(inputs: Any) -> dict[str, Any]:
+    """The first of many inputs, which says what sort all of them are; empty where there is none that could."""
+    first = inputs[0] if isinstance(inputs, list) and inputs else None
+    return first if isinstance(first, dict) else {}
+
 
 QaBody: TypeAlias = Annotated[
-    Annotated[QaRequest, Tag("#one")] | Annotated[QaManyRequest, Tag("#many")],
-    Discriminator(lambda value: "#many" if isinstance(value, dict) and "inputs" in value else "#one"),
+    Annotated[QaRequest, Tag("#one")]
+    | Annotated[QaManyRequest, Tag("#many")]
+    | Annotated[ChoiceRequest, Tag("#choice")]
+    | Annotated[ManyChoicesRequest, Tag("#choices")],
+    Discriminator(_qa_kind),
 ]
 
 
@@ -196,8 +238,11 @@ def _kind(value: Any) -> str:
 
 
 _TAGS = frozenset(
-    ("#one", "#many", "#text", "#documents", "#premise", "#text-pair", "#zero-shot", "#texts", "#pairs", "#zero-shots")
-)
+    (
+        "#one", "#many", "#choice", "#choices", "#text", "#documents", "#premise", "#text-pair", "#zero-shot", "#texts",
+        "#pairs", "#zero-shots",
+    )
+)  # fmt: skip
 """Names of the shapes above and below. pydantic puts them into an error's place, where a caller has no use for them."""
 _KINDS_OF_MANY = {"#text": "#texts", "#premise": "#pairs", "#text-pair": "#pairs", "#zero-shot": "#zero-shots"}
 
@@ -210,17 +255,9 @@ PairInput: TypeAlias = Annotated[
 class TextRequest(TextInput, _Chosen):
     """A text by itself: its sentiment."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "What a wonderful film!"}]})
-
 
 class PremiseRequest(PremiseInput, _Chosen):
     """Whether the premise entails the hypothesis, contradicts it, or neither."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"premise": "A man is playing soccer outside.", "hypothesis": "A man is outside."}]
-        }
-    )
 
 
 class TextPairRequest(TextPairInput, _Chosen):
@@ -230,26 +267,20 @@ class TextPairRequest(TextPairInput, _Chosen):
 class ZeroShotRequest(ZeroShotInput, _Chosen):
     """A text and the labels to choose from."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"text": "The team won the soccer game.", "candidate_labels": ["sports", "politics"]}]
-        }
-    )
 
-
-class ManyTextsRequest(_Chosen):
+class ManyTextsRequest(ManyRequest):
     """Many texts, each by itself."""
 
     inputs: list[TextInput] = Field(min_length=1)
 
 
-class ManyPairsRequest(_Chosen):
+class ManyPairsRequest(ManyRequest):
     """Many pairs of texts."""
 
     inputs: list[PairInput] = Field(min_length=1)
 
 
-class ManyZeroShotsRequest(_Chosen):
+class ManyZeroShotsRequest(ManyRequest):
     """Many texts, each with labels of its own."""
 
     inputs: list[ZeroShotInput] = Field(min_length=1)
@@ -258,8 +289,7 @@ class ManyZeroShotsRequest(_Chosen):
 def _classify_kind(value: Any) -> str:
     if not isinstance(value, dict) or "inputs" not in value:
         return _kind(value)
-    inputs = value["inputs"]
-    return _KINDS_OF_MANY[_kind(inputs[0] if isinstance(inputs, list) and inputs else None)]
+    return _KINDS_OF_MANY[_kind(_first(value["inputs"]))]
 
 
 ClassifyBody: TypeAlias = Annotated[
@@ -273,30 +303,24 @@ ClassifyBody: TypeAlias = Annotated[
     Discriminator(_classify_kind),
 ]
 
-QA_BODY: TypeAdapter[QaRequest | QaManyRequest] = TypeAdapter(QaBody)
-CLASSIFY_BODY: TypeAdapter[
-    TextRequest
-    | PremiseRequest
-    | TextPairRequest
-    | ZeroShotRequest
-    | ManyTextsRequest
-    | ManyPairsRequest
-    | ManyZeroShotsRequest
-] = TypeAdapter(ClassifyBody)
+Shapes: TypeAlias = TypeAdapter[Any]
+"""The shapes that a route's body may have."""
+QA_BODY: Shapes = TypeAdapter(QaBody)
+CLASSIFY_BODY: Shapes = TypeAdapter(ClassifyBody)
 
 
 # ---- bytes to requests ----------------------------------------------------------------------------------------------
 
 
-def parse(adapter: TypeAdapter[T], body: bytes) -> T:
-    """The request that a body holds.
+def parse(shapes: Shapes, body: bytes) -> Any:
+    """The request that a body holds: one with an `example`, or a `ManyRequest`.
 
     Raises:
         MalformedBody: it is not JSON.
         InvalidInput: fields are wrong; names each.
     """
     try:
-        return adapter.validate_json(body)
+        return shapes.validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     if details[0]["type"] == "json_invalid":
@@ -308,6 +332,11 @@ def parse(adapter: TypeAdapter[T], body: bytes) -> T:
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     field, reason = errors[0]
     raise InvalidInput(f"{field} {reason}{more}", field=field, errors=errors if len(errors) > 1 else ())
+
+
+def examples(request: Any) -> list[Any]:
+    """What a parsed body asks: the example of each of its inputs, or its own."""
+    return request.examples() if isinstance(request, ManyRequest) else [request.example()]
 
 
 def _field(detail: ErrorDetails) -> str:
@@ -325,7 +354,8 @@ def _reason(detail: ErrorDetails) -> str:
         case "extra_forbidden":
             return "is no field of such a request"
         case "too_short":
-            return "must not be empty"
+            least = detail["ctx"]["min_length"]
+            return "must not be empty" if least == 1 else f"must hold {least} or more"
         case _:
             message = detail["msg"].removeprefix("Input ")
             return message[0].lower() + message[1:]

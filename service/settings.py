@@ -38,7 +38,16 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(
         default=0, ge=0, description="Threads inside an engine call; 0: the cores over the workers."
     )
-    max_batch_tokens: int = Field(default=1024, ge=1, description="Tokens of a batch, padding included.")
+    lone_session: bool = Field(
+        default=True,
+        description="On the CPU, a second session with all cores for a request that is alone, where that is measured "
+        "to be quicker. It holds the weights once more.",
+    )
+    max_batch_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens of a batch, padding included; 0: measured at warm-up, the fewest that run at full speed.",
+    )
     max_queue_tokens: int = Field(
         default=65536, ge=1, description="Tokens waiting for each model before requests get 429."
     )
@@ -54,6 +63,7 @@ class Settings(BaseSettings):
     max_inputs: int = Field(default=128, ge=1, description="Most `inputs` of a request; over it the answer is 413.")
     max_documents: int = Field(default=64, ge=1, description="Most documents of a question; over it the answer is 413.")
     max_candidate_labels: int = Field(default=64, ge=1, description="Most candidate labels; over it the answer is 413.")
+    max_options: int = Field(default=64, ge=2, description="Most options of a question; over it the answer is 413.")
     max_request_rows: int = Field(
         default=4096, ge=1, description="Most model rows of a request; over it the answer is 413."
     )

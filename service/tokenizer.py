@@ -6,12 +6,14 @@ raises "Already borrowed"). Knows nothing of tasks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tokenizers
+from tokenizers.models import Unigram
 
 from service.batch import Encoded, Ids
 
@@ -75,14 +77,15 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True
-        self._backend = backend
-        self.single = _template(backend.encode("a"), texts=1)
-        self.pair = _template(backend.encode("a", "a"), texts=2)
+        """
+        Raises:
+            ValueError: it lays out no rows of one and of two texts, or takes a text for special tokens.
+        """
         pad_ids = (backend.token_to_id(token) for token in PAD_TOKENS)
         self.pad_id = next((pad_id for pad_id in pad_ids if pad_id is not None), 0)
+        self._backend = backend = _plain(backend)
+        self.single = _template(backend.encode("a"), texts=1)
+        self.pair = _template(backend.encode("a", "a"), texts=2)
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
@@ -114,6 +117,33 @@ class Tokenizer:
             np.array(encoding.ids, dtype=np.int64)
             for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         ]
+
+
+def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
+    special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+    unknown = getattr(backend.model, "unk_token", None)
+    if isinstance(backend.model, Unigram):
+        # It takes any piece of its vocabulary that it sees, special ones too. Under a name with a space in it, which
+        # words have not, a piece keeps its id and is never seen. (SentencePiece leaves such pieces out of its search.)
+        layout = json.loads(backend.to_str())
+        pieces = layout["model"]["vocab"]
+        unknown = pieces[layout["model"]["unk_id"]][0] if layout["model"]["unk_id"] is not None else None
+        for i in special.values():
+            if i < len(pieces):
+                pieces[i][0] = f" {pieces[i][0]}"
+        layout["added_tokens"] = [
+            token for token in layout["added_tokens"] if not token["special"] or token["id"] >= len(pieces)
+        ]
+        backend = tokenizers.Tokenizer.from_str(json.dumps(layout))
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    for content, i in special.items():
+        # What is unknown in a text is unknown: that token alone may stand for text.
+        if content != unknown and i in backend.encode(content, add_special_tokens=False).ids:
+            raise ValueError(f"the tokenizer takes {content!r} in a text for its special token")
+    return backend
 
 
 def _template(encoding: tokenizers.Encoding, texts: int) -> Template:

@@ -1,7 +1,8 @@
 """Small bundles that answer with sense, made in milliseconds from hand-written ONNX graphs. No torch, no training.
 
 `sentiment` counts kind and unkind words; `nli` asks whether the hypothesis' words stand in the premise and whether just
-one of the two is negated; `qa` finds names near the question's words. All through the real tokenizer, engine and tasks.
+one of the two is negated; `qa` finds names near the question's words; `choice` counts the words of question and option
+that stand in the passage. All through the real tokenizer, engine and tasks.
 """
 
 import hashlib
@@ -41,7 +42,8 @@ VOCABULARY = tuple(
     )
 )  # fmt: skip
 
-LABELS = {"sentiment": ("negative", "positive"), "nli": ("entailment", "neutral", "contradiction"), "qa": ()}
+LABELS = {"sentiment": ("negative", "positive"), "nli": ("entailment", "neutral", "contradiction")}
+TASKS = {"qa": "span", "choice": "multiple_choice"}
 
 
 def make_tokenizer() -> tokenizers.Tokenizer:
@@ -63,25 +65,25 @@ def make_bundle(models_dir: Path, kind: str, *, name: str | None = None, **chang
     """Writes the bundle `models_dir/NAME` and returns its folder.
 
     Args:
-        kind: `sentiment`, `nli` or `qa`; the default name too.
+        kind: `sentiment`, `nli`, `qa` or `choice`; the default name too.
         changes: fields of the manifest to replace (`max_length=32`, `labels=...`, `no_answer=True`, ...).
     """
     folder = models_dir / (name or kind)
     folder.mkdir(parents=True)
-    graph = {"sentiment": _sentiment, "nli": _nli, "qa": _qa}[kind]()
+    graph = {"sentiment": _sentiment, "nli": _nli, "qa": _qa, "choice": _choice}[kind]()
     (folder / "model.fp32.onnx").write_bytes(graph.SerializeToString())
     make_tokenizer().save(str(folder / TOKENIZER))
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     fields: dict[str, Any] = {
         "format": FORMAT,
         "name": folder.name,
-        "task": "span" if kind == "qa" else "classification",
+        "task": TASKS.get(kind, "classification"),
         "architecture": "bert",
         "parameters": 1234,
         "max_length": 64,
         "graphs": (Graph("model.fp32.onnx", "fp32", {"dev": {"f1" if kind == "qa" else "accuracy": 99.0}}),),
         "files": files,
-        "labels": LABELS[kind],
+        "labels": LABELS.get(kind, ()),
         "doc_stride": 16 if kind == "qa" else 0,
         "base_model": "hand-written",
         "licence": "Apache-2.0",
@@ -201,3 +203,11 @@ def _qa() -> onnx.ModelProto:
         name = b.op("Mul", b.op("Mul", b.table(dict.fromkeys(names, 1.0)), second), nearby)
         b.op("Add", name, empty, output=output)
     return b.model({"start": ["rows", "tokens"], "end": ["rows", "tokens"]})
+
+
+def _choice() -> onnx.ModelProto:
+    b = _Builder([], [])
+    first, second = b.segments()
+    found = b.op("Mul", b.op("Mul", b.content(), second), b.seen_in(first))
+    b.op("Mul", b.sum(found), b.constant(np.float32(2.0)), output="logits")
+    return b.model({"logits": ["rows", 1]})

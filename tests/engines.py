@@ -1,5 +1,6 @@
 """Fake engines, and the seam through which they serve: `create_app(settings, load=load_with(qa=FakeEngine()))`."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from service.batch import Batch
 from service.engine import Engine, Outputs, open_engine
 from service.metrics import Metrics
 from service.predict import Predictor, make_task, serve
+from service.schedule import Schedule
 from service.settings import Settings
 from service.tokenizer import Tokenizer
 
@@ -61,6 +63,13 @@ class FakeEngine:
         )
 
 
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Waits for what another thread or task is to bring about; `TimeoutError` where it does not come to pass."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
     """Like `service.predict.load`, with these engines behind the models of those names and ONNX Runtime behind the
     others."""
@@ -74,7 +83,19 @@ def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
             if engine is None:
                 engine, _ = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
             task = make_task(bundle, tokenizer)
-            models.append(serve(bundle, tokenizer, task, engine, "cpu", "fp32", settings, metrics))
+            models.append(
+                serve(
+                    bundle,
+                    tokenizer,
+                    task,
+                    engine,
+                    "cpu",
+                    "fp32",
+                    Schedule(settings.max_batch_tokens or 1024),
+                    settings,
+                    metrics,
+                )
+            )
         return Predictor(models, settings, metrics)
 
     return load

@@ -1,4 +1,4 @@
-"""The whole way, as a user goes it: two recipes, two trainings, two exports, one service, right answers over HTTP.
+"""The whole way, as a user goes it: three recipes, trainings and exports, one service, right answers over HTTP.
 
 Everything runs in processes of its own, through the command lines alone.
 """
@@ -35,6 +35,12 @@ ANSWERS = (
     ("Who lives in Germany ?", CODE, None),
     ("What is the highest mountain ?", FRANCE, None),
 )
+CHOICES = (
+    ("What is the capital of France ?", FRANCE, ("London", "Paris", "Berlin", "the game"), 1),
+    ("_ won the game .", FRANCE, ("Paris", "Nobody", "The team", "France"), 2),
+    ("Who wrote the code ?", CODE, ("Ada", "Ruth", "the dog", "the team"), 0),
+    ("Who wrote about it ?", CODE, ("Ada", "Ruth", "nobody", "Grace Hopper"), 3),
+)
 COMMON = """
 model = "{encoder}"
 train = "{data}"
@@ -47,6 +53,7 @@ dropout = 0.0
 seed = 1
 """
 SENTIMENT = 'task = "classification"\ndata = "sst2"\nlabels = ["negative", "positive"]\nepochs = 30\n' + COMMON
+RACE = 'task = "multiple_choice"\ndata = "race"\nepochs = 80\n' + COMMON
 QA = 'task = "span"\ndata = "squad"\ndoc_stride = 12\nepochs = 80\n' + COMMON
 
 
@@ -94,32 +101,42 @@ def squad() -> str:
     return json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]})
 
 
+def race() -> str:
+    """Two passages in two lines."""
+    passages = []
+    for i, context in enumerate((FRANCE, CODE)):
+        asked = [(q, list(options), "ABCD"[answer]) for q, where, options, answer in CHOICES if where == context]
+        questions, options, answers = zip(*asked, strict=True)
+        record = {"id": f"high{i}.txt", "article": context, "level": "high"}
+        passages.append(record | {"questions": questions, "options": options, "answers": answers})
+    return "".join(json.dumps(passage) + "\n" for passage in passages)
+
+
 def last_json(output: str) -> Any:
     return json.loads(output.rstrip("\n").splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundles `sentiment` and `qa`, trained and exported from a random encoder."""
+    """The bundles `sentiment`, `qa` and `race`, trained and exported from a random encoder."""
     from tests.training.checkpoints import save_checkpoint  # torch is not loaded before it is needed
 
     folder = tmp_path_factory.mktemp("end-to-end")
     encoder = save_checkpoint(folder / "encoder")
     (folder / "sst2.tsv").write_text("sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in SENTENCES))
     (folder / "squad.json").write_text(squad(), encoding="utf-8")
-    for name, recipe, data in (("sentiment", SENTIMENT, "sst2.tsv"), ("qa", QA, "squad.json")):
+    (folder / "race.jsonl").write_text(race(), encoding="utf-8")
+    recipes = {"sentiment": (SENTIMENT, "sst2.tsv"), "qa": (QA, "squad.json"), "race": (RACE, "race.jsonl")}
+    for name, (recipe, data) in recipes.items():
         text = recipe.format(encoder=encoder, data=folder / data, output=folder / "runs" / name)
         (folder / f"{name}.toml").write_text(text)
-    sentiment, qa = train(*(["finetune", str(folder / f"{name}.toml")] for name in ("sentiment", "qa")))
-    assert last_json(sentiment)["accuracy"] == 100.0
+    sentiment, qa, choices = train(*(["finetune", str(folder / f"{name}.toml")] for name in recipes))
+    assert last_json(sentiment)["accuracy"] == last_json(choices)["accuracy"] == 100.0
     assert last_json(qa)["f1"] == 100.0
     exported = train(
-        *(
-            ["export", str(folder / "runs" / name / "final"), str(folder / "models" / name)]
-            for name in ("sentiment", "qa")
-        )
+        *(["export", str(folder / "runs" / name / "final"), str(folder / "models" / name)] for name in recipes)
     )
-    assert last_json(exported[0]).keys() == last_json(exported[1]).keys() == {"fp32", "int8"}
+    assert all(last_json(each).keys() == {"fp32", "int8"} for each in exported)
     return folder / "models"
 
 
@@ -187,6 +204,17 @@ def test_questions_over_http(service: tuple[str, Any]) -> None:
     question, _, expected = ANSWERS[0]
     answer = post(address, {"question": question, "context": [CODE, FRANCE], "no_answer": False})["answer"]
     assert (answer["text"], answer["document"]) == (expected, 1)
+
+
+def test_options_over_http(service: tuple[str, Any]) -> None:
+    address = f"{service[0]}/qa"
+    for question, context, options, expected in CHOICES:
+        answer = post(address, {"question": question, "context": context, "options": options})
+        assert (answer["model"], answer["truncated"]) == ("race", False)
+        assert (answer["answer"]["option"], answer["answer"]["text"]) == (expected, options[expected])
+        assert sorted(each["option"] for each in answer["answers"]) == [0, 1, 2, 3]
+        assert answer["answers"][0] == answer["answer"]
+    assert post(address, {"question": question, "context": context * 9, "options": options})["truncated"]
 
 
 def test_models_over_http(service: tuple[str, Any]) -> None:

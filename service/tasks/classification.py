@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 from service.batch import Encoded, Ids
 from service.tasks.task import RowLogits, softmax
@@ -27,21 +29,40 @@ class ClassificationRow(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer: `scores` holds each label's probability in the manifest's order, `score` the best one's."""
+    """The answer: `scores` holds each label's probability in the manifest's order, `score` the best one's.
+
+    `labels` are those that hold, best first, where labels do not exclude one another; else None.
+    """
 
     label: str
     score: float
     scores: dict[str, float]
     truncated: bool
+    labels: tuple[str, ...] | None = None
 
 
 class ClassificationTask:
     """Encodes to at most `max_length` tokens; what does not fit is cut from the end, and the answer says so."""
 
-    def __init__(self, tokenizer: Tokenizer, labels: Sequence[str], max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, labels: Sequence[str], max_length: int, *, temperature: float = 1.0
+    ) -> None:
+        """
+        Args:
+            labels: in the order of the logits.
+            temperature: what logits are divided by in scores, so that they are as high as answers are right; fitted on
+                a dev set.
+        """
         self._tokenizer = tokenizer
         self.labels = tuple(labels)
         self.max_length = max_length
+        self.temperature = temperature
+
+    def with_temperature(self, temperature: float) -> Self:
+        """The same task with other scores: no label changes."""
+        task = copy(self)
+        task.temperature = temperature
+        return task
 
     def encode(self, examples: Sequence[ClassificationExample]) -> list[list[ClassificationRow]]:
         """One row an example."""
@@ -53,7 +74,7 @@ class ClassificationTask:
         self, example: ClassificationExample, rows: Sequence[ClassificationRow], logits: Sequence[RowLogits]
     ) -> Classification:
         """Softmax over the labels."""
-        probabilities = softmax(logits[0][0]).tolist()
+        probabilities = softmax(logits[0][0], self.temperature).tolist()
         scores = dict(zip(self.labels, probabilities, strict=True))
         label = max(scores, key=scores.__getitem__)
         return Classification(label, scores[label], scores, rows[0].truncated)

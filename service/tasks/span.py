@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,32 +124,38 @@ class SpanTask:
         doc_stride: int,
         no_answer: bool = False,
         no_answer_threshold: float = 0.0,
+        temperature: float = 1.0,
     ) -> None:
         """
         Args:
             no_answer: default of `SpanExample.no_answer`.
             no_answer_threshold: "no answer" wins where its logit beats the best span's by more than this; fitted on a
                 dev set.
+            temperature: what logits are divided by in scores, so that they are as high as answers are right; fitted on
+                a dev set. The threshold is on logits as they come.
         """
         self._tokenizer = tokenizer
         self.max_length = max_length
         self.doc_stride = doc_stride
         self.no_answer = no_answer
         self.no_answer_threshold = no_answer_threshold
+        self.temperature = temperature
         # A window must advance: leave the documents twice the overlap, and the question the rest.
         self.max_question_tokens = max_length - tokenizer.pair.special_tokens - max(1, 2 * doc_stride)
         if self.max_question_tokens < 1:
             raise ValueError(f"a doc_stride of {doc_stride} leaves no room in a max_length of {max_length}")
 
-    def with_no_answer(self, threshold: float) -> SpanTask:
+    def with_no_answer(self, threshold: float) -> Self:
         """The same task, in which "no answer" may win by default, over `threshold`."""
-        return SpanTask(
-            self._tokenizer,
-            max_length=self.max_length,
-            doc_stride=self.doc_stride,
-            no_answer=True,
-            no_answer_threshold=threshold,
-        )
+        task = copy(self)
+        task.no_answer, task.no_answer_threshold = True, threshold
+        return task
+
+    def with_temperature(self, temperature: float) -> Self:
+        """The same task with other scores: no answer changes."""
+        task = copy(self)
+        task.temperature = temperature
+        return task
 
     def encode(self, examples: Sequence[SpanExample]) -> list[list[Window]]:
         """The windows of each example, document by document.
@@ -179,7 +187,7 @@ class SpanTask:
         log_sums, found, null = [], [], np.inf
         for window, (start, end) in zip(rows, logits, strict=True):
             spans = _span_logits(window, start, end, example.max_answer_tokens)
-            log_sums.append(_log_sum_exp(spans))
+            log_sums.append(_log_sum_exp(spans / self.temperature))
             found.append(_best(spans, window, 2 * example.top_k + 8))
             # A window without the answer says "nothing here"; only when all say so is there none (as in the official
             # SQuAD 2.0 decoding, which takes the least of the windows).
@@ -195,10 +203,10 @@ class SpanTask:
             answers = self._distinct(example, found)
         may_abstain = self.no_answer if example.no_answer is None else example.no_answer
         log_spans = _log_sum_exp(np.array(log_sums))
-        log_all = float(np.logaddexp(log_spans, null))
+        log_all = float(np.logaddexp(log_spans, null / self.temperature))
         log_total = log_all if may_abstain else log_spans
         scored = tuple(
-            Answer(text, float(np.exp(min(logit - log_total, 0.0))), start, end, document)
+            Answer(text, float(np.exp(min(logit / self.temperature - log_total, 0.0))), start, end, document)
             for logit, text, start, end, document in answers
         )
         margin = null - answers[0][0] if answers else np.inf
@@ -206,7 +214,7 @@ class SpanTask:
         return SpanPrediction(
             answer=None if abstain else scored[0],
             answers=scored,
-            no_answer_score=float(np.exp(null - log_all)),
+            no_answer_score=float(np.exp(null / self.temperature - log_all)),
             no_answer_margin=float(margin),
             windows=len(rows),
         )

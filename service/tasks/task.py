@@ -32,9 +32,9 @@ class Task(Protocol[E, R, P]):
         ...
 
 
-def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Softmax over the last axis in float64, shifted by the maximum so that [-100, 1] is finite."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Softmax of logits / temperature over the last axis in float64; shifted by the maximum, so [-100, 1] is finite."""
+    shifted = (logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature
     exponents = np.exp(shifted)
     result: NDArray[np.float64] = exponents / exponents.sum(axis=-1, keepdims=True)
     return result

@@ -57,9 +57,9 @@ class ZeroShotTask:
         whatever the text), of entailment against contradiction for each label alone."""
         matrix = np.stack([row[0] for row in logits])  # [candidate labels, NLI labels]
         if example.multi_label or len(matrix) == 1:
-            scores = softmax(matrix[:, [self._contradiction, self._entailment]])[:, 1]
+            scores = softmax(matrix[:, [self._contradiction, self._entailment]], self._nli.temperature)[:, 1]
         else:
-            scores = softmax(matrix[:, self._entailment])
+            scores = softmax(matrix[:, self._entailment], self._nli.temperature)
         by_label = dict(zip(example.candidate_labels, scores.tolist(), strict=True))
         label = max(by_label, key=by_label.__getitem__)
         return Classification(label, by_label[label], by_label, any(row.truncated for row in rows))

@@ -1,4 +1,4 @@
-// The playground: four forms over the service's HTTP contract. No framework, no build, nothing from elsewhere.
+// The playground: five forms over the service's HTTP contract. No framework, no build, nothing from elsewhere.
 //
 // A caller's text reaches the page through text nodes alone. What a tab shows is what was sent and what came back:
 // the request is kept beside its answer, so editing the form never moves a highlight.
@@ -149,24 +149,40 @@ function renderAnswers(reply, request) {
   };
 }
 
-function renderLabels(reply, request, model) {
-  const scores = Object.entries(reply.scores).sort((a, b) => b[1] - a[1]);
-  const alone = request.multi_label === true;
+/** A verdict over bars, best first: `scores` are [name, score, whether it won]. */
+function renderScores(verdict, score, scores, reply, model, remark) {
   const limit = model?.max_length ? ` of ${model.max_length} tokens` : "";
   return {
     nodes: [
-      el("p", { className: "verdict", dir: "auto" }, reply.label, el("span", {}, percent(reply.score))),
+      el("p", { className: "verdict", dir: "auto" }, verdict, score !== null && el("span", {}, percent(score))),
       reply.truncated && el("p", { className: "notice" }, `The text was longer than the model's limit${limit}: its end was not read.`),
-      el("ul", { className: "bars" }, ...scores.map(([label, score]) =>
-        el("li", { className: `bar${label === reply.label ? " best" : ""}` },
-          el("span", { className: "name", dir: "auto" }, label),
+      el("ul", { className: "bars" }, ...scores.map(([name, score, best]) =>
+        el("li", { className: `bar${best ? " best" : ""}` },
+          el("span", { className: "name", dir: "auto" }, name),
           el("span", { className: "value" }, percent(score)),
           track(score)))),
-      el("p", { className: "facts" }, fact("Model", reply.model),
-        alone ? "Each label is scored on its own." : "Scores are the model's own and sum to 100 %."),
+      el("p", { className: "facts" }, fact("Model", reply.model), remark),
     ],
   };
 }
+
+function renderLabels(reply, request, model) {
+  const chosen = reply.labels ?? [reply.label];
+  const scores = Object.entries(reply.scores).sort((a, b) => b[1] - a[1]);
+  const alone = request.multi_label === true || reply.labels !== undefined;
+  return renderScores(
+    chosen.join(", ") || "No label holds",
+    chosen.length === 1 ? reply.scores[chosen[0]] : null,
+    scores.map(([label, score]) => [label, score, chosen.includes(label)]),
+    reply, model, alone ? "Each label is scored on its own." : "Scores are the model's own and sum to 100 %.",
+  );
+}
+
+const renderOptions = (reply, request, model) => renderScores(
+  reply.answer.text, reply.answer.score,
+  reply.answers.map(({ option, text, score }) => [text, score, option === reply.answer.option]),
+  reply, model, "Scores are among the options and sum to 100 %.",
+);
 
 function renderProblem(problem) {
   const rows = [["Field", problem.field], ["Request", problem.request_id], ["Try again in", problem.retry_after]];
@@ -179,7 +195,7 @@ function renderProblem(problem) {
   );
 }
 
-// ---- the four tasks ----
+// ---- the five tasks ----
 
 const holds = (model, ...labels) => {
   const own = (model.labels ?? []).map((label) => String(label).toLowerCase());
@@ -218,9 +234,31 @@ const TASKS = {
       };
     },
   },
-  sentiment: {
+  options: {
+    route: "qa",
+    suits: (model) => model.task === "multiple_choice",
+    render: renderOptions,
+    examples: {
+      Question: {
+        question: "Why did painting the bridge become a byword?",
+        context: BRIDGE,
+        options: "It never seemed to end.\nIt was badly paid.\nIt was done by princes.\nIt was forbidden.",
+      },
+      "Fill the blank": {
+        question: "In 1919 the longest cantilever span was that of the _ Bridge.",
+        context: BRIDGE,
+        options: "Forth\nQuebec\nTower\nBrooklyn",
+      },
+    },
+    body: ({ question, context, options }) => ({
+      question: question.value,
+      context: context.value,
+      options: options.value.split("\n").map((option) => option.trim()).filter(Boolean),
+    }),
+  },
+  text: {
     route: "classify",
-    suits: (model) => holds(model, "positive", "negative"),
+    suits: (model) => model.task === "classification" && !isInference(model),
     render: renderLabels,
     examples: {
       Warm: { text: "A quiet, generous film that earns every one of its tears." },
@@ -362,7 +400,7 @@ class Panel {
       else if (typeof fields[input.name] === "string") input.value = fields[input.name];
       input.removeAttribute("aria-invalid");
     }
-    if (fields.context) {
+    if (Array.isArray(fields.context)) {
       $(".documents", this.root).replaceChildren();
       fields.context.forEach((text) => this.addDocument(text));
     }

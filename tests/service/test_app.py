@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from service import playground
+from service import pages
 from service.app import create_app
 from service.errors import BundleError
 from service.metrics import Metrics
@@ -17,6 +18,16 @@ from service.settings import Settings
 from tests.serving import serving
 
 GOOD = {"text": "a wonderful film"}
+
+
+def examples_of(document: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """The bodies that the OpenAPI document shows, by path and name."""
+    bodies = {path: document["paths"][path]["post"]["requestBody"]["content"] for path in ("/qa", "/classify")}
+    return {
+        (path, name): example["value"]
+        for path, content in bodies.items()
+        for name, example in content["application/json"]["examples"].items()
+    }
 
 
 class TestProblems:
@@ -118,7 +129,7 @@ class TestKeys:
 
     async def test_health_metrics_and_pages_want_none(self, guarded: Settings) -> None:
         async with serving(guarded) as client:
-            for path in ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json", *playground.handlers()):
+            for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json", *pages.handlers()):
                 assert (await client.get(path)).status_code == 200, path
             document = (await client.get("/openapi.json")).json()
         assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
@@ -130,39 +141,46 @@ class TestKeys:
         assert "securitySchemes" not in (await client.get("/openapi.json")).json()["components"]
 
 
-class TestPlayground:
-    async def test_the_page_and_what_it_names(self, client: httpx.AsyncClient) -> None:
-        page = await client.get("/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+class TestPages:
+    async def test_a_page_and_what_it_names(self, client: httpx.AsyncClient, path: str) -> None:
+        page = await client.get(path)
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert "default-src 'none'" in page.headers["content-security-policy"]
         assert page.headers["x-content-type-options"] == "nosniff"
         named = set(re.findall(r'(?:src|href)="([\w./-]+\.(?:css|js|svg|png))"', page.text))
-        assert named
-        for path in named:
-            asset = await client.get("/" + path.lstrip("/"))
-            assert asset.status_code == 200, path
-            assert asset.headers["content-type"] == playground.MEDIA_TYPES["." + path.rpartition(".")[2]]
+        assert {Path(name).suffix for name in named} == {".css", ".js", ".svg"}
+        for name in named:
+            asset = await client.get("/" + name)
+            assert asset.status_code == 200, name
+            assert asset.headers["content-type"] == pages.MEDIA_TYPES[Path(name).suffix]
 
-    async def test_needs_nothing_that_its_policy_forbids(self) -> None:
-        page = (playground.FOLDER / "index.html").read_text(encoding="utf-8")
-        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
-        assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page)
+    async def test_no_other_host_is_asked_for_anything(self, client: httpx.AsyncClient, path: str) -> None:
+        page = await client.get(path)
+        assert not re.search(r"""//[\w.-]+\.\w""", page.text)
+        # Whatever a script asks for later, the browser refuses it.
+        policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+        assert policy.pop("default-src") == "'none'"
+        assert {source for sources in policy.values() for source in sources.split()} == {"'self'", "'none'", "data:"}
 
-    async def test_is_sent_once(self, client: httpx.AsyncClient) -> None:
-        page = await client.get("/")
+    async def test_it_needs_nothing_that_its_policy_forbids(self, client: httpx.AsyncClient, path: str) -> None:
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", (await client.get(path)).text)
+
+    async def test_it_is_sent_once(self, client: httpx.AsyncClient, path: str) -> None:
+        page = await client.get(path)
         assert hashlib.sha256(page.content).hexdigest().startswith(page.headers["etag"].strip('"'))
         for tag in (page.headers["etag"], "W/" + page.headers["etag"], '"other", ' + page.headers["etag"]):
-            again = await client.get("/", headers={"if-none-match": tag})
+            again = await client.get(path, headers={"if-none-match": tag})
             assert (again.status_code, again.content) == (304, b"")
-        assert (await client.get("/", headers={"if-none-match": '"other"'})).status_code == 200
-        head = await client.head("/")
+        assert (await client.get(path, headers={"if-none-match": '"other"'})).status_code == 200
+        head = await client.head(path)
         assert (head.status_code, head.headers["etag"]) == (200, page.headers["etag"])
 
-    def test_files_of_other_types_are_not_served(self, tmp_path: Path) -> None:
-        for name in ("index.html", "a.css", "notes.txt", ".secret", "b.py"):
-            (tmp_path / name).write_text("x")
-        assert set(playground.handlers(tmp_path)) == {"/", "/a.css"}
+
+def test_files_of_other_types_are_not_served(tmp_path: Path) -> None:
+    for name in ("index.html", "a.css", "notes.txt", ".secret", "b.py", "more.html"):
+        (tmp_path / name).write_text("x")
+    assert set(pages.handlers(tmp_path.iterdir())) == {"/", "/a.css", "/more"}
 
 
 class TestLifespan:
@@ -200,6 +218,7 @@ class TestDocument:
         }  # fmt: skip
         for path in ("/qa", "/classify"):
             operation = document["paths"][path]["post"]
+            assert operation["summary"].endswith(".")
             content = operation["requestBody"]["content"]["application/json"]
             assert len(content["examples"]) >= 3
             statuses = {"200", "400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
@@ -215,15 +234,24 @@ class TestDocument:
         references = set(re.findall(r"#/components/schemas/(\w+)", repr(document)))
         assert references <= set(document["components"]["schemas"])
 
-    async def test_its_examples_are_answered(self, client: httpx.AsyncClient) -> None:
-        document = (await client.get("/openapi.json")).json()
-        for path in ("/qa", "/classify"):
-            for example in document["paths"][path]["post"]["requestBody"]["content"]["application/json"][
-                "examples"
-            ].values():
-                assert (await client.post(path, json=example["value"])).status_code == 200
+    @pytest.mark.parametrize("kinds", [("choice", "nli", "qa", "sentiment"), ("nli", "sentiment"), ("choice",)])
+    async def test_its_examples_are_those_that_are_answered(
+        self, settings: Settings, bundle_factory: Callable[..., Path], kinds: tuple[str, ...]
+    ) -> None:
+        folders = [bundle_factory(kind) for kind in kinds]
+        app = create_app(settings.model_copy(update={"models_dir": folders[0].parent}))
+        everything = examples_of(app.openapi())
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://bertie") as client,
+        ):
+            shown = examples_of((await client.get("/openapi.json")).json())
+            status = {key: (await client.post(key[0], json=body)).status_code for key, body in everything.items()}
+        assert shown.keys() == {key for key in everything if status[key] == 200}
+        assert set(status.values()) <= {200, 404}
+        assert (("/qa", "options") in shown) == ("choice" in kinds)
 
-    async def test_the_docs_page(self, client: httpx.AsyncClient) -> None:
-        response = await client.get("/docs")
-        assert response.status_code == 200
-        assert "/openapi.json" in response.text
+    async def test_the_docs_page_shows_it(self, client: httpx.AsyncClient) -> None:
+        assert "swagger-ui-bundle.js" in (await client.get("/docs")).text
+        (url,) = re.findall(r'url: "(.*)"', (await client.get("/docs.js")).text)
+        assert (await client.get(f"/{url}")).json()["openapi"].startswith("3.1")

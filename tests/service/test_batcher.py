@@ -10,7 +10,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batch import Batch, Encoded
-from service.batcher import PADDING, Batcher, Job
+from service.batcher import PADDING, TURN_BATCHES, Batcher, Job
 from service.engine import OrtEngine, Outputs
 from service.errors import ConfigurationError, DeadlineExceeded, InferenceError, NotReady, QueueFull
 from service.metrics import Metrics
+from service.schedule import Schedule
 from service.tokenizer import Tokenizer
-from tests.engines import FakeEngine
+from tests.engines import FakeEngine, until
 
 SECONDS = 10.0
 """Deadline of a job that no test lets pass."""
@@ -62,7 +63,8 @@ def soon(seconds: float = SECONDS) -> float:
 
 
 def make(engine: FakeEngine, **changes: Any) -> Batcher:
-    options = {"pad_id": 0, "max_length": 64, "max_batch_tokens": 256, "max_queue_tokens": 4096, "metrics": Metrics()}
+    changes.setdefault("schedule", Schedule(changes.pop("max_batch_tokens", 256)))
+    options = {"pad_id": 0, "max_length": 64, "max_queue_tokens": 4096, "metrics": Metrics()}
     return Batcher("m", engine, **(options | changes))
 
 
@@ -87,10 +89,12 @@ def echo(wanted: Sequence[Encoded]) -> list[tuple[float, float]]:
     return [(float(r.input_ids[0]), float(len(r))) for r in wanted]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():
-            await asyncio.sleep(0.001)
+async def queued(batcher: Batcher, *requests: Sequence[Encoded]) -> list[asyncio.Task[list[tuple[float, float]]]]:
+    """Asks for each, and waits until all their rows are in the queue beside those that were."""
+    expected = batcher._rows + sum(map(len, requests))
+    asked = [asyncio.create_task(ask(batcher, wanted)) for wanted in requests]
+    await until(lambda: batcher._rows == expected)
+    return asked
 
 
 @contextlib.asynccontextmanager
@@ -147,14 +151,29 @@ def test_every_row_is_answered_once_within_budget_and_padding(jobs: list[list[in
                 count, tokens = batch.shape
                 assert count * tokens <= budget
                 assert batch.padding_ratio <= PADDING + 1e-9
-            if workers == 1:  # the row that waited longest goes first, whatever its length: none is starved
-                left = dict.fromkeys(everyone)
-                for batch in engine.batches:
-                    assert next(iter(left)) in batch.input_ids[:, 0]
-                    for name in batch.input_ids[:, 0].tolist():
-                        del left[name]
+            if workers == 1:
+                check_turns(asked, engine.batches, TURN_BATCHES * budget)
 
     asyncio.run(main())
+
+
+def check_turns(asked: list[list[Encoded]], batches: Sequence[Batch], share: int) -> None:
+    """Each batch holds the first waiting row of the request whose turn it is, whatever its length: none is starved. A
+    turn ends after `share` tokens."""
+    left = [{int(r.input_ids[0]): len(r) for r in wanted} for wanted in asked]
+    turns, spent = list(range(len(asked))), [0] * len(asked)
+    for batch in batches:
+        names, current = batch.input_ids[:, 0].tolist(), turns[0]
+        assert next(iter(left[current])) in names
+        spent[current] += sum(left[current].get(name, 0) for name in names)
+        for waiting_rows in left:
+            for name in names:
+                waiting_rows.pop(name, None)
+        if spent[current] >= share:
+            spent[current] = 0
+            turns.append(turns.pop(0))
+        turns = [job for job in turns if left[job]]
+    assert not turns
 
 
 async def test_there_is_no_timer() -> None:
@@ -184,6 +203,38 @@ async def test_a_long_row_is_not_passed_by_for_ever() -> None:
             await asyncio.sleep(0)
         await asyncio.gather(long, *short)
         assert engine.batches[1].shape == (1, 64)
+
+
+async def test_a_book_does_not_keep_a_short_question_waiting() -> None:
+    """Of 200 windows, so many run before the question as fill a turn; a second book takes turns with the first."""
+    engine = Echo(workers=1)
+    async with running(engine, max_queue_tokens=10**6) as batcher:
+        async with busy(batcher, engine):
+            books = [rows(*[64] * 200), rows(*[64] * 200)]
+            asked = await queued(batcher, *books)
+            question = rows(8)
+            (short,) = await queued(batcher, question)
+        assert await short == echo(question)
+        for book, answers in zip(books, await asyncio.gather(*asked), strict=True):
+            assert answers == echo(book)
+    order = [{int(name) for name in batch.input_ids[:, 0]} for batch in engine.batches[1:]]
+    names = [{int(r.input_ids[0]) for r in wanted} for wanted in (*books, question)]
+    turns = [next(i for i, known in enumerate(names) if batch & known) for batch in order]
+    # The question is the third in turn: after one turn of each book, of four batches of 256 tokens.
+    assert turns[:10] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 0]
+    assert all(len(set(turns[i : i + 9])) == 2 for i in range(9, 90))
+
+
+async def test_a_request_of_a_few_batches_ends_before_the_next_begins() -> None:
+    """Taking turns row by row would make every request of several rows as slow as the slowest."""
+    engine = Echo(workers=1)
+    async with running(engine, max_queue_tokens=10**6) as batcher:
+        async with busy(batcher, engine):
+            both = [rows(*[64] * 16), rows(*[64] * 16)]
+            asked = await queued(batcher, *both)
+        await asyncio.gather(*asked)
+    first = {int(r.input_ids[0]) for r in both[0]}
+    assert [bool(first & set(batch.input_ids[:, 0])) for batch in engine.batches[1:]] == [True] * 4 + [False] * 4
 
 
 async def test_rows_of_like_length_go_together() -> None:
@@ -337,11 +388,57 @@ async def test_a_full_queue_refuses_all_or_none_and_says_when() -> None:
                 batcher.submit(rows(4, 7), deadline=soon())
             assert 0.01 < error.value.retry_after < 5  # 90 tokens at 1000 a second or less
             assert waiting(batcher, metrics) == (2, 90)
-            fits = asyncio.create_task(ask(batcher, rows(4, 6)))
-            await asyncio.sleep(0)
-            assert waiting(batcher, metrics) == (4, 100)
-        await asyncio.gather(waits, fits)
+            with pytest.raises(QueueFull):  # before any work on a request, and though this one would fit
+                batcher.check_open()
+            with pytest.raises(QueueFull):
+                batcher.submit(rows(4, 6), deadline=soon())
+        await waits
+        batcher.check_open()
         await ask(batcher, rows(60))
+
+
+async def test_a_queue_that_has_never_been_full_takes_what_fits() -> None:
+    engine, metrics = Echo(), Metrics()
+    async with running(engine, metrics=metrics, max_queue_tokens=100) as batcher, busy(batcher, engine):
+        jobs = [batcher.submit(wanted, deadline=soon()) for wanted in (rows(50, 40), rows(4, 6))]
+        batcher.check_open()
+        assert waiting(batcher, metrics) == (4, 100)
+        engine.gate.set()
+        for job in jobs:
+            await batcher.result(job)
+
+
+async def test_a_huge_request_that_does_not_fit_keeps_nobody_else_out() -> None:
+    engine = Echo()
+    async with running(engine, max_queue_tokens=100) as batcher, busy(batcher, engine):
+        jobs = [batcher.submit(rows(30), deadline=soon())]
+        with pytest.raises(QueueFull):
+            batcher.submit(rows(50, 50), deadline=soon())
+        jobs.append(batcher.submit(rows(20), deadline=soon()))
+        engine.gate.set()
+        for job in jobs:
+            await batcher.result(job)
+
+
+async def test_retry_after_is_when_the_queue_admits_again() -> None:
+    engine = Echo(seconds=0.02)
+    async with running(engine, max_batch_tokens=64, max_queue_tokens=4096) as batcher:
+        await ask(batcher, rows(*[8] * 80))  # measures: 64 tokens in a little over 0.02 s
+        jobs = []
+        with pytest.raises(QueueFull) as error:  # however quick the workers are: they run far less than is sent
+            for _ in range(4096):
+                jobs.append(batcher.submit(rows(8), deadline=soon()))
+        began = time.perf_counter()
+        while True:
+            with contextlib.suppress(QueueFull):
+                batcher.check_open()
+                break
+            await asyncio.sleep(0.005)
+        waited = time.perf_counter() - began
+        assert waited / 2 <= error.value.retry_after <= waited * 2
+        assert 0 < batcher._tokens <= 2048  # half full: the workers never waited
+        for job in jobs:
+            await batcher.result(job)
 
 
 async def test_retry_after_before_anything_was_measured() -> None:
@@ -619,7 +716,7 @@ def test_a_loop_that_is_gone_kills_no_worker() -> None:
 
 def test_word_of_batches_may_come_in_any_order() -> None:
     loop = asyncio.new_event_loop()
-    job = Job(loop.create_future(), deadline=9.0, admitted=0.5, tickets=range(2), logits=[(), ()], missing=2)
+    job = Job(loop.create_future(), deadline=9.0, admitted=0.5, waiting={}, logits=[(), ()], missing=2)
     job.start(1.0)
     job.start(2.0)
     job.finish(5.0)
@@ -683,3 +780,44 @@ def test_under_any_traffic_every_caller_hears_once(seed: int, workers: int, fail
             assert await batcher.drain(SECONDS)
 
     asyncio.run(main())
+
+
+# ---- what is alone --------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_alone_and_long_runs_on_all_cores() -> None:
+    engine, lone = Echo(workers=2), Echo()
+    async with running(engine, schedule=Schedule(256, lone, 32)) as batcher:
+        for length, expected in ((31, engine), (32, lone), (64, lone)):
+            wanted = rows(length)
+            await until(batcher._idle)
+            assert await ask(batcher, wanted) == echo(wanted)
+            assert seen(expected) >= {int(wanted[0].input_ids[0])}
+
+
+async def test_under_load_each_batch_has_one_core() -> None:
+    engine, lone = Echo(workers=2, seconds=0.1), Echo()
+    async with running(engine, schedule=Schedule(256, lone, 8)) as batcher:
+        wanted = rows(64, 64)  # one for each worker: neither is alone
+        assert await ask(batcher, wanted) == echo(wanted)
+        assert not lone.batches
+        await until(batcher._idle)  # the answer is on its way before its worker is free
+        lone.gate.clear()
+        first = asyncio.create_task(ask(batcher, rows(64)))
+        await until(lone.entered.is_set)
+        later = rows(64)
+        assert await ask(batcher, later) == echo(later)  # runs beside the one on all cores
+        lone.gate.set()
+        await first
+        assert (len(lone.batches), len(engine.batches)) == (1, 3)
+
+
+async def test_a_failure_of_the_lone_session_is_the_batchs_alone() -> None:
+    engine, lone = Echo(), Echo()
+    lone.error = RuntimeError("no memory")
+    async with running(engine, schedule=Schedule(256, lone, 8)) as batcher:
+        with pytest.raises(InferenceError):
+            await ask(batcher, rows(8))
+        lone.error = None
+        wanted = rows(8)
+        assert await ask(batcher, wanted) == echo(wanted)

@@ -28,12 +28,13 @@ def refused(folder: Path, match: str) -> None:
     assert f"bundle {folder.name!r}" in error.value.detail
 
 
-@pytest.mark.parametrize("kind", ["sentiment", "nli", "qa"])
-def test_a_whole_bundle_is_read_as_it_was_written(models_dir: Path, kind: str) -> None:
-    bundle = bundles.load(models_dir / kind)
-    content = (models_dir / kind / MANIFEST).read_bytes()
+@pytest.mark.parametrize("kind", ["sentiment", "nli", "qa", "choice"])
+def test_a_whole_bundle_is_read_as_it_was_written(bundle_factory: Factory, kind: str) -> None:
+    folder = bundle_factory(kind)
+    bundle = bundles.load(folder)
+    content = (folder / MANIFEST).read_bytes()
     assert bundle.name == kind
-    assert bundle.folder == models_dir / kind
+    assert bundle.folder == folder
     assert bundle.manifest.to_json().encode() == content
     assert bundle.version == hashlib.sha256(content).hexdigest()[:12]
     assert bundle.manifest.format == FORMAT
@@ -97,6 +98,10 @@ def test_a_file_outside_the_folder_is_refused(bundle_factory: Factory, name: str
         ({"graphs": [{"precision": "fp32"}]}, "file"),
         ({"graphs": ["model.fp32.onnx"]}, "."),
         ({"architecture": None}, "architecture"),
+        ({"temperature": 0.0}, "the temperature 0.0"),
+        ({"temperature": float("nan")}, "the temperature nan"),
+        ({"temperature": "warm"}, "<"),
+        ({"calibration": {"rows": 3}}, "missing"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(bundle_factory: Factory, fields: dict[str, Any], match: str) -> None:
@@ -112,8 +117,15 @@ def test_a_manifest_that_is_no_json_object_is_refused(bundle_factory: Factory, c
     refused(folder, ".")
 
 
-def test_a_span_bundle_needs_no_labels(models_dir: Path) -> None:
-    assert bundles.load(models_dir / "qa").manifest.labels == ()
+@pytest.mark.parametrize("kind", ["qa", "choice"])
+def test_a_bundle_of_another_task_needs_no_labels(bundle_factory: Factory, kind: str) -> None:
+    assert bundles.load(bundle_factory(kind)).manifest.labels == ()
+
+
+def test_a_bundle_from_before_multi_label_models_has_one_label_a_text(bundle_factory: Factory) -> None:
+    folder = bundle_factory("sentiment")
+    change(folder, multi_label=None, label_threshold=None)
+    assert not bundles.load(folder).manifest.multi_label
 
 
 # ---- graphs ---------------------------------------------------------------------------------------------------------
@@ -174,3 +186,10 @@ def test_find_says_what_there_is(models_dir: Path, tmp_path: Path) -> None:
         bundles.find(tmp_path, ("qa",))
     with pytest.raises(BundleError, match="BERTIE_MODELS_DIR"):
         bundles.find(tmp_path / "absent")
+
+
+def test_weights_that_the_manifest_does_not_name_are_refused(bundle_factory: Callable[..., Path]) -> None:
+    folder = bundle_factory("sentiment")
+    (folder / "weights.bin").write_bytes(b"unchecked")
+    with pytest.raises(BundleError, match=r"no sha256 of weights\.bin"):
+        bundles.load(folder)

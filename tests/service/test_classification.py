@@ -90,3 +90,14 @@ def test_softmax_works_on_the_last_axis(rows: list[list[float]]) -> None:
     assert probabilities.sum(axis=-1) == pytest.approx(np.ones(len(rows)))
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
     assert np.array_equal(probabilities[0], softmax(matrix[0]))
+
+
+def test_temperature_changes_scores_and_no_label() -> None:
+    task = ClassificationTask(TOKENIZERS["bert"], LABELS, 32)
+    example = ClassificationExample("the fox", "the dog")
+    (rows,) = task.encode([example])
+    logits = [(np.array([0.5, 2.0, -1.0], np.float32),)]
+    warm = task.with_temperature(2.0).decode(example, rows, logits)
+    assert warm.score == pytest.approx(math.exp(1) / sum(map(math.exp, (0.25, 1, -0.5))))
+    assert warm.label == task.decode(example, rows, logits).label
+    assert task.temperature == 1.0

@@ -1,7 +1,6 @@
 """Schemathesis: the service keeps to its OpenAPI document, for data that fits it and for data that does not."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import schemathesis
@@ -9,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 from service.app import create_app
 from service.settings import Settings
+from tests.bundles import make_bundle
 from tests.serving import running
 
 schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
@@ -17,9 +17,12 @@ schema.config.generation.update(codec="latin-1")
 
 
 @pytest.fixture(scope="module")
-def url(models_dir: Path) -> Iterator[str]:
-    """The address of a service in a process of its own."""
-    with running(models_dir) as service:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service in a process of its own, with a bundle of each kind."""
+    models = tmp_path_factory.mktemp("models")
+    for kind in ("choice", "nli", "qa", "sentiment"):
+        make_bundle(models, kind)
+    with running(models) as service:
         yield service.url
         assert [record for record in service.log if record["level"] == "error"] == []
 

@@ -34,7 +34,7 @@ from service.tasks import (
     SpanTask,
     ZeroShotExample,
 )
-from tests.engines import FakeEngine, load_with
+from tests.engines import FakeEngine, load_with, until
 
 SECONDS = 10.0
 LONG = "the city is big. " * 400
@@ -311,8 +311,7 @@ async def test_stop_refuses_at_once_and_lets_the_admitted_finish(settings: Setti
     async with serving(settings, metrics, sentiment=engine) as predictor:
         engine.gate.clear()
         admitted = asked(predictor, "sentiment", ClassificationExample("fun"))
-        while not engine.entered.is_set():
-            await asyncio.sleep(0.001)
+        await until(engine.entered.is_set)
         predictor.stop()
         assert not predictor.ready
         with pytest.raises(NotReady):
@@ -342,8 +341,7 @@ async def test_drain_gives_up_in_time(settings: Settings, metrics: Metrics) -> N
     async with serving(settings, metrics, sentiment=engine) as predictor:
         engine.gate.clear()
         running = asked(predictor, "sentiment", ClassificationExample("fun"))
-        while not engine.entered.is_set():
-            await asyncio.sleep(0.001)
+        await until(engine.entered.is_set)
         waiting = asked(predictor, "sentiment", ClassificationExample("fun"))
         await asyncio.sleep(0)
         assert not await predictor.drain(0.05)

@@ -1,14 +1,15 @@
 import asyncio
 import logging
-import time
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
 from service.metrics import Metrics
 from service.settings import Settings
-from tests.engines import FakeEngine, load_with
+from tests.engines import FakeEngine, load_with, until
 from tests.serving import call, serving
 
 GOOD = {"text": "a wonderful film"}
@@ -16,13 +17,6 @@ GOOD = {"text": "a wonderful film"}
 
 def count(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-async def until(condition: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        await asyncio.sleep(0.005)
 
 
 class TestQa:
@@ -75,6 +69,119 @@ class TestQa:
         assert (response.status_code, response.json()["field"]) == (422, "inputs.2.question")
         response = await client.post("/qa", json=long)
         assert (response.status_code, response.json()["field"]) == (422, "question")
+
+
+class TestOptions:
+    PASSAGE = "Ruth lives in Paris. Ada wrote the code."
+    BODY: ClassVar = {"question": "Who wrote the code?", "context": PASSAGE, "options": ["Nobody", "Ada wrote", "dogs"]}
+
+    @pytest.fixture
+    async def client(
+        self, bundle_factory: Callable[..., Path], settings: Settings, metrics: Metrics
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        folder = bundle_factory("choice")
+        bundle_factory("qa")
+        async with serving(settings.model_copy(update={"models_dir": folder.parent}), metrics=metrics) as client:
+            yield client
+
+    async def test_picks_an_option(self, client: httpx.AsyncClient) -> None:
+        response = await client.post("/qa", json=self.BODY)
+        assert response.status_code == 200
+        body = response.json()
+        assert list(body) == ["model", "answer", "answers", "truncated"]
+        assert (body["model"], body["truncated"]) == ("choice", False)
+        assert (body["answer"]["option"], body["answer"]["text"]) == (1, "Ada wrote")
+        assert body["answer"] == body["answers"][0]
+        assert sorted(answer["option"] for answer in body["answers"]) == [0, 1, 2]
+        assert sum(answer["score"] for answer in body["answers"]) == pytest.approx(1)
+        assert "inference;dur=" in response.headers["server-timing"]
+
+    async def test_answers_many_in_order(self, client: httpx.AsyncClient) -> None:
+        other = {"question": "Who lives in _?", "context": self.PASSAGE, "options": ["Berlin", "Paris"]}
+        body = (await client.post("/qa", json={"inputs": [self.BODY, other, self.BODY], "model": "choice"})).json()
+        assert [result["answer"]["option"] for result in body["results"]] == [1, 1, 1]
+        assert [len(result["answers"]) for result in body["results"]] == [3, 2, 3]
+        assert list(body) == ["model", "results"]
+
+    async def test_says_when_the_passage_was_cut(self, client: httpx.AsyncClient) -> None:
+        body = (await client.post("/qa", json=self.BODY | {"context": self.PASSAGE * 20})).json()
+        assert body["truncated"]
+        assert body["answer"]["option"] == 1
+
+    async def test_an_input_that_the_model_cannot_read_is_named(self, client: httpx.AsyncClient) -> None:
+        long = self.BODY | {"options": ["Ada", "dogs " * 70]}
+        response = await client.post("/qa", json=long)
+        assert (response.status_code, response.json()["field"]) == (422, "options.1")
+        response = await client.post("/qa", json={"inputs": [self.BODY, long]})
+        assert (response.status_code, response.json()["field"]) == (422, "inputs.1.options.1")
+
+    @pytest.mark.parametrize(
+        ("change", "status", "field", "reason"),
+        [
+            ({"options": ["one"]}, 422, "options", "2 or more"),
+            ({"options": ["a"] * 65}, 413, "options", "the limit is 64"),
+            ({"model": "qa"}, 422, "model", "it takes a question and a context"),
+            ({"model": "nope"}, 404, "model", "no model"),
+        ],
+    )
+    async def test_what_is_refused(
+        self, client: httpx.AsyncClient, change: dict[str, Any], status: int, field: str, reason: str
+    ) -> None:
+        response = await client.post("/qa", json=self.BODY | change)
+        assert (response.status_code, response.json()["field"]) == (status, field)
+        assert reason in response.json()["detail"]
+
+    async def test_a_question_without_options_is_not_for_that_model(self, client: httpx.AsyncClient) -> None:
+        body = {"question": "Who?", "context": "Ada.", "model": "choice"}
+        response = await client.post("/qa", json=body)
+        assert (response.status_code, response.json()["field"]) == (422, "model")
+        assert "a question, one context and options" in response.json()["detail"]
+        assert (await client.post("/qa", json=body | {"model": "qa"})).status_code == 200
+
+    async def test_without_a_fitting_model(self, settings: Settings) -> None:
+        async with serving(settings) as client:
+            assert (await client.post("/qa", json=self.BODY)).status_code == 404
+
+    async def test_counts_and_tells_of_itself(self, client: httpx.AsyncClient, metrics: Metrics) -> None:
+        await client.post("/qa", json={"inputs": [self.BODY, self.BODY]})
+        assert count(metrics, "bertie_predictions_total", model="choice", label="option") == 2
+        assert count(metrics, "bertie_confidence_count", model="choice") == 2
+        assert count(metrics, "bertie_requests_total", route="/qa", model="choice", status="200") == 1
+        assert count(metrics, "bertie_batch_rows_sum", model="choice") == 6
+        assert (await client.get("/models/choice")).json()["task"] == "multiple_choice"
+
+
+class TestMultiLabel:
+    @pytest.fixture
+    async def client(
+        self, bundle_factory: Callable[..., Path], settings: Settings, metrics: Metrics
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        tags = bundle_factory("sentiment", name="a-tags", labels=("sad", "fun"), multi_label=True, label_threshold=0.4)
+        bundle_factory("sentiment")
+        async with serving(settings.model_copy(update={"models_dir": tags.parent}), metrics=metrics) as client:
+            yield client
+
+    @pytest.mark.parametrize(
+        ("text", "label", "labels"), [("good", "fun", ["fun"]), ("bad", "sad", ["sad"]), ("dog", "sad", ["sad", "fun"])]
+    )
+    async def test_labels_that_hold_are_listed(
+        self, client: httpx.AsyncClient, metrics: Metrics, text: str, label: str, labels: list[str]
+    ) -> None:
+        body = (await client.post("/classify", json={"text": text, "model": "a-tags"})).json()
+        assert list(body) == ["model", "label", "score", "scores", "truncated", "labels"]
+        assert (body["label"], body["labels"], body["score"]) == (label, labels, body["scores"][label])
+        for each in ("sad", "fun"):
+            assert count(metrics, "bertie_predictions_total", model="a-tags", label=each) == (each in labels)
+
+    async def test_a_text_alone_is_still_for_the_sentiment_model(self, client: httpx.AsyncClient) -> None:
+        body = (await client.post("/classify", json=GOOD)).json()
+        assert body["model"] == "sentiment"
+        assert "labels" not in body
+
+    async def test_tells_of_itself(self, client: httpx.AsyncClient) -> None:
+        tags, sentiment = (await client.get("/models")).json()["models"]
+        assert (tags["multi_label"], tags["label_threshold"]) == (True, 0.4)
+        assert not sentiment["multi_label"]
 
 
 class TestClassify:

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from service.errors import BertieError, InvalidInput, MalformedBody
 from service.openapi import CLASSIFY_EXAMPLES, QA_EXAMPLES
-from service.schemas import CLASSIFY_BODY, MAX_ERRORS, MAX_NAME, QA_BODY, parse
-from service.tasks import ClassificationExample, SpanExample, ZeroShotExample
+from service.schemas import CLASSIFY_BODY, MAX_ERRORS, MAX_NAME, QA_BODY, examples, parse
+from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
 
 BODIES = {"qa": QA_BODY, "classify": CLASSIFY_BODY}
 QA = {"question": "Who?", "context": "Ada."}
+CHOICE = QA | {"options": ["Ada", "Ruth"]}
 ZERO_SHOT = {"text": "t", "candidate_labels": ["a", "b"]}
 
 
@@ -26,7 +27,7 @@ def refusal(route: str, body: Any) -> InvalidInput:
 
 
 @pytest.mark.parametrize(
-    ("route", "body", "examples"),
+    ("route", "body", "expected"),
     [
         ("qa", QA, [SpanExample("Who?", ("Ada.",))]),
         ("qa", QA | {"context": ["a", "b"]}, [SpanExample("Who?", ("a", "b"))]),
@@ -41,6 +42,9 @@ def refusal(route: str, body: Any) -> InvalidInput:
             {"inputs": [QA, QA | {"top_k": 1}], "top_k": 9},
             [SpanExample("Who?", ("Ada.",), top_k=9), SpanExample("Who?", ("Ada.",), top_k=1)],
         ),
+        ("qa", CHOICE | {"model": "race"}, [MultipleChoiceExample("Who?", "Ada.", ("Ada", "Ruth"))]),
+        ("qa", QA | {"options": ["a"] * 2}, [MultipleChoiceExample("Who?", "Ada.", ("a", "a"))]),
+        ("qa", {"inputs": [CHOICE] * 2}, [MultipleChoiceExample("Who?", "Ada.", ("Ada", "Ruth"))] * 2),
         ("classify", {"text": "t"}, [ClassificationExample("t")]),
         ("classify", {"text": "t", "model": None}, [ClassificationExample("t")]),
         ("classify", {"premise": "p", "hypothesis": "h"}, [ClassificationExample("p", "h")]),
@@ -61,10 +65,8 @@ def refusal(route: str, body: Any) -> InvalidInput:
         ("classify", {"text": "שלום 你好 👩🏽‍🚀 é"}, [ClassificationExample("שלום 你好 👩🏽‍🚀 é")]),
     ],
 )
-def test_a_body_becomes_examples(route: str, body: Any, examples: list[Any]) -> None:
-    request = parsed(route, body)
-    inputs = getattr(request, "inputs", [request])
-    assert [item.example(request) if route == "qa" else item.example() for item in inputs] == examples
+def test_a_body_becomes_examples(route: str, body: Any, expected: list[Any]) -> None:
+    assert examples(parsed(route, body)) == expected
 
 
 @pytest.mark.parametrize("route", BODIES)
@@ -106,6 +108,19 @@ def test_the_documents_examples_are_bodies(route: str) -> None:
         ("qa", {"inputs": [QA, QA | {"model": "qa"}]}, "inputs.1.model", "no field"),
         ("qa", [QA], "body", "object"),
         ("qa", "text", "body", "object"),
+        ("qa", QA | {"options": ["a"]}, "options", "must hold 2 or more"),
+        ("qa", QA | {"options": []}, "options", "must hold 2 or more"),
+        ("qa", QA | {"options": "ab"}, "options", "array"),
+        ("qa", QA | {"options": ["a", " "]}, "options.1", "blank"),
+        ("qa", QA | {"options": ["a", 2]}, "options.1", "string"),
+        ("qa", {"context": "Ada.", "options": ["a", "b"]}, "question", "missing"),
+        ("qa", CHOICE | {"context": ["Ada."]}, "context", "string"),
+        ("qa", CHOICE | {"top_k": 2}, "top_k", "no field"),
+        ("qa", CHOICE | {"no_answer": True}, "no_answer", "no field"),
+        ("qa", {"inputs": [CHOICE, QA]}, "inputs.1.options", "missing"),
+        ("qa", {"inputs": [QA, CHOICE]}, "inputs.1.options", "no field"),
+        ("qa", {"inputs": [QA], "options": ["a", "b"]}, "options", "no field"),
+        ("qa", {"inputs": [CHOICE, CHOICE | {"options": ["a"]}]}, "inputs.1.options", "must hold 2 or more"),
         ("classify", {}, "text", "missing"),
         ("classify", {"text": ""}, "text", "blank"),
         ("classify", {"text": "a\0b"}, "text", "NUL"),
@@ -184,7 +199,7 @@ def test_what_is_no_json_is_malformed(body: bytes) -> None:
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 FIELDS = st.sampled_from(
-    ["text", "text_pair", "premise", "hypothesis", "candidate_labels", "inputs", "top_k", "context"]
+    ["text", "text_pair", "premise", "hypothesis", "candidate_labels", "inputs", "top_k", "context", "options"]
 )
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(FIELDS, SCALARS, max_size=3)
 OBJECTS = st.dictionaries(

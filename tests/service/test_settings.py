@@ -31,7 +31,7 @@ def test_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("PORT", "http"), ("PORT", "65536"), ("DEVICE", "tpu"), ("WORKERS", "-1"), ("MAX_BATCH_TOKENS", "0"),
+        ("PORT", "http"), ("PORT", "65536"), ("DEVICE", "tpu"), ("WORKERS", "-1"), ("MAX_BATCH_TOKENS", "-1"),
         ("TIMEOUT_SECONDS", "0"), ("TIMEOUT_SECONDS", "nan"), ("TIMEOUT_SECONDS", "inf"), ("DRAIN_SECONDS", "inf"),
         ("LOG_FORMAT", "xml"), ("API_KEYS", ","), ("MODELS", " , "), ("MAX_BODY_BYTES", "2MB"),
     ],

@@ -174,6 +174,7 @@ def test_a_stride_without_room_is_refused() -> None:
     threshold=st.sampled_from([-3.0, 0.0, 3.0]),
     seed=st.integers(0, 2**32 - 1),
     scale=st.sampled_from([0.0, 1.0, 8.0]),
+    temperature=st.sampled_from([1.0, 1.0, 0.5, 2.5]),
 )
 @settings(deadline=None, max_examples=40)
 def test_decode_equals_looking_at_every_span(
@@ -186,12 +187,14 @@ def test_decode_equals_looking_at_every_span(
     threshold: float,
     seed: int,
     scale: float,
+    temperature: float,
 ) -> None:
-    task = span_task(family, shape, no_answer_threshold=threshold)
+    task = span_task(family, shape, no_answer_threshold=threshold).with_temperature(temperature)
     example = SpanExample("fox", documents, top_k, max_answer, no_answer)
     windows = encode(task, example)
     logits = random_logits(windows, seed, scale, padding=3)
-    places, total, null = every_span(example, windows, logits)
+    cooled = [(start.astype(np.float64) / temperature, end.astype(np.float64) / temperature) for start, end in logits]
+    places, total, null = every_span(example, windows, cooled)
     prediction = task.decode(example, windows, logits)
     answers = prediction.answers
 
@@ -214,9 +217,10 @@ def test_decode_equals_looking_at_every_span(
     if not answers:
         assert prediction.answer is None
     elif no_answer:
-        assert prediction.no_answer_margin == pytest.approx(null - best[0])
-        if abs(null - best[0] - threshold) > 1e-6:
-            assert (prediction.answer is None) == (null - best[0] > threshold)
+        margin = temperature * (null - best[0])  # the threshold is on logits as they come
+        assert prediction.no_answer_margin == pytest.approx(margin)
+        if abs(margin - threshold) > 1e-6:
+            assert (prediction.answer is None) == (margin > threshold)
     else:
         assert prediction.answer == answers[0]
 

@@ -22,7 +22,7 @@ FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(WEB.iter
 HTML, CSS, JS = FILES["index.html"], FILES["playground.css"], FILES["playground.js"]
 # The HTTP contract of the design.
 PATHS = {"qa", "classify", "models", "docs", "metrics"}
-FIELDS = {"question", "context", "top_k", "no_answer", "text", "premise", "hypothesis", "model"} | {
+FIELDS = {"question", "context", "options", "top_k", "no_answer", "text", "premise", "hypothesis", "model"} | {
     "candidate_labels",
     "hypothesis_template",
     "multi_label",
@@ -65,7 +65,7 @@ def test_nothing_comes_from_elsewhere(name: str) -> None:
 
 def test_the_page_and_its_files_name_each_other() -> None:
     used = {value for name in ("src", "href") for value in PAGE.all(name)} - PATHS
-    assert used == FILES.keys() - {"index.html"}
+    assert used == FILES.keys() - {"index.html", "docs.html", "docs.js"}
 
 
 def test_it_stays_light() -> None:

@@ -54,6 +54,15 @@ def test_multi_label_scores_each_alone() -> None:
     assert answer.label == "a"
 
 
+def test_scores_take_the_nli_models_temperature() -> None:
+    warm = ZeroShotTask(NLI.with_temperature(2.0))
+    for multi_label in (False, True):
+        example = ZeroShotExample("the fox", ("a", "b", "c"), multi_label=multi_label)
+        (rows,) = warm.encode([example])
+        expected = TASK.decode(example, rows, [(row / 2,) for row in LOGITS])
+        assert warm.decode(example, rows, [(row,) for row in LOGITS]) == expected
+
+
 def test_a_lone_label_does_not_win_whatever_the_text() -> None:
     example = ZeroShotExample("the fox", ("a",))
     (rows,) = TASK.encode([example])

@@ -1,0 +1,61 @@
+"""Classification under labels that do not exclude one another: a sigmoid a label, and a threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from typing import Self
+
+import numpy as np
+
+from service.tasks.classification import Classification, ClassificationExample, ClassificationRow, ClassificationTask
+from service.tasks.task import RowLogits
+from service.tokenizer import Tokenizer
+
+
+class MultiLabelTask(ClassificationTask):
+    """As its base, but any number of labels may hold: those whose probability is over the threshold."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+        max_length: int,
+        *,
+        threshold: float = 0.5,
+        temperature: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            threshold: probability over which a label holds, under this temperature; fitted on a dev set.
+            temperature: see `ClassificationTask`.
+        """
+        super().__init__(tokenizer, labels, max_length, temperature=temperature)
+        self.threshold = threshold
+
+    def with_threshold(self, threshold: float) -> Self:
+        """The same task with another threshold: no score changes."""
+        task = copy(self)
+        task.threshold = threshold
+        return task
+
+    def with_temperature(self, temperature: float) -> Self:
+        """The same task with other scores, and the threshold moved with them: the same labels hold."""
+        task = super().with_temperature(temperature)
+        if 0.0 < self.threshold < 1.0:
+            logit = math.log(self.threshold / (1.0 - self.threshold)) * self.temperature
+            task.threshold = float(np.exp(-np.logaddexp(0.0, -logit / temperature)))
+        return task
+
+    def decode(
+        self, example: ClassificationExample, rows: Sequence[ClassificationRow], logits: Sequence[RowLogits]
+    ) -> Classification:
+        """Sigmoid of each label's logit; `label` is the most probable one, whether or not it holds."""
+        # 1 / (1 + exp(-x)) without its overflow.
+        logit = logits[0][0].astype(np.float64) / self.temperature
+        probabilities = np.exp(-np.logaddexp(0.0, -logit)).tolist()
+        scores = dict(zip(self.labels, probabilities, strict=True))
+        ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+        holding = tuple(label for label in ranked if scores[label] > self.threshold)
+        return Classification(ranked[0], scores[ranked[0]], scores, rows[0].truncated, holding)
