@@ -1,0 +1,89 @@
+"""What each family's own tokenizer makes of a text, by other code than the one that is tested."""
+
+import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import regex
+import sentencepiece
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+SPACE = "▁"
+BYTE_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+"""How GPT-2, and after it RoBERTa, cuts a text to words."""
+
+
+def prepared(text: str, *, cased: bool) -> str:
+    """What ALBERT's reference hands to SentencePiece."""
+    text = " ".join(text.split()).replace("``", '"').replace("''", '"')
+    if cased:
+        return text
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).lower()
+
+
+class Albert:
+    """The reference's preparation of a text, SentencePiece's own library, and the reference's rule for numbers."""
+
+    def __init__(self, model: Path, *, cased: bool = False) -> None:
+        self.library = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        self._cased = cased
+
+    def __call__(self, text: str) -> list[int]:
+        pieces: list[str] = []
+        for piece in self.library.encode(prepared(text, cased=self._cased), out_type=str):
+            if len(piece) < 2 or piece[-1] != "," or not piece[-2].isdigit():
+                pieces.append(piece)
+                continue
+            number = self.library.encode(piece[:-1].replace(SPACE, ""), out_type=str)
+            if not piece.startswith(SPACE) and number[0].startswith(SPACE):  # the library begins each text with a space
+                number = [*filter(None, [number[0][1:]]), *number[1:]]
+            pieces += [*number, ","]
+        return [self.library.piece_to_id(piece) for piece in pieces]
+
+    def equal(self, ids: Sequence[int], others: Sequence[int]) -> bool:
+        """The same ids; or ids of the same text, whose scores are so near that it hangs on the order of the sum, which
+        the library does in 32 bits, which of them is found."""
+        return list(ids) == list(others) or (
+            self._surface(ids) == self._surface(others) and abs(self._score(ids) - self._score(others)) < 1e-4
+        )
+
+    def _surface(self, ids: Sequence[int]) -> str:
+        return "".join(self.library.id_to_piece(i) for i in ids)
+
+    def _score(self, ids: Sequence[int]) -> float:
+        return sum(self.library.get_score(i) for i in ids)
+
+
+class Bert:
+    """WordPiece as it was first written, in Python."""
+
+    def __init__(self, vocabulary: Path, *, cased: bool) -> None:
+        self._tokenizer = BertTokenizerLegacy(str(vocabulary), do_lower_case=not cased)
+        self._tokenizer.split_special_tokens = True
+
+    def __call__(self, text: str) -> list[int]:
+        return list(self._tokenizer.convert_tokens_to_ids(self._tokenizer._tokenize(text, split_special_tokens=True)))
+
+
+class Roberta:
+    """Byte-level BPE (Sennrich et al. 2016, algorithm 1, over the bytes of words)."""
+
+    def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> None:
+        self._vocabulary = vocabulary
+        self._ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
+        shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+        hidden = [byte for byte in range(256) if byte not in shown]
+        self._letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+
+    def __call__(self, text: str) -> list[int]:
+        return [self._vocabulary[piece] for word in BYTE_WORDS.findall(text) for piece in self._pieces(word)]
+
+    def _pieces(self, word: str) -> list[str]:
+        pieces = [self._letters[byte] for byte in word.encode()]
+        while len(pieces) > 1:
+            rank, place = min((self._ranks.get(pair, len(self._ranks)), i) for i, pair in enumerate(pairwise(pieces)))
+            if rank == len(self._ranks):
+                break
+            pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
+        return pieces

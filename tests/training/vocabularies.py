@@ -1,0 +1,58 @@
+"""A tokenizer's folder of each kind, as a published checkpoint has it, learnt in a second from text in many scripts."""
+
+import io
+import json
+import random
+from pathlib import Path
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from tests.training import mixed_script, references
+from tests.training.checkpoints import ADA, PARIS, QUESTIONS, SENTENCES, write_text
+from training.pretrain import pieces
+
+KINDS = ("albert", "bert", "bert-cased", "roberta")
+_PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
+
+
+def make(folder: Path) -> dict[str, Path]:
+    """Folders by kind: SentencePiece, WordPiece of two kinds, and byte-level BPE."""
+    lines = [" ".join(line.split()) for line in mixed_script.lines(800)]
+    lines += random.Random(0).choices(_PLAIN, k=200)
+    corpus = write_text(folder / "lines.txt", "\n".join(lines))
+    made = {kind: folder / kind for kind in KINDS}
+    albert(made["albert"], sentencepiece_model())
+    pieces.learn(made["bert"], [corpus], kind="wordpiece", size=1500)
+    pieces.learn(made["bert-cased"], [corpus], kind="wordpiece", size=1500, cased=True)
+    pieces.learn(made["roberta"], [corpus], kind="bytebpe", size=1000)
+    for kind, path in made.items():
+        (path / "config.json").write_text(json.dumps({"model_type": kind.removesuffix("-cased")}))
+    return made
+
+
+def albert(folder: Path, model: bytes, *, cased: bool = False) -> Path:
+    """The tokenizer's files of a published ALBERT: its SentencePiece model, and how text is prepared for it."""
+    folder.mkdir(parents=True)
+    (folder / "spiece.model").write_bytes(model)
+    (folder / "config.json").write_text(json.dumps({"model_type": "albert"}))
+    settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": not cased, "keep_accents": cased}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def sentencepiece_model(*, cased: bool = False) -> bytes:
+    """A small model as ALBERT's was made: symbols that stand alone, and numbers with their commas as pieces."""
+    lines = [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(references.prepared(line, cased=cased) for line in lines), model_writer=written,
+        model_type="unigram", vocab_size=1600 if cased else 1400, character_coverage=1.0, pad_id=0, unk_id=1,
+        bos_id=-1, eos_id=-1, pad_piece="<pad>", num_threads=1, control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        user_defined_symbols=list('()"-.–£€'), minloglevel=2, num_sub_iterations=1, seed_sentencepiece_size=20_000,
+    )  # fmt: skip
+    model = sentencepiece_model_pb2.ModelProto.FromString(written.getvalue())
+    for piece in model.pieces:  # such pieces begin a word in ALBERT's: "▁2010,", and no "0,"
+        if piece.piece[-1] == "," and piece.piece[-2:-1].isdigit() and not piece.piece.startswith("▁"):
+            piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
+    return bytes(model.SerializeToString())

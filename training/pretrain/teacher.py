@@ -1,0 +1,81 @@
+"""A pre-trained encoder that a smaller one learns from: what it makes of each row before tokens were masked.
+
+Owns the teacher's hidden states and the loss towards them. It is no part of the student: not saved, not optimized, and
+not a module of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AutoModel, PreTrainedModel
+
+from training import pretrained
+from training.errors import CheckpointError
+from training.finetune import load_config, max_positions
+from training.pretrain.batches import Batch
+from training.pretrain.recipe import PretrainRecipe
+from training.pretrain.vocabulary import Vocabulary
+from training.tokenizer import load_tokenizer
+
+
+class Teacher:
+    """An encoder that is not trained.
+
+    Attributes:
+        config: transformers', of its shape.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self.config: Any = model.config
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Its last hidden states [R, T, hidden] of the rows as they were before tokens were masked."""
+        ids = batch["input_ids"].flatten().index_copy(0, batch["positions"], batch["labels"])
+        with torch.no_grad():
+            output = self._model.to(ids.device)(
+                input_ids=ids.view_as(batch["input_ids"]), attention_mask=batch.get("attention_mask"),
+                token_type_ids=batch["token_type_ids"],
+            )  # fmt: skip
+        states: torch.Tensor = output.last_hidden_state
+        return states
+
+    def loss(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
+        """[2]: sums over the real tokens of the student's squared error, and of its cosine with the teacher.
+
+        Both states are normalised first, each token's to mean 0 and variance 1: the gain and bias of the last LayerNorm
+        are the next layer's business, and a token's share of the loss does not hang on its length. The error is a mean
+        over the width, so that it is twice 1 - cosine: 2 for a student that knows nothing.
+        """
+        student, teacher = (
+            functional.layer_norm(states.float(), states.shape[-1:]) for states in (hidden, self.hidden(batch))
+        )
+        errors = (student - teacher).square().mean(dim=-1)
+        if "attention_mask" in batch:
+            errors = errors[batch["attention_mask"].bool()]
+        return torch.stack([errors.sum(), (1 - errors / 2).sum()])
+
+
+def load(recipe: PretrainRecipe, vocabulary: Vocabulary, hidden_size: int) -> Teacher:
+    """The recipe's teacher.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or has another vocabulary or width, too few positions, or one segment
+            where rows have two.
+    """
+    folder = recipe.teacher
+    config: Any = load_config(folder)
+    if config.hidden_size != hidden_size:
+        raise CheckpointError(f"the teacher {folder} has hidden size {config.hidden_size}, the student {hidden_size}")
+    if max_positions(config) < recipe.max_length:
+        raise CheckpointError(
+            f"the teacher {folder} has {max_positions(config)} positions, and rows are {recipe.max_length} tokens long"
+        )
+    if recipe.pairs != "none" and config.type_vocab_size < 2:
+        raise CheckpointError(f"the teacher {folder} knows of one segment, and pairs {recipe.pairs!r} makes two")
+    if load_tokenizer(folder).get_vocab() != vocabulary.tokenizer.get_vocab():
+        raise CheckpointError(f"the teacher {folder} has another vocabulary than {recipe.tokenizer}")
+    return Teacher(pretrained.encoder(AutoModel, folder, config, recipe.attention))
