@@ -1,0 +1,176 @@
+"""A comparison as tables: one description each, for the terminal, Markdown files and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from training.compare.figure import Figure
+from training.compare.parameters import GridCell
+from training.compare.results import Comparison, Row
+from training.compare.table import Table, number
+
+
+def of(comparison: Comparison) -> list[Table]:
+    """Every table that there are figures for."""
+    tables = [counted(comparison.rows), grid(comparison.grid), operations(comparison)]
+    rows = comparison.rows
+    measured = (
+        (files, any(row.sizes for row in rows)),
+        (memory, any(row.memory or row.training_memory for row in rows)),
+        (speed, any(row.latency for row in rows)),
+        (training, any(row.training for row in rows)),
+    )
+    return [*tables, *(make(comparison) for make, has in measured if has)]
+
+
+def counted(rows: Sequence[Row]) -> Table:
+    """Where the parameters are."""
+    lines = []
+    for row in rows:
+        p = row.parameters
+        shape = f"{row.shape['layers']} × {row.shape['hidden']}, E {row.shape['embedding']}"
+        lines.append((
+            row.name, shape, _millions(p.embeddings), _millions(p.layer), str(p.stored), _millions(p.layers),
+            _millions(p.pooler), _millions(p.total), f"{row.published / 1e6:.0f}" if row.published else "",
+        ))  # fmt: skip
+    columns = (
+        "M parameters",
+        "layers × hidden",
+        "embeddings",
+        "a layer",
+        "stored",
+        "all layers",
+        "pooler",
+        "total",
+        "paper",
+    )
+    return Table("parameters", "Parameters, in millions", columns, tuple(lines))
+
+
+def grid(cells: Sequence[GridCell]) -> Table:
+    """Factorisation and sharing, each alone."""
+    lines = []
+    for cell in cells:
+        p = cell.parameters
+        lines.append((
+            cell.name, _millions(p.embeddings), _millions(p.layers), _millions(p.total), f"{cell.published / 1e6:.0f}",
+        ))  # fmt: skip
+    columns = ("ALBERT-base, M parameters", "embeddings", "all layers", "total", "paper, table 3")
+    return Table("grid", "Factorisation and sharing, each alone, in millions", columns, tuple(lines))
+
+
+def operations(comparison: Comparison) -> Table:
+    """Operations of a row."""
+    lengths = tuple(comparison.rows[0].flops)
+    columns = ("GFLOPs a row", *(f"{tokens} tokens" for tokens in lengths), "×")
+    lines = []
+    for row in comparison.rows:
+        base = comparison.row(row.reference)
+        lines.append((
+            row.name, *(f"{row.flops[t] / 1e9:.1f}" for t in lengths),
+            _against(f"{row.flops[lengths[-1]] / base.flops[lengths[-1]]:.2f}", row),
+        ))  # fmt: skip
+    return Table("flops", "Operations of a row, in GFLOPs", columns, tuple(lines))
+
+
+def files(comparison: Comparison) -> Table:
+    """Bytes on disk."""
+    kinds = tuple(comparison.rows[0].sizes)
+    columns = ("MB", *("checkpoint, fp32" if k == "checkpoint" else f"graph, {k}" for k in kinds), "× (checkpoint)")
+    lines = []
+    for row in comparison.rows:
+        base = comparison.row(row.reference)
+        ratio = f"{row.sizes['checkpoint'].over(base.sizes['checkpoint']):.3f}"
+        lines.append((row.name, *(_shown(row.sizes[k], 1e-6) for k in kinds), _against(ratio, row)))
+    return Table("files", "Files, in MB", columns, tuple(lines), _estimates(lines))
+
+
+def memory(comparison: Comparison) -> Table:
+    """Bytes in memory, served and in training."""
+    precisions = tuple(dict.fromkeys(p for row in comparison.rows for p in row.memory))
+    trained = any(row.training_memory for row in comparison.rows)
+    columns = ["MB resident"]
+    for precision in precisions:
+        columns += [f"served, {precision}", "×"]
+    if trained:
+        columns += ["training, at most", "×"]
+    lines = []
+    for row in comparison.rows:
+        base = comparison.row(row.reference)
+        line = [row.name]
+        for precision in precisions:
+            line += _with_ratio(row, row.memory.get(precision), base.memory.get(precision), 1e-6)
+        if trained:
+            line += _with_ratio(row, row.training_memory, base.training_memory, 1e-6)
+        lines.append(tuple(line))
+    note = _joined(_estimates(lines), _stamp(comparison))
+    return Table("memory", "Memory, in MB", tuple(columns), tuple(lines), note)
+
+
+def speed(comparison: Comparison) -> Table:
+    """Latency and throughput."""
+    columns = ("served", "graph", "tokens", "ms for a row alone", "×", "rows/s", "×")
+    lines = []
+    for precision in dict.fromkeys(p for row in comparison.rows for p in row.latency):
+        for tokens in comparison.rows[0].flops:
+            for row in comparison.rows:
+                base = comparison.row(row.reference)
+                mine, theirs = (each.latency.get(precision, {}).get(tokens) for each in (row, base))
+                rows, their_rows = (each.throughput.get(precision, {}).get(tokens) for each in (row, base))
+                lines.append((
+                    row.name, precision, str(tokens), *_with_ratio(row, mine, theirs, 1e3),
+                    *_with_ratio(row, rows, their_rows, 1),
+                ))  # fmt: skip
+    return Table("speed", "Speed when served", columns, tuple(lines), _joined(_estimates(lines), _stamp(comparison)))
+
+
+def training(comparison: Comparison) -> Table:
+    """Tokens a second of training."""
+    lines = []
+    for row in comparison.rows:
+        base = comparison.row(row.reference)
+        lines.append((row.name, *_with_ratio(row, row.training, base.training, 1)))
+    settings = comparison.settings
+    batch = f"{_plural(settings['training_rows'], 'row')} of {settings['training_tokens']} tokens"
+    title = f"A training step in fp32, {batch}"
+    note = _joined(_estimates(lines), _stamp(comparison))
+    return Table("training", title, ("training", "tokens/s", "×"), tuple(lines), note)
+
+
+def _with_ratio(row: Row, figure: Figure | None, base: Figure | None, scale: float) -> tuple[str, str]:
+    if figure is None:
+        return "", ""
+    return _shown(figure, scale), _against(f"{figure.over(base):.2f}", row) if base else ""
+
+
+def _against(ratio: str, row: Row) -> str:
+    return "1" if row.name == row.reference else f"{ratio} {row.reference}"
+
+
+def _shown(figure: Figure, scale: float) -> str:
+    return ("≈ " if figure.estimated else "") + number(figure.median * scale)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f}"
+
+
+def _estimates(lines: Sequence[tuple[str, ...]]) -> str:
+    return "≈ is worked out, not run." if any("≈" in cell for line in lines for cell in line) else ""
+
+
+def _stamp(comparison: Comparison) -> str:
+    m, s = comparison.machine, comparison.settings
+    return (
+        f"{comparison.created[:10]}, {m['processor']}, {m['cores']} cores, load {m['load_before']:.1f} before; "
+        f"onnxruntime {m['onnxruntime']}, torch {m['torch']}; medians of {_plural(s['rounds'], 'round')}; × is against "
+        "the model named."
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _joined(*notes: str) -> str:
+    return " ".join(note for note in notes if note)
