@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from service.errors import BertieError
+from training.compare import command as compare
 from training.errors import DataError, TrainingError
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "w8a16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; errors that a person can mend are printed without a traceback, with exit status 1."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    command: Callable[[argparse.Namespace], None] = options.run
     try:
-        command: Callable[[argparse.Namespace], None] = options.run
-        command(options)
+        with _unwound_by_sigterm():
+            command(options)
     except (TrainingError, BertieError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a command as an exception does, so that it clears away its temporary folders and child processes."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,9 +56,49 @@ def _parser() -> argparse.ArgumentParser:
     finetune = commands.add_parser("finetune", help="fine-tune an encoder by a recipe")
     finetune.add_argument("recipe", type=Path, help="a TOML file; see training/recipes/")
     finetune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a recipe's value")
+    finetune.add_argument(
+        "--teacher", action="append", default=[], metavar="CHECKPOINT",
+        help="learn from a fine-tuned checkpoint too; again for more",
+    )  # fmt: skip
     finetune.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output")
     finetune.add_argument("--allow-bad-data", action="store_true", help="go on without the bad records")
     finetune.set_defaults(run=_finetune)
+
+    average = commands.add_parser("average", help="the mean of fine-tuned checkpoints' weights, as a checkpoint")
+    average.add_argument("output", type=Path, help="the Hugging Face folder to write")
+    average.add_argument("checkpoint", type=Path, nargs="+", help="two or more, of one shape, task and tokenizer")
+    average.add_argument(
+        "--weights", type=float, nargs="+", default=[], metavar="SHARE",
+        help="how much of each checkpoint, in their order, of any sum; as much of each when left out",
+    )  # fmt: skip
+    average.set_defaults(run=_average)
+
+    vocabulary = commands.add_parser("vocabulary", help="learn a tokenizer's vocabulary from text")
+    vocabulary.add_argument("output", type=Path, help="the tokenizer's folder, to be made")
+    vocabulary.add_argument("corpus", nargs="+", help="text files: plain, .gz or .xz")
+    vocabulary.add_argument("--kind", choices=("sentencepiece", "wordpiece", "bytebpe"), default="sentencepiece")
+    vocabulary.add_argument("--size", type=_count, default=30_000, help="pieces, special ones included")
+    vocabulary.add_argument("--cased", action="store_true", help="keep capitals and accents (bytebpe always does)")
+    vocabulary.add_argument("--sentences", type=_count, default=500_000, help="how many to learn from, 0 for all")
+    vocabulary.add_argument("--seed", type=_count, default=42, help="of the sample of sentences")
+    vocabulary.set_defaults(run=_vocabulary)
+
+    pretrain = commands.add_parser(
+        "pretrain", help="pre-train an encoder by a recipe; under torchrun on many processes"
+    )
+    pretrain.add_argument("recipe", type=Path, help="a TOML file; see training/recipes/pretrain-*.toml")
+    pretrain.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a recipe's value")
+    pretrain.add_argument("--resume", action="store_true", help="continue from the last good checkpoint in the output")
+    pretrain.add_argument("--minutes", type=float, default=0.0, help="stop with a checkpoint after so long")
+    pretrain.set_defaults(run=_pretrain)
+
+    shrink = commands.add_parser("shrink", help="begin an ALBERT from a BERT's weights, for pretrain")
+    shrink.add_argument("teacher", help="a BERT's Hugging Face folder with safetensors")
+    shrink.add_argument("output", type=Path, help="the ALBERT's folder, to be made")
+    shrink.add_argument("corpus", nargs="+", help="text files to fit and measure on: plain, .gz or .xz")
+    shrink.add_argument("--embedding-size", type=_count, default=128, help="of the word embeddings")
+    shrink.add_argument("--layers", type=_count, default=0, help="times the one layer is applied; 0: the teacher's")
+    shrink.set_defaults(run=_shrink)
 
     export = commands.add_parser("export", help="export a Hugging Face folder to a bundle, through the gate")
     export.add_argument("checkpoint", type=Path, help="a fine-tuned Hugging Face folder with safetensors")
@@ -53,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--dev", action="append", default=[], help="a dev file to gate on (the recipe's); again for more"
     )
+    _add_layout(export)
     export.add_argument("--dev-limit", type=_count, default=0, help="examples of each dev file, 0 for all")
+    export.add_argument(
+        "--gate-limit", type=_count, default=0, help="of those, examples to compare int8 with fp32 on, 0 for all"
+    )
     export.add_argument("--without-dev", action="store_true", help="export without a dev file to gate on")
     export.add_argument("--licence", default="", help="licence of the weights, for the card")
     export.add_argument("--base-model", default="", help="what was fine-tuned, for the card")
@@ -61,12 +125,31 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="score a bundle as it is served")
     evaluate.add_argument("bundle", type=Path)
-    evaluate.add_argument("file", help="labelled data: SQuAD JSON, GLUE TSV, NLI JSONL or TSV; plain, .gz or .xz")
+    evaluate.add_argument(
+        "file",
+        help="labelled data: SQuAD JSON, GLUE TSV, NLI JSONL or TSV, RACE, or a CSV, TSV or JSONL table; also .gz, .xz",
+    )
+    _add_layout(evaluate)
     evaluate.add_argument("--limit", type=_count, default=0, help="the first so many examples only")
     evaluate.add_argument("--predictions", type=Path, help="write them here; SQuAD's in the official layout")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.set_defaults(run=_evaluate)
+
+    compare.add_parser(commands)
     return parser
+
+
+def _add_layout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="how data are laid out, where neither labels nor recipe say so: data, table.text and so on, as in recipes",
+    )  # fmt: skip
+
+
+def _layout(options: argparse.Namespace) -> dict[str, str]:
+    from training import recipe
+
+    return recipe.layout(options.set)
 
 
 def _count(text: str) -> int:
@@ -82,12 +165,54 @@ def _count(text: str) -> int:
 def _finetune(options: argparse.Namespace) -> None:
     from training import recipe
 
-    loaded = recipe.load(options.recipe, options.set)
+    teachers = [f"teacher={json.dumps(options.teacher)}"] if options.teacher else []
+    loaded = recipe.load(options.recipe, [*options.set, *teachers])
 
     from training import finetune
 
     metrics = finetune.run(loaded, resume=options.resume, allow_bad_data=options.allow_bad_data)
     _print_scores("dev", metrics["dev"])
+
+
+def _average(options: argparse.Namespace) -> None:
+    from training import average
+
+    metrics = average.run(options.output, options.checkpoint, options.weights)
+    for part in metrics["average"]:
+        print(f"{part['share']:.4f}  {part['sha256'][:12]}  {part['checkpoint']}")
+
+
+def _vocabulary(options: argparse.Namespace) -> None:
+    from training.pretrain import pieces
+
+    count = pieces.learn(
+        options.output, options.corpus, kind=options.kind, size=options.size, cased=options.cased,
+        sentences=options.sentences, seed=options.seed,
+    )  # fmt: skip
+    print(f"{options.output}: {count} pieces")
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from training import recipe
+    from training.pretrain.recipe import PretrainRecipe
+
+    loaded = recipe.load_as(PretrainRecipe, options.recipe, options.set)
+
+    from training.pretrain import trainer
+
+    metrics = trainer.run(loaded, resume=options.resume, minutes=options.minutes)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _print_scores("held-out", metrics["dev"][-1])
+
+
+def _shrink(options: argparse.Namespace) -> None:
+    from training.pretrain import shrink
+
+    made = shrink.run(
+        options.teacher, options.output, options.corpus, embedding_size=options.embedding_size, layers=options.layers
+    )
+    print(f"{options.output}: {made.parameters:,} parameters of {made.teacher_parameters:,}; layer: {made.layer}")
+    print(json.dumps(dataclasses.asdict(made)))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -103,7 +228,9 @@ def _export(options: argparse.Namespace) -> None:
             doc_stride=options.doc_stride,
             dev=tuple(options.dev),
             without_dev=options.without_dev,
+            layout=_layout(options),
             dev_limit=options.dev_limit,
+            gate_limit=options.gate_limit,
             licence=options.licence,
             base_model=options.base_model,
         )
@@ -119,18 +246,23 @@ def _evaluate(options: argparse.Namespace) -> None:
     bundle = bundles.load(options.bundle)
     if options.predictions and not options.predictions.parent.is_dir():
         raise DataError(f"{options.predictions.parent} is no folder")  # said now, not after the hour's work
-    scores, predictions = evaluate.bundle(bundle, options.file, limit=options.limit, device=options.device)
+    scores, predictions = evaluate.bundle(
+        bundle, options.file, limit=options.limit, device=options.device, layout=_layout(options)
+    )
     if options.predictions:
         options.predictions.write_text(json.dumps(predictions, ensure_ascii=False) + "\n", encoding="utf-8")
     _print_scores(f"{bundle.name} on {Path(options.file).name}", scores)
 
 
 def _print_scores(title: str, scores: Mapping[str, Any]) -> None:
-    """A table, then the same as one JSON object on the last line."""
-    width = max(map(len, scores))
-    print(title)
-    for name, value in scores.items():
-        print(f"  {name:<{width}}  {value:>12.4f}" if isinstance(value, float) else f"  {name:<{width}}  {value:>7}")
+    """A table, and one for each further dev file, then the same as one JSON object on the last line."""
+    shown = {name: value for name, value in scores.items() if name != "also"}
+    width = max(map(len, shown))
+    for heading, values in {title: shown, **scores.get("also", {})}.items():
+        print(heading)
+        for name, value in values.items():
+            number = f"{value:>12.4f}" if isinstance(value, float) else f"{value:>7}"
+            print(f"  {name:<{width}}  {number}")
     print(json.dumps(scores))
 
 

@@ -5,8 +5,10 @@ Owns the loop over batches. Knows nothing of checkpoints; `TorchEngine` lets the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -20,24 +22,38 @@ from service import bundle as bundles
 from service.batch import Batch, Encoded, pad
 from service.bundle import Bundle
 from service.engine import Engine, open_engine
-from service.predict import make_task
+from service.predict import ServedTask, make_task
 from service.settings import cpu_quota
-from service.tasks import ClassificationTask, RowLogits, SpanExample, SpanTask
+from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, RowLogits, SpanTask
 from service.tokenizer import Tokenizer
 from training import metrics
-from training.data import LabelledText, Question, Report, read_nli, read_squad, read_sst2
+from training.data import LAYOUTS, ChoiceQuestion, Labelled, LabelledText, Layout, Question, Report, Table, TaggedText
+from training.data import read as read_data
 from training.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 2048
 """Examples encoded, run and decoded at a time: bounds memory, and is enough to sort by length."""
 BATCH_TOKENS = 4096
+LAYOUT_OF_LABELS: Mapping[frozenset[str], Layout] = {
+    frozenset({"entailment", "neutral", "contradiction"}): "nli",
+    frozenset({"negative", "positive"}): "sst2",
+}
+"""What data with these labels comes in, unless somebody says otherwise."""
 
 
 class TorchEngine:
-    """A torch model behind the service's `Engine`."""
+    """A torch model behind the service's `Engine`.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        precision: `fp32`, or `bf16` autocast.
+    """
+
+    def __init__(self, model: PreTrainedModel, precision: str = "fp32") -> None:
         self._model = model
+        self._bf16 = precision == "bf16"
+        self._choice = type(model).__name__.endswith("ForMultipleChoice")
         self.workers = 1
 
     @torch.inference_mode()
@@ -50,7 +66,10 @@ class TorchEngine:
         }
         if getattr(self._model.config, "type_vocab_size", 0) > 1:
             arguments["token_type_ids"] = torch.from_numpy(batch.token_type_ids).to(device)
-        output = self._model(**arguments)
+        if self._choice:  # it takes [questions, options, tokens]; here each row is a question with one option
+            arguments = {name: rows.unsqueeze(1) for name, rows in arguments.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+            output = self._model(**arguments)
         outputs = (output.logits,) if "logits" in output else (output.start_logits, output.end_logits)
         return tuple(logits.float().cpu().numpy() for logits in outputs)
 
@@ -76,14 +95,38 @@ def run_rows(engine: Engine, rows: Sequence[Encoded], pad_id: int, batch_tokens:
     return logits
 
 
+@dataclass(frozen=True, slots=True)
+class LabelOutcome:
+    """A text's label and the one that was predicted."""
+
+    label: str
+    predicted: str
+
+
+Outcome = LabelOutcome | metrics.TagOutcome | metrics.SpanOutcome | metrics.ChoiceOutcome
+Predictions = dict[str, str] | list[str] | list[list[str]] | list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """A labelled example, its rows and their logits: what a task decodes to an answer."""
+
+    reference: Labelled
+    rows: Sequence[Encoded]
+    logits: Sequence[RowLogits]
+
+
 def bundle(
-    served: Bundle, path: str, *, limit: int = 0, device: str = "auto"
-) -> tuple[dict[str, Any], dict[str, str] | list[str]]:
+    served: Bundle, path: str, *, limit: int = 0, device: str = "auto", layout: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Predictions]:
     """Scores a bundle on a labelled file, as it is served: its tokenizer, the device's best graph, its threshold.
+
+    Args:
+        layout: see `read`; what it leaves open is as in the bundle's own dev files.
 
     Returns:
         The scores, with the model, graph and provider that they are of; and the predictions: {question id: text} as the
-        official SQuAD scripts read it, or the labels in the order of the file.
+        official SQuAD scripts read it, or the labels, lists of labels or options' indices in the order of the file.
 
     Raises:
         BertieError: the bundle cannot run on the device.
@@ -91,91 +134,108 @@ def bundle(
     """
     tokenizer = Tokenizer.from_file(served.folder / bundles.TOKENIZER)
     task = make_task(served, tokenizer)
-    examples = read(task, path, limit)
+    examples = read(task, path, limit, {**served.manifest.layout, **(layout or {})})
     engine, graph = open_engine(served, device=device, workers=0, intra_op_threads=0, cores=cpu_quota())
     identity = {"model": served.name, "graph": graph.file, "provider": engine.provider}
-    with tqdm(total=len(examples), unit="examples", desc=served.name) as bar:
-
-        def progress(done: int) -> None:
-            bar.update(done - bar.n)
-
-        if isinstance(task, SpanTask):
-            questions = [e for e in examples if isinstance(e, Question)]
-            outcomes = answer(task, engine, tokenizer.pad_id, questions, progress)
-            scores = squad_scores(task, outcomes)
-            threshold = _threshold(task, outcomes)
-            texts = {o.question.id: "" if o.margin > threshold else o.text for o in outcomes}
-            return {**scores, **identity}, texts
-        labelled = [e for e in examples if isinstance(e, LabelledText)]
-        predicted = classify(task, engine, tokenizer.pad_id, labelled, progress)
-        return {**metrics.accuracy(predicted, [e.label for e in labelled]), **identity}, predicted
+    answered = outcomes(task, engine, tokenizer.pad_id, examples, served.name)
+    return {**scores(task, answered), **identity}, predictions(task, answered)
 
 
 def score(
-    task: ClassificationTask | SpanTask,
+    task: ServedTask,
     engine: Engine,
     pad_id: int,
-    examples: Sequence[LabelledText] | Sequence[Question],
+    examples: Sequence[Labelled],
+    title: str = "dev",
 ) -> dict[str, float]:
     """Scores of the examples: accuracy, or exact match and F1, with the threshold where some are unanswerable."""
+    return scores(task, outcomes(task, engine, pad_id, examples, title))
+
+
+def outcomes(
+    task: ServedTask,
+    engine: Engine,
+    pad_id: int,
+    examples: Sequence[Labelled],
+    title: str = "dev",
+) -> list[Outcome]:
+    """What came of each example, under a progress bar."""
+    answered: list[Outcome] = []
+    version_2 = any(isinstance(example, Question) and example.is_impossible for example in examples)
+    with tqdm(total=len(examples), unit="examples", desc=title) as bar:
+        for begin in range(0, len(examples), CHUNK):
+            for inferred in infer(task, engine, pad_id, examples[begin : begin + CHUNK]):
+                answered.append(_outcome(inferred.reference, decode(task, inferred), version_2))
+            bar.update(len(answered) - bar.n)
+    return answered
+
+
+def scores(task: ServedTask, answered: Sequence[Outcome]) -> dict[str, float]:
+    """Accuracy; F1 of several labels; or SQuAD's scores, with the task's threshold where some questions are
+    unanswerable, else with an answer to each."""
+    if isinstance(task, MultipleChoiceTask):
+        return metrics.multiple_choice([o for o in answered if isinstance(o, metrics.ChoiceOutcome)])
+    if isinstance(task, MultiLabelTask):
+        return metrics.multi_label([o for o in answered if isinstance(o, metrics.TagOutcome)], task.threshold)
     if isinstance(task, SpanTask):
-        return squad_scores(task, answer(task, engine, pad_id, [e for e in examples if isinstance(e, Question)]))
-    labelled = [e for e in examples if isinstance(e, LabelledText)]
-    return metrics.accuracy(classify(task, engine, pad_id, labelled), [e.label for e in labelled])
+        spans = [o for o in answered if isinstance(o, metrics.SpanOutcome)]
+        return metrics.squad(spans, _threshold(task, spans))
+    labels = [o for o in answered if isinstance(o, LabelOutcome)]
+    return metrics.accuracy([o.predicted for o in labels], [o.label for o in labels])
 
 
-def squad_scores(task: SpanTask, outcomes: Sequence[metrics.SpanOutcome]) -> dict[str, float]:
-    """SQuAD's scores: with the task's threshold where some questions are unanswerable, else with an answer to each."""
-    return metrics.squad(outcomes, _threshold(task, outcomes))
+def predictions(task: ServedTask, answered: Sequence[Outcome]) -> Predictions:
+    """{question id: text} as the official SQuAD scripts read it, or the labels or options in order."""
+    if isinstance(task, MultipleChoiceTask):
+        return [o.option for o in answered if isinstance(o, metrics.ChoiceOutcome)]
+    if isinstance(task, MultiLabelTask):
+        tags = [o for o in answered if isinstance(o, metrics.TagOutcome)]
+        return [[label for label, score in o.scores.items() if score > task.threshold] for o in tags]
+    if isinstance(task, SpanTask):
+        spans = [o for o in answered if isinstance(o, metrics.SpanOutcome)]
+        threshold = _threshold(task, spans)
+        return {o.question.id: "" if o.margin > threshold else o.text for o in spans}
+    return [o.predicted for o in answered if isinstance(o, LabelOutcome)]
 
 
-def read(task: ClassificationTask | SpanTask, path: str, limit: int = 0) -> list[LabelledText] | list[Question]:
-    """Reads a labelled file in the layout that suits the task: SQuAD's, SST-2's, or NLI's.
+def read(task: ServedTask, path: str, limit: int = 0, layout: Mapping[str, Any] | None = None) -> list[Labelled]:
+    """Reads a labelled file.
+
+    Args:
+        layout: `data`, as in a recipe (by default what suits the task and its labels), and what a recipe's `table` has.
 
     Raises:
-        DataError: it cannot be read, holds a bad record, or nothing at all.
+        DataError: it cannot be read, holds a bad record, or nothing at all; or its layout is of another task.
     """
+    columns = dict(layout or {})
+    kind = _kind(task)
+    data: Layout = columns.pop("data", "") or _layout(task)
+    if data not in LAYOUTS[kind]:
+        raise DataError(f"{path}: layout {data!r} is of another task than {kind}")
+    labels = task.labels if isinstance(task, ClassificationTask) else ()
+    multi_label = isinstance(task, MultiLabelTask)
     report = Report()
-    examples: list[LabelledText] | list[Question]
-    if isinstance(task, SpanTask):
-        examples = list(islice(read_squad(path, report), limit or None))
-    else:
-        reader = read_nli if "entailment" in task.labels else read_sst2
-        examples = list(islice(reader(path, task.labels, report), limit or None))
+    records = read_data(path, data, report, labels=labels, table=Table(**columns), multi_label=multi_label)
+    examples = list(islice(records, limit or None))
     report.check(allow_bad=False)
+    if report.set_aside:
+        logger.info("%s: %s", path, report.summary())
     if not examples:
         raise DataError(f"{path} holds no example")
     return examples
 
 
-def classify(
-    task: ClassificationTask,
-    engine: Engine,
-    pad_id: int,
-    examples: Sequence[LabelledText],
-    progress: Callable[[int], object] = lambda done: None,
-) -> list[str]:
-    """The predicted label of each example."""
-    inputs = [labelled.example for labelled in examples]
-    return [prediction.label for prediction in _predict(task, engine, pad_id, inputs, progress)]
+def _kind(task: ServedTask) -> str:
+    if isinstance(task, SpanTask):
+        return "span"
+    return "multiple_choice" if isinstance(task, MultipleChoiceTask) else "classification"
 
 
-def answer(
-    task: SpanTask,
-    engine: Engine,
-    pad_id: int,
-    questions: Sequence[Question],
-    progress: Callable[[int], object] = lambda done: None,
-) -> list[metrics.SpanOutcome]:
-    """The scored answer to each question."""
-    version_2 = any(question.is_impossible for question in questions)
-    # Without the "no answer" choice here: thresholds are applied, and fitted, on the margins afterwards.
-    inputs = [SpanExample(question.question, (question.context,), no_answer=False) for question in questions]
-    outcomes = []
-    for question, prediction in zip(questions, _predict(task, engine, pad_id, inputs, progress), strict=True):
-        text = prediction.answers[0].text if prediction.answers else ""
-        outcomes.append(metrics.SpanOutcome.of(question, text, prediction.no_answer_margin, version_2=version_2))
-    return outcomes
+def _layout(task: ServedTask) -> Layout:
+    """The layout that suits the task and its labels."""
+    if not isinstance(task, ClassificationTask):
+        return "squad" if isinstance(task, SpanTask) else "race"
+    return "table" if isinstance(task, MultiLabelTask) else LAYOUT_OF_LABELS.get(frozenset(task.labels), "table")
 
 
 def _threshold(task: SpanTask, outcomes: Sequence[metrics.SpanOutcome]) -> float:
@@ -183,15 +243,27 @@ def _threshold(task: SpanTask, outcomes: Sequence[metrics.SpanOutcome]) -> float
     return task.no_answer_threshold if any(o.question.is_impossible for o in outcomes) else float("inf")
 
 
-def _predict(
-    task: Any, engine: Engine, pad_id: int, examples: Sequence[Any], progress: Callable[[int], object]
-) -> list[Any]:
-    predictions: list[Any] = []
-    for begin in range(0, len(examples), CHUNK):
-        chunk = examples[begin : begin + CHUNK]
-        encoded = task.encode(chunk)
-        logits = iter(run_rows(engine, [row for rows in encoded for row in rows], pad_id))
-        for example, rows in zip(chunk, encoded, strict=True):
-            predictions.append(task.decode(example, rows, [next(logits) for _ in rows]))
-        progress(len(predictions))
-    return predictions
+def infer(task: ServedTask, engine: Engine, pad_id: int, examples: Sequence[Labelled]) -> list[Inferred]:
+    """The rows and logits of each example, all in memory: for what is decoded more than once."""
+    task_: Any = task
+    encoded = task_.encode([example.example for example in examples])
+    logits = iter(run_rows(engine, [row for rows in encoded for row in rows], pad_id))
+    return [
+        Inferred(example, rows, [next(logits) for _ in rows]) for example, rows in zip(examples, encoded, strict=True)
+    ]
+
+
+def decode(task: Any, inferred: Inferred) -> Any:
+    """The task's prediction."""
+    return task.decode(inferred.reference.example, inferred.rows, inferred.logits)
+
+
+def _outcome(reference: Labelled, prediction: Any, version_2: bool) -> Outcome:
+    if isinstance(reference, LabelledText):
+        return LabelOutcome(reference.label, prediction.label)
+    if isinstance(reference, TaggedText):
+        return metrics.TagOutcome(reference, prediction.scores)
+    if isinstance(reference, ChoiceQuestion):
+        return metrics.ChoiceOutcome(reference, prediction.answer.option, prediction.truncated)
+    text = prediction.answers[0].text if prediction.answers else ""
+    return metrics.SpanOutcome.of(reference, text, prediction.no_answer_margin, version_2=version_2)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import json
 import logging
 import re
 import tempfile
@@ -20,25 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from service import bundle as bundles
-from service.bundle import Graph, Manifest
-from service.engine import OrtEngine
-from service.settings import cpu_quota
-from service.tasks import ClassificationTask, SpanTask
+from service.bundle import Calibration, Graph, Manifest
+from service.predict import ServedTask
+from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
 from service.tokenizer import Tokenizer
-from training import card, evaluate, gate, graph, metrics, quantize
-from training.data import LabelledText, Question
+from training import calibration, card, evaluate, external, finetune, gate, graph, measure, pretrained, quantize
 from training.data.records import sha256
 from training.errors import CheckpointError, DataError, TrainingError
-from training.finetune import RECIPE_FILE, load_tokenizer, max_positions
+from training.finetune import HEADS, load_config, max_positions
+from training.tokenizer import check_size, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +38,7 @@ ENCODINGS: Mapping[str, quantize.Encoding] = {
     "fp32": quantize.FLOAT32,
     "fp16": quantize.FLOAT16,
     "int8": quantize.INT8,
+    "w8a16": quantize.W8A16,
 }
 KNOWN_LABELS = (
     frozenset({"positive", "negative"}),
@@ -53,6 +46,16 @@ KNOWN_LABELS = (
     frozenset({"entailment", "neutral", "contradiction"}),
     frozenset({"entailment", "not_entailment"}),
 )
+
+TASK_OF_HEAD = {
+    "ForQuestionAnswering": "span",
+    "ForSequenceClassification": "classification",
+    "ForMultipleChoice": "multiple_choice",
+}
+"""The task by the end of the name of a model's class."""
+MULTI_LABEL = "multi_label_classification"
+PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
+"""What transformers calls the kinds of classification that can be served; it has `regression` besides."""
 
 UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
 """Labels that say nothing but their number."""
@@ -67,13 +70,15 @@ class Request:
     Attributes:
         checkpoint: a Hugging Face folder with safetensors.
         output: the bundle's folder; its name is the model's name.
-        precisions: graphs to keep, of fp32, fp16, int8.
+        precisions: graphs to keep, of `ENCODINGS`.
         labels: names of the labels in the order of their ids.
         max_length: longest row in tokens.
         doc_stride: overlap of windows in tokens.
         dev: dev files to score on.
         without_dev: export without a dev file, the recipe's included, so that no score is gated.
+        layout: of the dev files; see `training.evaluate.read`.
         dev_limit: examples of each dev file, 0 for all.
+        gate_limit: of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all.
         licence: of the weights.
         base_model: what was fine-tuned, for the card.
     """
@@ -86,7 +91,9 @@ class Request:
     doc_stride: int = 0
     dev: tuple[str, ...] = ()
     without_dev: bool = False
+    layout: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dev_limit: int = 0
+    gate_limit: int = 0
     licence: str = ""
     base_model: str = ""
 
@@ -102,9 +109,9 @@ def run(request: Request) -> Manifest:
     """
     if request.output.exists() and not (request.output / bundles.MANIFEST).is_file():
         raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
-    recorded = _recorded(request.checkpoint)
+    recorded = finetune.recorded(request.checkpoint)
     recipe = recorded.get("recipe", {})
-    dev = request.dev or ((recipe["dev"],) if recipe.get("dev") and not request.without_dev else ())
+    dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
     if len(set(map(_name, dev))) < len(dev):
         raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
     if not dev and not request.without_dev:
@@ -118,25 +125,21 @@ def run(request: Request) -> Manifest:
         folder = Path(temporary) / request.output.name
         folder.mkdir()
         tokenizer = _write_tokenizer(request.checkpoint, model, folder)
-        task = _task(task_name, tokenizer, labels, max_length, doc_stride)
+        task = _task(model, task_name, tokenizer, labels, max_length, doc_stride)
         # The gate wants the fp32 graph, whether or not the bundle keeps it.
-        files = {p: folder / f"model.{p}.onnx" for p in ("fp32", *request.precisions)}
-        for precision, path in files.items():
-            proto = graph.build(model, encoding=ENCODINGS[precision])
-            gate.attention(model, proto)
-            onnx.save(proto, path)
-            logger.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
+        files = {"fp32": Path(temporary) / "model.fp32.onnx"}
+        onnx.save(_graph(model, "fp32"), files["fp32"])
+        files |= {p: folder / f"model.{p}.onnx" for p in request.precisions}
+        external.save({files[p]: _graph(model, p) for p in request.precisions}, folder / bundles.WEIGHTS)
+        logger.info("%s: %.1f MB", bundles.WEIGHTS, (folder / bundles.WEIGHTS).stat().st_size / 1e6)
         logger.info("fp32 logits within %.1e of torch's", gate.parity(model, files["fp32"], max_length))
 
-        examples = {_name(path): evaluate.read(task, path, request.dev_limit) for path in dev}
-        scored, task = _scores(task, tokenizer, files, examples)
-        for precision, scores in scored.items():
-            if precision != "fp32":
-                gate.scores(scored["fp32"], scores, precision)
-        if "fp32" not in request.precisions:
-            files["fp32"].unlink()
-
+        layout = {**_layout(recipe), **request.layout}
+        examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
+        measured = measure.run(task, files, tokenizer.pad_id, examples, request.gate_limit)
+        task = measured.task
         span = task if isinstance(task, SpanTask) else None
+        tags = task if isinstance(task, MultiLabelTask) else None
         manifest = Manifest(
             format=bundles.FORMAT,
             name=request.output.name,
@@ -144,27 +147,39 @@ def run(request: Request) -> Manifest:
             architecture=model.config.model_type,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             max_length=max_length,
-            graphs=tuple(Graph(files[p].name, p, scored.get(p, {})) for p in request.precisions),
+            graphs=tuple(Graph(files[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
             files={path.name: _sha256(path) for path in sorted(folder.iterdir())},
             labels=labels,
+            multi_label=tags is not None,
+            label_threshold=tags.threshold if tags else 0.5,
             doc_stride=doc_stride if span else 0,
             no_answer=span.no_answer if span else False,
             no_answer_threshold=span.no_answer_threshold if span else 0.0,
+            temperature=task.temperature,
+            calibration=_calibration(measured),
             base_model=request.base_model or Path(recipe.get("model", "")).name,
             data={_name(path): digest for path, digest in _data(recorded, dev).items()},
+            layout=layout,
             licence=request.licence,
             versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
-        text = card.render(manifest, scored, recipe, {p.name: p.stat().st_size for p in folder.iterdir()})
-        (folder / "README.md").write_text(text, encoding="utf-8")
-        manifest = dataclasses.replace(manifest, files={**manifest.files, "README.md": _sha256(folder / "README.md")})
+        sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
+        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit).items():
+            (folder / name).write_text(text, encoding="utf-8")
+            manifest = dataclasses.replace(manifest, files={**manifest.files, name: _sha256(folder / name)})
         (folder / bundles.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         bundles.load(folder)
         if request.output.exists():
             request.output.rename(Path(temporary) / ".replaced")
         folder.rename(request.output)
     return manifest
+
+
+def _graph(model: PreTrainedModel, precision: str) -> onnx.ModelProto:
+    proto = graph.build(model, encoding=ENCODINGS[precision])
+    gate.attention(model, proto)
+    return proto
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, str]:
@@ -175,75 +190,32 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, str]:
     """
     if not checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint} is no folder")
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-        graph.check(config)
-        heads = " ".join(config.architectures or ())
-        if "ForQuestionAnswering" in heads:
-            auto: Any = AutoModelForQuestionAnswering
-            task = "span"
-        elif "ForSequenceClassification" in heads:
-            auto, task = AutoModelForSequenceClassification, "classification"
-        else:
-            raise CheckpointError(f"{checkpoint}: {heads or 'a config without architectures'} has no head to serve")
-        model, loading = auto.from_pretrained(
-            checkpoint, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
-    except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint}: its weights do not have the shapes that its config says") from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
-    if loading["missing_keys"]:
+    config: Any = load_config(checkpoint)
+    heads = " ".join(config.architectures or ())
+    task = next((task for name, task in TASK_OF_HEAD.items() if name in heads), "")
+    if not task:
+        raise CheckpointError(f"{checkpoint}: {heads or 'a config without architectures'} has no head to serve")
+    model, missing = pretrained.load(HEADS[task], checkpoint, config)
+    if missing:
+        raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
+    if task == "classification" and config.num_labels < 2:
+        raise CheckpointError(f"{checkpoint}: one label alone is a regression, which cannot be served")
+    if task == "classification" and getattr(config, "problem_type", None) not in PROBLEM_TYPES:
         raise CheckpointError(
-            f"{checkpoint}: weights are missing ({', '.join(sorted(loading['missing_keys'])[:3])}): is it fine-tuned?"
+            f"{checkpoint}: problem_type {config.problem_type!r} cannot be served: it gives no scores of labels"
         )
-    if task == "classification" and getattr(config, "problem_type", None) not in (None, "single_label_classification"):
-        raise CheckpointError(f"{checkpoint}: problem_type {config.problem_type!r} cannot be served")
-    result: PreTrainedModel = model.eval()
-    return result, task
-
-
-def _scores(
-    task: ClassificationTask | SpanTask,
-    tokenizer: Tokenizer,
-    files: Mapping[str, Path],
-    examples: Mapping[str, Sequence[LabelledText] | Sequence[Question]],
-) -> tuple[dict[str, dict[str, dict[str, float]]], ClassificationTask | SpanTask]:
-    """Scores by precision and data set, and the task with its threshold fitted on the graph that CPUs will run.
-
-    fp16 is for GPUs; its scores are measured where one is at hand, by `evaluate`.
-    """
-    engines = {
-        precision: OrtEngine(path, provider="cpu", precision=precision, workers=cpu_quota(), intra_op_threads=1)
-        for precision, path in files.items()
-        if precision != "fp16"
-    }
-    if isinstance(task, ClassificationTask):
-        return {
-            precision: {name: evaluate.score(task, engine, tokenizer.pad_id, dev) for name, dev in examples.items()}
-            for precision, engine in engines.items()
-        }, task
-    outcomes = {
-        precision: {
-            name: evaluate.answer(task, engine, tokenizer.pad_id, [e for e in dev if isinstance(e, Question)])
-            for name, dev in examples.items()
-        }
-        for precision, engine in engines.items()
-    }
-    fitted = next(p for p in ("int8", "fp32") if p in outcomes)
-    unanswerable = [o for o in outcomes[fitted].values() if any(outcome.question.is_impossible for outcome in o)]
-    if unanswerable:
-        threshold = metrics.best_threshold([outcome for o in unanswerable for outcome in o])
-        task = task.with_no_answer(threshold)
-    return {
-        precision: {name: evaluate.squad_scores(task, o) for name, o in by_name.items()}
-        for precision, by_name in outcomes.items()
-    }, task
+    model.eval()
+    return model, task
 
 
 def _task(
-    name: str, tokenizer: Tokenizer, labels: tuple[str, ...], max_length: int, doc_stride: int
-) -> ClassificationTask | SpanTask:
+    model: PreTrainedModel,
+    name: str,
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...],
+    max_length: int,
+    doc_stride: int,
+) -> ServedTask:
     if name == "span":
         if doc_stride < 0:
             raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
@@ -251,6 +223,10 @@ def _task(
             return SpanTask(tokenizer, max_length=max_length, doc_stride=doc_stride)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
+    if name == "multiple_choice":
+        return MultipleChoiceTask(tokenizer, max_length)
+    if model.config.problem_type == MULTI_LABEL:
+        return MultiLabelTask(tokenizer, labels, max_length)
     return ClassificationTask(tokenizer, labels, max_length)
 
 
@@ -286,25 +262,36 @@ def _write_tokenizer(checkpoint: Path, model: PreTrainedModel, folder: Path) -> 
     backend.no_truncation()
     backend.no_padding()
     backend.save(str(folder / bundles.TOKENIZER))
-    ids = max(backend.get_vocab().values()) + 1  # not their number: a vocabulary may have gaps
-    if ids > model.config.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint}: the tokenizer has ids up to {ids - 1}, the embedding {model.config.vocab_size} rows"
-        )
+    check_size(checkpoint, backend, model.config.vocab_size)
     try:
         return Tokenizer.from_file(folder / bundles.TOKENIZER)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
 
 
-def _recorded(checkpoint: Path) -> dict[str, Any]:
-    """What `finetune` wrote beside the weights; empty for a checkpoint of another origin."""
-    path = checkpoint / RECIPE_FILE
-    try:
-        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return recorded
+def _calibration(measured: measure.Measured) -> Calibration | None:
+    if measured.fit is None:
+        return None
+    before, after = measured.fit.before, measured.fit.after
+    return Calibration(
+        measured.fitted_on,
+        sum(bin.count for bin in before),
+        calibration.expected_error(before),
+        calibration.expected_error(after),
+    )
+
+
+def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """The recipe's dev files; it had but one, as a string, in earlier versions."""
+    dev = recipe.get("dev", ())
+    return (dev,) if isinstance(dev, str) else tuple(dev)
+
+
+def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """How the recipe's data are laid out; empty without one."""
+    if not recipe.get("data"):
+        return {}
+    return {"data": recipe["data"], **(recipe.get("table", {}) if recipe["data"] == "table" else {})}
 
 
 def _data(recorded: Mapping[str, Any], dev: Sequence[str]) -> dict[str, str | None]:

@@ -5,59 +5,87 @@ Owns the targets, the torch data set and the collator. Knows nothing of models o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.batch import Encoded, Ids, pad
 from service.errors import InvalidInput
-from service.tasks import ClassificationTask, SpanExample, SpanTask, Window
-from training.data import LabelledText, Question, Report
+from service.tasks import ClassificationTask, MultipleChoiceTask, SpanExample, SpanTask, Window
+from training.data import ChoiceQuestion, LabelledText, Question, Report, TaggedText
 
 CHUNK = 1024
 """Examples tokenised in one call."""
 
-Row = tuple[Encoded, dict[str, int]]
+Row = tuple[tuple[Encoded, ...], dict[str, Any]]
+"""The rows that share targets, one or those of a question's options; and the targets: ids, or arrays as long as the row
+or as there are labels or options."""
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Encoded rows with their targets, as the Trainer takes them."""
+    """Encoded rows with their targets, as the Trainer takes them.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    Attributes:
+        cut: how many texts, or questions and passages, were cut to fit, by noun.
+    """
+
+    def __init__(self, rows: Sequence[Row], cut: Mapping[str, int] | None = None) -> None:
         self._rows = rows
+        self.cut = dict(cut or {})
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         encoded, targets = self._rows[index]
-        return {"encoded": encoded, "input_ids": encoded.input_ids, **targets}
+        return {"encoded": encoded, "input_ids": encoded[0].input_ids, **targets}
+
+    @property
+    def count(self) -> int:
+        """Model rows of all items."""
+        return sum(len(encoded) for encoded, _ in self._rows)
+
+    def encoded(self, begin: int, end: int) -> list[tuple[Encoded, ...]]:
+        """The rows of the items from `begin` to before `end`, without their targets."""
+        return [encoded for encoded, _ in self._rows[begin:end]]
+
+    def with_targets(self, targets: Sequence[dict[str, Any]]) -> Rows:
+        """The same rows with more targets, in their order."""
+        rows = [(encoded, given | more) for (encoded, given), more in zip(self._rows, targets, strict=True)]
+        return Rows(rows, self.cut)
 
     @property
     def lengths(self) -> Ids:
-        """Tokens of each row, shape [rows]."""
-        return np.array([len(encoded) for encoded, _ in self._rows], dtype=np.int64)
+        """Tokens of each item, all of its rows together, shape [items]."""
+        return np.array([sum(map(len, encoded)) for encoded, _ in self._rows], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Rows to one padded batch of tensors, through the padding that serves."""
+    """Rows to one padded batch of tensors, through the padding that serves.
+
+    Attributes:
+        options: whether an item's rows are options of a question: tensors are [questions, options, tokens], not [rows,
+            tokens].
+    """
 
     pad_id: int
+    options: bool = False
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = pad([feature["encoded"] for feature in features], self.pad_id)
-        tensors = {
-            "input_ids": torch.from_numpy(batch.input_ids),
-            "token_type_ids": torch.from_numpy(batch.token_type_ids),
-        }
+        batch = pad([row for feature in features for row in feature["encoded"]], self.pad_id)
+        arrays = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
         if not batch.attention_mask.all():  # attention without a mask is a third cheaper, and grouped rows need none
-            tensors["attention_mask"] = torch.from_numpy(batch.attention_mask)
+            arrays["attention_mask"] = batch.attention_mask
+        shape = (len(features), -1, batch.shape[1]) if self.options else batch.shape
+        tensors = {name: torch.from_numpy(array).view(shape) for name, array in arrays.items()}
         for name in features[0].keys() - {"encoded", "input_ids"}:
-            tensors[name] = torch.tensor([feature[name] for feature in features])
+            values = [feature[name] for feature in features]
+            tensors[name] = _stacked(values) if isinstance(values[0], np.ndarray) else torch.tensor(values)
         return tensors
 
 
@@ -101,14 +129,44 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
             yield from batch.tolist()
 
 
-def classification_rows(task: ClassificationTask, examples: Sequence[LabelledText]) -> Rows:
-    """One row an example; target `labels`, the label's id."""
+def classification_rows(task: ClassificationTask, examples: Sequence[LabelledText | TaggedText]) -> Rows:
+    """One row an example; target `labels`: the label's id, or 1.0 for each label that holds and 0.0 for the others."""
     ids = {label: i for i, label in enumerate(task.labels)}
     rows: list[Row] = []
+    truncated = 0
     for chunk in _chunks(examples):
         encoded = task.encode([labelled.example for labelled in chunk])
-        rows += [(row, {"labels": ids[labelled.label]}) for [row], labelled in zip(encoded, chunk, strict=True)]
-    return Rows(rows)
+        for [row], labelled in zip(encoded, chunk, strict=True):
+            if isinstance(labelled, TaggedText):
+                rows.append(((row,), {"labels": [float(label in labelled.labels) for label in task.labels]}))
+            else:
+                rows.append(((row,), {"labels": ids[labelled.label]}))
+            truncated += row.truncated
+    return Rows(rows, {"texts": truncated})
+
+
+def choice_rows(task: MultipleChoiceTask, questions: Sequence[ChoiceQuestion], report: Report) -> Rows:
+    """The rows of each question's options as one item; target `labels`, the index of the right one.
+
+    A question that the task refuses is reported, and so is one with fewer or more options than the first: the questions
+    of a batch are one array.
+    """
+    rows: list[Row] = []
+    cut: list[str] = []
+    for question in questions:
+        where = f"{question.passage}: {question.example.question[:40]!r}"
+        try:
+            [encoded] = task.encode([question.example])
+        except InvalidInput as error:
+            report.add(where, "a question that no row can hold", str(error))
+            continue
+        if rows and len(encoded) != len(rows[0][0]):
+            report.add(where, "not as many options as the first question", f"{len(encoded)}, not {len(rows[0][0])}")
+            continue
+        rows.append((tuple(encoded), {"labels": question.answer}))
+        if any(row.truncated for row in encoded):
+            cut.append(question.passage)
+    return Rows(rows, {"questions": len(cut), "passages": len(set(cut))})
 
 
 def span_rows(
@@ -130,7 +188,7 @@ def span_rows(
         for window in windows:
             begin, last = (0, 0) if question.is_impossible else _positions(window, *question.answers[0])
             if last or question.is_impossible or generator.random() < empty_windows:
-                rows.append((window, {"start_positions": begin, "end_positions": last}))
+                rows.append(((window,), {"start_positions": begin, "end_positions": last}))
     return Rows(rows)
 
 
@@ -144,5 +202,13 @@ def _positions(window: Window, text: str, start: int) -> tuple[int, int]:
     return window.first + int(covered[0]), window.first + int(covered[-1])
 
 
-def _chunks(examples: Sequence[LabelledText]) -> list[Sequence[LabelledText]]:
+def _stacked(arrays: Sequence[NDArray[np.float32]]) -> torch.Tensor:
+    """[rows, longest], zeros after the end of a shorter one."""
+    stacked = np.zeros((len(arrays), max(map(len, arrays))), np.float32)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(stacked)
+
+
+def _chunks(examples: Sequence[LabelledText | TaggedText]) -> list[Sequence[LabelledText | TaggedText]]:
     return [examples[i : i + CHUNK] for i in range(0, len(examples), CHUNK)]

@@ -10,42 +10,50 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from service.tasks import ClassificationTask, SpanTask
+from service.errors import InvalidInput
+from service.predict import ServedTask
+from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
 from service.tokenizer import Tokenizer
-from training import attention, evaluate, graph
-from training.data import LabelledText, Question, Report, read_nli, read_squad, read_sst2
+from training import attention, best, checkpoints, distil, evaluate, graph, pretrained
+from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
+from training.data import read as read_data
 from training.data.records import sha256
 from training.errors import CheckpointError, DataError, RecipeError
-from training.features import Collator, LengthGroupedSampler, Rows, classification_rows, span_rows
+from training.features import Collator, LengthGroupedSampler, Rows, choice_rows, classification_rows, span_rows
 from training.recipe import Recipe
+from training.tokenizer import load_tokenizer, open_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "bertie.json"
 """Written beside the final weights: what `export` needs to know of the run."""
 
-Examples = Sequence[LabelledText] | Sequence[Question]
+HEADS: Mapping[str, Any] = {
+    "classification": AutoModelForSequenceClassification,
+    "multiple_choice": AutoModelForMultipleChoice,
+    "span": AutoModelForQuestionAnswering,
+}
+"""What transformers calls each task's model."""
 
 
 def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -> dict[str, Any]:
@@ -58,88 +66,159 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     """
     transformers.set_seed(recipe.seed)
     output = Path(recipe.output)
+    checkpoint = checkpoints.newest(output) if resume else None
+    if not resume and checkpoints.found(output):  # a later --resume would take the older for the newer
+        raise CheckpointError(f"{output} holds the checkpoints of an earlier run: --resume it, or remove them")
     config = _load_config(recipe)
-    tokenizer = Tokenizer(load_tokenizer(recipe.model))
-    task = make_task(recipe, tokenizer)
+    tokenizer = open_tokenizer(recipe.model, config.vocab_size)
     report = Report()
-    train_examples = [e for path in recipe.train for e in _sample(recipe, read(recipe, path, report))]
-    dev_examples = _limited(read(recipe, recipe.dev, report), recipe.dev_limit, recipe.seed)
+    train = [read(recipe, path, report) for path in recipe.train]
+    if recipe.data == "table" and not recipe.labels:
+        texts = (e for examples in train for e in examples if isinstance(e, LabelledText | TaggedText))
+        recipe = dataclasses.replace(recipe, labels=labels_of(texts))
+        logger.info("labels, as the training data has them: %s", ", ".join(recipe.labels))
+    train_examples = [e for examples in train for e in _limited(examples, recipe.train_limit, recipe.seed)]
+    task = make_task(recipe, tokenizer)
+    dev = {
+        path: _taken(task, path, _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed), report)
+        for path in recipe.dev
+    }
     rows = features(recipe, task, _weighted(recipe, train_examples), report)
     if report.summary():
         logger.warning(report.summary())
     report.check(allow_bad=allow_bad_data)
-    if not len(rows) or not dev_examples:
-        raise DataError("no training rows" if not len(rows) else "no dev examples")
+    if not len(rows):
+        raise DataError("no training rows")
+    for path, examples in dev.items():
+        if not examples:
+            raise DataError(f"no dev examples in {path}")
     logger.info(
         "%d examples, %d rows, %d tokens; %d dev examples",
         len(train_examples),
-        len(rows),
+        rows.count,
         int(rows.lengths.sum()),
-        len(dev_examples),
+        sum(map(len, dev.values())),
     )
+    if any(rows.cut.values()):
+        logger.warning(
+            "cut to %d tokens: %s", recipe.max_length, ", ".join(f"{n} {noun}" for noun, n in rows.cut.items())
+        )
 
-    model = _load_model(recipe, config)
+    if recipe.teacher:
+        teachers = [_load_teacher(recipe, path) for path in recipe.teacher]
+        rows = distil.taught(rows, teachers, tokenizer.pad_id, recipe.precision)
+        del teachers
+    model, _ = _load_model(recipe, config)
     trainer = _trainer(recipe, model, rows, tokenizer.pad_id)
-    checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
-    if resume and checkpoint is None:
-        raise CheckpointError(f"nothing to resume from in {output}")
-    result = trainer.train(resume_from_checkpoint=checkpoint if resume else None)
+    keep = None
+    if recipe.dev_steps:
+        path, examples = next(iter(dev.items()))
+
+        def score(trained: PreTrainedModel) -> float:
+            found = evaluate.score(task, evaluate.TorchEngine(trained), tokenizer.pad_id, examples, path)
+            return found["f1"] if "f1" in found else found["accuracy"]
+
+        keep = best.KeepBest(recipe.dev_steps, score, output)
+        trainer.add_callback(keep)
+    try:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{output} cannot be written ({error}); --resume goes on from its last checkpoint"
+        ) from error
 
     model.eval()
-    scores = evaluate.score(task, evaluate.TorchEngine(model), tokenizer.pad_id, dev_examples)
-    final = output / "final"
-    trainer.save_model(str(final))
-    AutoTokenizer.from_pretrained(recipe.model).save_pretrained(str(final))
+    engine = evaluate.TorchEngine(model)
+    scores = {path: evaluate.score(task, engine, tokenizer.pad_id, examples, path) for path, examples in dev.items()}
     metrics = {
         "recipe": dataclasses.asdict(recipe),
-        "data": {path: sha256(path) for path in (*recipe.train, recipe.dev)},
+        "data": {path: sha256(path) for path in (*recipe.train, *recipe.dev)},
         "examples": len(train_examples),
-        "rows": len(rows),
+        "rows": rows.count,
         "tokens": int(rows.lengths.sum()),
         "bad_records": report.bad.total(),
+        "cut": rows.cut,
         "train": result.metrics,
-        "dev": scores,
+        "dev_by_step": keep.scores if keep else [],
+        "dev": _together(scores),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "numpy")},
     }
-    for path in (output / "metrics.json", final / RECIPE_FILE):
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    _write(output, trainer, recipe.model, json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
-def make_task(recipe: Recipe, tokenizer: Tokenizer) -> ClassificationTask | SpanTask:
+def _write(output: Path, trainer: Trainer, encoder: str, metrics: str) -> None:
+    """Writes `final`, which appears whole or not at all, and `metrics.json`."""
+    final, partial = output / "final", output / ".partial-final"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        trainer.save_model(str(partial))
+        save_tokenizer(encoder, partial)
+        (partial / RECIPE_FILE).write_text(metrics, encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        (output / "metrics.json").write_text(metrics, encoding="utf-8")
+    except checkpoints.UNWRITTEN as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"{final} cannot be written ({error}); --resume tries again") from error
+
+
+def make_task(recipe: Recipe, tokenizer: Tokenizer) -> ServedTask:
     """The service's task with the recipe's training lengths. Raises `RecipeError` where a window cannot advance."""
     if recipe.task == "span":
         try:
             return SpanTask(tokenizer, max_length=recipe.max_length, doc_stride=recipe.doc_stride)
         except ValueError as error:
             raise RecipeError(str(error)) from error
-    return ClassificationTask(tokenizer, recipe.labels, recipe.max_length)
+    if recipe.task == "multiple_choice":
+        return MultipleChoiceTask(tokenizer, recipe.max_length)
+    kind = MultiLabelTask if recipe.multi_label else ClassificationTask
+    return kind(tokenizer, recipe.labels, recipe.max_length)
 
 
-def read(recipe: Recipe, path: str, report: Report) -> list[LabelledText] | list[Question]:
+def read(recipe: Recipe, path: str, report: Report) -> list[Labelled]:
     """Reads a data file in the recipe's layout."""
-    if recipe.data == "squad":
-        return list(read_squad(path, report))
-    reader = read_sst2 if recipe.data == "sst2" else read_nli
-    return list(reader(path, recipe.labels, report))
+    labels, table, multi_label = recipe.labels, recipe.table, recipe.multi_label
+    return list(read_data(path, recipe.data, report, labels=labels, table=table, multi_label=multi_label))
 
 
-def features(recipe: Recipe, task: ClassificationTask | SpanTask, examples: Examples, report: Report) -> Rows:
+def features(recipe: Recipe, task: ServedTask, examples: Sequence[Labelled], report: Report) -> Rows:
     """Encoded rows with their targets."""
     if isinstance(task, SpanTask):
         questions = [e for e in examples if isinstance(e, Question)]
         return span_rows(task, questions, report, empty_windows=recipe.empty_windows, seed=recipe.seed)
-    return classification_rows(task, [e for e in examples if isinstance(e, LabelledText)])
+    if isinstance(task, MultipleChoiceTask):
+        return choice_rows(task, [e for e in examples if isinstance(e, ChoiceQuestion)], report)
+    return classification_rows(task, [e for e in examples if isinstance(e, LabelledText | TaggedText)])
+
+
+def _together(scores: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    """The first dev file's scores, with those of the others under `also`."""
+    (_, first), *others = scores.items()
+    return {**first, "also": dict(others)} if others else dict(first)
+
+
+def _taken(task: ServedTask, path: str, examples: Sequence[Labelled], report: Report) -> list[Labelled]:
+    """The examples that the task takes. Those that it refuses are reported now, not after the training."""
+    if isinstance(task, ClassificationTask):
+        return list(examples)  # it takes any
+    encode: Callable[[list[Any]], object] = task.encode
+    taken = []
+    for example in examples:
+        try:
+            encode([example.example])
+        except InvalidInput as error:
+            question = getattr(example.example, "question", "")[:40]
+            report.add(f"{Path(path).name}: {question!r}", "a question that no row can hold", str(error))
+        else:
+            taken.append(example)
+    return taken
 
 
 def _limited(examples: Any, limit: int, seed: int) -> Any:
     if not limit or limit >= len(examples):
         return examples
     return random.Random(seed).sample(examples, limit)
-
-
-def _sample(recipe: Recipe, examples: Any) -> Any:
-    return _limited(examples, recipe.train_limit, recipe.seed)
 
 
 def _weighted(recipe: Recipe, examples: Any) -> Any:
@@ -152,21 +231,31 @@ def _weighted(recipe: Recipe, examples: Any) -> Any:
     return [e for e in examples for _ in range(recipe.source_weights.get(e.source, 1))]
 
 
-def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
-    """The fast tokenizer of a checkpoint, as `tokenizers` has it: the caller's own, to set up as it likes.
+def load_config(model: str | Path) -> PreTrainedConfig:
+    """A checkpoint's config. Raises `CheckpointError` where it cannot be read, or its model could not be exported."""
+    try:
+        written, _ = PreTrainedConfig.get_config_dict(model)
+        if written.get("auto_map"):
+            raise CheckpointError(f"{model}: it wants code of its own (auto_map), which is never run")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        graph.check(config)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{model}: {error}") from error
+    return config
+
+
+def recorded(checkpoint: Path) -> dict[str, Any]:
+    """What a run wrote beside its final weights; empty for a checkpoint of another origin.
 
     Raises:
-        CheckpointError: there is none, or it has no vocabulary.
+        CheckpointError: it is torn.
     """
+    path = checkpoint / RECIPE_FILE
     try:
-        fast = AutoTokenizer.from_pretrained(model, use_fast=True, trust_remote_code=False)
-        backend = type(fast.backend_tokenizer).from_str(fast.backend_tokenizer.to_str())
-    except Exception as error:  # `tokenizers` raises bare Exceptions, and a broken file a KeyError
-        raise CheckpointError(f"{model}: no fast tokenizer can be loaded: {type(error).__name__}: {error}") from error
-    # For a checkpoint without tokenizer files transformers makes one up that knows the special tokens alone.
-    if not backend.get_vocab().keys() - set(fast.all_special_tokens):
-        raise CheckpointError(f"{model}: there is no tokenizer (tokenizer.json, vocab.txt or the like)")
-    return backend
+        written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return written
 
 
 def max_positions(config: PreTrainedConfig) -> int:
@@ -177,57 +266,75 @@ def max_positions(config: PreTrainedConfig) -> int:
 
 
 def _load_config(recipe: Recipe) -> PreTrainedConfig:
-    """The encoder's config with the recipe's head and dropout. Refuses now what `export` would refuse in the end."""
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(recipe.model, trust_remote_code=False)
-        graph.check(config)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{recipe.model}: {error}") from error
+    """The encoder's config with the recipe's dropout. Refuses now what `export` would refuse in the end."""
+    config = load_config(recipe.model)
     for name in ("max_length", "serve_max_length"):
         if getattr(recipe, name) > max_positions(config):
             raise RecipeError(f"{name} {getattr(recipe, name)} is more than the encoder's {max_positions(config)}")
     if recipe.dropout is not None:
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = recipe.dropout
-    if recipe.task == "classification":
-        config.id2label = dict(enumerate(recipe.labels))
-        config.label2id = {label: i for i, label in enumerate(recipe.labels)}
-    else:
-        config.num_labels = 2  # start and end, whatever labels the encoder was trained with before
+    if recipe.classifier_dropout is not None:
+        # One thing under the names that the families have for it: ALBERT's, BERT's and RoBERTa's, ELECTRA's.
+        for name in ("classifier_dropout_prob", "classifier_dropout", "summary_last_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, recipe.classifier_dropout)
     return config
 
 
-def _load_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
+def _set_head(config: PreTrainedConfig, recipe: Recipe) -> None:
+    """The recipe's head, whatever the encoder was trained for before."""
+    if recipe.task == "classification":
+        config.id2label = dict(enumerate(recipe.labels))
+        config.label2id = {label: i for i, label in enumerate(recipe.labels)}
+        config.problem_type = "multi_label_classification" if recipe.multi_label else "single_label_classification"
+    else:
+        config.num_labels = 2 if recipe.task == "span" else 1  # start and end, or an option's score
+        config.problem_type = None
+
+
+def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
+    """A fine-tuned checkpoint that answers the same question about the same ids; `CheckpointError` for any other."""
+    student, recipe = recipe.model, dataclasses.replace(recipe, model=checkpoint)
+    config: Any = _load_config(recipe)
+    labels = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
+    if recipe.task == "classification" and labels != [label.lower() for label in recipe.labels]:
+        raise CheckpointError(f"the teacher {checkpoint} has the labels {', '.join(labels)}, not the recipe's")
+    if load_tokenizer(checkpoint).get_vocab() != load_tokenizer(student).get_vocab():
+        raise CheckpointError(f"the teacher {checkpoint} has another vocabulary than {student}")
+    model, begun = _load_model(recipe, config)
+    if begun:
+        raise CheckpointError(f"the teacher {checkpoint} is not fine-tuned: {begun[0]} is missing")
+    return model
+
+
+def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    """The encoder with its head, and the names of the weights that are begun anew."""
+    _set_head(config, recipe)
     attention.register()
-    try:
-        auto = AutoModelForQuestionAnswering if recipe.task == "span" else AutoModelForSequenceClassification
-        model = auto.from_pretrained(
-            recipe.model, config=config, attn_implementation=recipe.attention, trust_remote_code=False,
-            use_safetensors=True,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{recipe.model}: its weights do not fit its config, or its head does not fit the recipe's labels"
-        ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{recipe.model}: {error}") from error
+    # A head for other labels is begun anew (an NLI model is a good start for other tasks: arXiv 1811.01088).
+    model, begun = pretrained.load(
+        HEADS[recipe.task], recipe.model, config, other_head=True, attn_implementation=recipe.attention
+    )
+    if begun:
+        logger.info("%s: begun anew: %s", recipe.model, ", ".join(begun))
     if recipe.freeze_word_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
-    result: PreTrainedModel = model
-    return result
+    return model, begun
 
 
 def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int) -> Trainer:
     arguments = TrainingArguments(
         output_dir=recipe.output,
         num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
         per_device_train_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
-        warmup_steps=recipe.warmup_ratio,
+        warmup_steps=recipe.warmup_steps or recipe.warmup_ratio,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        label_smoothing_factor=recipe.label_smoothing if recipe.task == "classification" else 0.0,
+        label_smoothing_factor=recipe.label_smoothing if recipe.task != "span" else 0.0,
         optim="adamw_torch_fused",
         use_cpu=not torch.cuda.is_available(),
         bf16=recipe.precision == "bf16",
@@ -241,17 +348,46 @@ def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int) ->
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     sampler = LengthGroupedSampler(rows, recipe.batch_size, recipe.seed)
-    return _LengthGroupedTrainer(
-        sampler, model=model, args=arguments, train_dataset=rows, data_collator=Collator(pad_id)
-    )
+    collator = Collator(pad_id, options=recipe.task == "multiple_choice")
+    return _Trainer(recipe, sampler, model=model, args=arguments, train_dataset=rows, data_collator=collator)
 
 
-class _LengthGroupedTrainer(Trainer):
-    """The Trainer with our sampler: its own draws from torch's global random state, so resuming would reorder data."""
+class _Trainer(Trainer):
+    """The Trainer with our sampler, since its own draws from torch's global random state and resuming would reorder
+    data; and with the loss towards teachers."""
 
-    def __init__(self, sampler: LengthGroupedSampler, **arguments: Any) -> None:
+    def __init__(self, recipe: Recipe, sampler: LengthGroupedSampler, **arguments: Any) -> None:
+        self._recipe = recipe
         self._sampler = sampler
         super().__init__(**arguments)
+        # It takes every forward with **kwargs for one that divides the loss by the rows of all accumulated batches. The
+        # encoders' heads take the mean of their own batch, which it must divide by the number of batches.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss towards the labels, and towards the teachers' logits where the rows have them."""
+        teachers = distil.pop(inputs)
+        mask = inputs.get("attention_mask")
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if teachers:
+            share, temperature = self._recipe.teacher_weight, self._recipe.teacher_temperature
+            loss = (1 - share) * loss + share * distil.loss(outputs, teachers, mask, temperature)
+        return (loss, outputs) if return_outputs else loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint and seals it. Raises `CheckpointError` where the disk is full."""
+        folder = Path(self._recipe.output) / f"{checkpoints.PREFIX}{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            checkpoints.seal(folder)
+        except checkpoints.UNWRITTEN as error:
+            raise checkpoints.unwritten(folder, error) from error
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return self._sampler

@@ -1,4 +1,4 @@
-"""Scores as their official scripts compute them: accuracy, and SQuAD's exact match and F1.
+"""Scores as their official scripts compute them: accuracy, SQuAD's exact match and F1, F1 over many labels.
 
 Written from the definitions of the SQuAD evaluation (Rajpurkar et al. 2016, section 6.1; 2018): answers are compared
 without case, punctuation, articles and extra white space.
@@ -6,18 +6,20 @@ without case, punctuation, articles and extra white space.
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from training.data import Question
+from training.data import ChoiceQuestion, Question, TaggedText
 
 _PUNCTUATION = frozenset(string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 
 
+@functools.lru_cache(1 << 16)  # the same answers are matched at every temperature that a fit tries
 def normalize_answer(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces."""
     text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
@@ -117,6 +119,79 @@ def best_threshold(outcomes: Sequence[SpanOutcome]) -> float:
             best = score
             threshold = (outcome.margin + min(following, outcome.margin + 2.0)) / 2
     return threshold
+
+
+@dataclass(frozen=True, slots=True)
+class TagOutcome:
+    """A text with the labels that hold, and the probability that was given to each label there is."""
+
+    reference: TaggedText
+    scores: Mapping[str, float]
+
+
+def multi_label(outcomes: Sequence[TagOutcome], threshold: float) -> dict[str, float]:
+    """{"f1" (micro: over all decisions), "f1_macro" (mean over labels), "exact" (all labels right)} in percent, "rows".
+
+    Args:
+        threshold: a label is predicted where its probability is above it.
+    """
+    hits, predicted, holding = Counter[str](), Counter[str](), Counter[str]()
+    exact = 0
+    for outcome in outcomes:
+        chosen = {label for label, score in outcome.scores.items() if score > threshold}
+        hits.update(chosen & outcome.reference.labels)
+        predicted.update(chosen)
+        holding.update(outcome.reference.labels)
+        exact += chosen == outcome.reference.labels
+    labels = [label for label in outcomes[0].scores if predicted[label] or holding[label]]
+    each = [2 * hits[label] / (predicted[label] + holding[label]) for label in labels]
+    decisions = predicted.total() + holding.total()
+    return {
+        "f1": 100.0 * 2 * hits.total() / decisions if decisions else 100.0,
+        "f1_macro": 100.0 * sum(each) / len(each) if each else 100.0,
+        "exact": 100.0 * exact / len(outcomes),
+        "rows": len(outcomes),
+    }
+
+
+def best_label_threshold(outcomes: Sequence[TagOutcome]) -> float:
+    """The probability over which labels are best taken, by micro F1: halfway between two that were given."""
+    ordered = sorted(
+        ((score, label in outcome.reference.labels) for outcome in outcomes for label, score in outcome.scores.items()),
+        reverse=True,
+    )
+    holding = sum(holds for _, holds in ordered)
+    hits, best, threshold = 0, 0.0, 0.5
+    for taken, (score, holds) in enumerate(ordered, start=1):
+        hits += holds
+        following = ordered[taken][0] if taken < len(ordered) else 0.0
+        reached = 2 * hits / (taken + holding)
+        if reached > best and following < score:  # equal probabilities fall on the same side
+            best, threshold = reached, (score + following) / 2
+    return threshold
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceOutcome:
+    """A question with the index of the option that was chosen, and whether its passage was cut to fit."""
+
+    reference: ChoiceQuestion
+    option: int
+    truncated: bool
+
+
+def multiple_choice(outcomes: Sequence[ChoiceOutcome]) -> dict[str, float]:
+    """{"accuracy" in percent, apart for each level that is known, "questions", and how many were read in part}."""
+    levels = sorted({outcome.reference.level for outcome in outcomes} - {""})
+    cut = [outcome.reference.passage for outcome in outcomes if outcome.truncated]
+    scores = {"accuracy": _share_right(outcomes)}
+    for level in levels:
+        scores[f"accuracy_{level}"] = _share_right([o for o in outcomes if o.reference.level == level])
+    return {**scores, "questions": len(outcomes), "cut_questions": len(cut), "cut_passages": len(set(cut))}
+
+
+def _share_right(outcomes: Sequence[ChoiceOutcome]) -> float:
+    return 100.0 * sum(o.option == o.reference.answer for o in outcomes) / len(outcomes)
 
 
 def accuracy(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]:

@@ -41,6 +41,22 @@ QUESTIONS = (
     ("q3", "who wrote the code ?", ADA, "ada"),
     ("q4", "who wrote about it ?", ADA, "grace hopper"),
 )
+PASSAGES = (
+    (
+        "middle1.txt", "middle", PARIS,
+        (
+            ("what is the capital of france ?", ("london", "paris", "berlin", "the game"), "B"),
+            ("_ won the game .", ("paris", "nobody", "the team", "france"), "C"),
+        ),
+    ),
+    (
+        "high1.txt", "high", ADA,
+        (
+            ("who wrote the code ?", ("ada", "ruth", "the dog", "the team"), "A"),
+            ("who wrote about it ?", ("ada", "ruth", "nobody", "grace hopper"), "D"),
+        ),
+    ),
+)  # fmt: skip
 UNANSWERABLE = (("q5", "who lives in germany ?", ADA), ("q6", "what is the highest mountain ?", PARIS))
 
 
@@ -110,6 +126,24 @@ def squad_json(*paragraphs: tuple[str, Sequence[Any]]) -> str:
     return json.dumps({"version": "1.1", "data": data}, ensure_ascii=False)
 
 
+def race_records(padding: str = "") -> list[dict[str, Any]]:
+    """The passages above in RACE's layout; `padding` is text after each article."""
+    return [
+        {
+            "id": identifier, "level": level, "article": f"{article} {padding}",
+            "questions": [question for question, _, _ in questions],
+            "options": [list(options) for _, options, _ in questions],
+            "answers": [answer for _, _, answer in questions],
+        }
+        for identifier, level, article, questions in PASSAGES
+    ]  # fmt: skip
+
+
+def write_race(path: Path, padding: str = "") -> str:
+    """One passage a line."""
+    return write_text(path, "".join(json.dumps(record) + "\n" for record in race_records(padding)))
+
+
 def write_squad(path: Path, *, unanswerable: bool = False, padding: str = "") -> str:
     """The questions above in the official layout; `padding` is text before each context."""
     paragraphs = []
@@ -126,13 +160,13 @@ def write_squad(path: Path, *, unanswerable: bool = False, padding: str = "") ->
 
 
 def recipe(encoder: Path, output: Path, train: str, dev: str = "", **changes: Any) -> Recipe:
-    """A recipe that fits a handful of sentences (or, with task="span", of questions) in seconds."""
-    span = changes.get("task") == "span"
+    """A recipe that fits a handful of sentences (or, with another `task`, of questions) in seconds."""
+    task = changes.get("task", "classification")
     base = Recipe(
-        task="span" if span else "classification",
-        data="squad" if span else "sst2",
-        labels=() if span else ("negative", "positive"),
-        model=str(encoder), train=(train,), dev=dev or train, output=str(output),
+        task=task,
+        data={"classification": "sst2", "multiple_choice": "race", "span": "squad"}[task],
+        labels=("negative", "positive") if task == "classification" else (),
+        model=str(encoder), train=(train,), dev=(dev or train,), output=str(output),
         max_length=48, doc_stride=12, epochs=20.0, batch_size=4, learning_rate=3e-3, dropout=0.0, save_steps=1000,
         logging_steps=10, seed=1,
     )  # fmt: skip

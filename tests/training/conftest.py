@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.checkpoints import recipe, save_checkpoint, write_squad, write_sst2
+from tests.training import vocabularies as kinds
+from tests.training.checkpoints import recipe, save_checkpoint, write_race, write_squad, write_sst2
 from training import export, finetune
 
 torch.set_num_threads(1)
@@ -23,11 +24,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sst2.tsv, squad-v1.json, squad-v2.json. Read-only by convention."""
+    """sst2.tsv, squad-v1.json, squad-v2.json, race.jsonl. Read-only by convention."""
     folder = tmp_path_factory.mktemp("data")
     write_sst2(folder / "sst2.tsv")
     write_squad(folder / "squad-v1.json")
     write_squad(folder / "squad-v2.json", unanswerable=True)
+    write_race(folder / "race.jsonl")
     return folder
 
 
@@ -48,9 +50,23 @@ def qa_run(encoder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def race_run(encoder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run that fits the questions with options. Read-only by convention."""
+    output = tmp_path_factory.mktemp("runs") / "race"
+    finetune.run(recipe(encoder, output, str(data_dir / "race.jsonl"), task="multiple_choice", epochs=40.0))
+    return output
+
+
+@pytest.fixture(scope="session")
 def trained_models(sentiment_run: Path, qa_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundles `sentiment` and `qa` of those runs. Read-only by convention."""
     folder = tmp_path_factory.mktemp("trained")
     for name, run in (("sentiment", sentiment_run), ("qa", qa_run)):
         export.run(export.Request(run / "final", folder / name))
     return folder
+
+
+@pytest.fixture(scope="session")
+def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tokenizer's folder of each kind in `tests.training.vocabularies`. Read-only by convention."""
+    return kinds.make(tmp_path_factory.mktemp("vocabularies"))

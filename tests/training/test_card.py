@@ -3,12 +3,15 @@
 import json
 import re
 import shlex
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 
 from service import schemas
-from service.bundle import Graph, Manifest
+from service.bundle import Calibration, Graph, Manifest
 from training import card
+from training.calibration import Bin, Fit
 
 FIELDS = {
     "format": 1, "name": "mine", "architecture": "bert", "parameters": 22_713_986, "max_length": 384,
@@ -18,11 +21,14 @@ FIELDS = {
 SPAN = Manifest(task="span", doc_stride=128, no_answer=True, no_answer_threshold=1.23456, **FIELDS)  # type: ignore[arg-type]
 SENTIMENT = Manifest(task="classification", labels=("negative", "positive"), **FIELDS)  # type: ignore[arg-type]
 NLI = Manifest(task="classification", labels=("entailment", "neutral", "contradiction"), **FIELDS)  # type: ignore[arg-type]
+PAIRS = Manifest(task="classification", labels=("no", "yes"), layout={"text_pair": "b"}, **FIELDS)  # type: ignore[arg-type]
+TOPICS = Manifest(task="classification", labels=("sport", "war"), **FIELDS)  # type: ignore[arg-type]
+CHOICE = Manifest(task="multiple_choice", **FIELDS)  # type: ignore[arg-type]
 SCORES = {"fp32": {"dev": {"exact": 78.125, "total": 10570}}, "int8": {"dev": {"exact": 100.0, "total": 8}}}
 
 
 def test_scores_and_files() -> None:
-    text = card.render(SPAN, SCORES, {}, {"model.int8.onnx": 23_456_789, "tokenizer.json": 700_000})
+    text = card.render(SPAN, SCORES, {}, {"model.int8.onnx": 23_456_789, "tokenizer.json": 700_000})["README.md"]
     assert "| dev | fp32 | exact 78.12, total 10570 |" in text
     assert "| dev | int8 | exact 100.00, total 8 |" in text
     assert "| model.int8.onnx | 23.46 |" in text
@@ -31,7 +37,7 @@ def test_scores_and_files() -> None:
 
 def test_facts() -> None:
     recipe = {"epochs": 2.0, "batch_size": 32, "learning_rate": 1e-4, "secret": 1}
-    text = card.render(SPAN, SCORES, recipe, {})
+    text = card.render(SPAN, SCORES, recipe, {})["README.md"]
     for fact in (
         "longest row: 384 tokens",
         "windows share 128 tokens",
@@ -44,21 +50,44 @@ def test_facts() -> None:
     ):
         assert fact in text
     assert "secret" not in text
-    text = card.render(SENTIMENT, {"fp32": {}}, {}, {})
+    text = card.render(SENTIMENT, {"fp32": {}}, {}, {})["README.md"]
     assert "for the labels negative, positive" in text
     assert "exported without a dev file" in text
     assert "windows" not in text
     assert "- recipe" not in text
 
 
-@pytest.mark.parametrize("manifest", [SPAN, SENTIMENT, NLI], ids=["qa", "sentiment", "nli"])
+@pytest.mark.parametrize("manifest", [SPAN, CHOICE, SENTIMENT, NLI, PAIRS, TOPICS])
 def test_its_curl_line_is_a_right_request(manifest: Manifest) -> None:
-    block = re.search(r"```sh\n(.*?)```", card.render(manifest, SCORES, {}, {}), re.DOTALL)
+    block = re.search(r"```sh\n(.*?)```", card.render(manifest, SCORES, {}, {})["README.md"], re.DOTALL)
     assert block is not None
     words = shlex.split(block[1].replace("\\\n", " "))
     body = json.loads(words[words.index("-d") + 1])
     path = words[2].removeprefix("localhost:8000")
-    assert (path == "/qa") is (manifest.task == "span")
+    assert (path == "/qa") is (manifest.task != "classification")
     parsed = schemas.parse(schemas.QA_BODY if path == "/qa" else schemas.CLASSIFY_BODY, json.dumps(body).encode())
     assert parsed.model_dump(exclude_unset=True) == body
     assert ("premise" in body) is (manifest is NLI)
+    assert ("text_pair" in body) is (manifest is PAIRS)
+    assert ("options" in body) is (manifest is CHOICE)
+    assert body.get("model") == ("mine" if manifest in (PAIRS, TOPICS) else None)
+
+
+def test_labels_that_may_hold_together() -> None:
+    tags = replace(TOPICS, multi_label=True, label_threshold=0.25)
+    assert "scored over 0.2500" in card.render(tags, SCORES, {}, {})["README.md"]
+    assert "may hold together" not in card.render(TOPICS, SCORES, {}, {})["README.md"]
+
+
+def test_calibration_and_its_diagram() -> None:
+    before = (Bin(0.8, 1.0, 30, 0.97, 0.8), Bin(0.4, 0.6, 10, 0.5, 0.4))
+    fit = Fit(1.75, before, (Bin(0.8, 1.0, 40, 0.85, 0.84),))
+    manifest = replace(SENTIMENT, temperature=1.75, calibration=Calibration("sst2/dev.tsv", 40, 15.25, 1.0))
+    files = card.render(manifest, SCORES, {}, {}, fit)
+    assert files.keys() == {"README.md", "reliability.svg"}
+    assert "divided by 1.750 (Guo et al. 2017), fitted on 40 answers of sst2/dev.tsv" in files["README.md"]
+    assert "15.25 % before, 1.00 % after" in files["README.md"]
+    picture = ElementTree.fromstring(files["reliability.svg"])
+    titles = [title.text for title in picture.iter("{http://www.w3.org/2000/svg}title")]
+    assert "before: 10 answers, score 0.500, right 0.400" in titles
+    assert "after: 40 answers, score 0.850, right 0.840" in titles

@@ -173,6 +173,19 @@ def test_reads_the_layout_that_suits_the_task(data_dir: Path, tmp_path: Path) ->
     assert len(evaluate.read(span, str(data_dir / "squad-v1.json"))) == 4
 
 
+def test_the_layout_may_be_named(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer()
+    sentiment = ClassificationTask(tokenizer, ("negative", "positive"), 48)
+    path = write_text(tmp_path / "own.csv", "review,verdict\ngood,positive\nbad,0\n")
+    layout = {"data": "table", "text": "review", "label": "verdict"}
+    assert [e.label for e in evaluate.read(sentiment, path, layout=layout)] == ["positive", "negative"]  # type: ignore[union-attr]
+    topics = ClassificationTask(tokenizer, ("sport", "war"), 48)
+    path = write_text(tmp_path / "own.jsonl", '{"text": "a", "label": "war"}\n')
+    assert [e.label for e in evaluate.read(topics, path)] == ["war"]  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="layout 'squad' is of another task than classification"):
+        evaluate.read(topics, path, layout={"data": "squad"})
+
+
 def test_bad_files(tmp_path: Path) -> None:
     task = ClassificationTask(load_tokenizer(), ("negative", "positive"), 48)
     with pytest.raises(DataError, match="holds no example"):

@@ -14,12 +14,13 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from service import bundle as bundles
 from service.batch import pad
 from service.engine import OrtEngine, open_engine
 from service.predict import make_task
-from service.tasks import ClassificationExample, ClassificationTask, SpanExample, SpanTask
+from service.tasks import ClassificationExample, ClassificationTask, MultipleChoiceTask, SpanExample, SpanTask
 from service.tokenizer import Tokenizer
 from tests.bundles import make_tokenizer
 from tests.training.checkpoints import (
@@ -27,12 +28,15 @@ from tests.training.checkpoints import (
     SENTENCES,
     UNANSWERABLE,
     make_model,
+    recipe,
     save_checkpoint,
     save_tokenizer,
     write_squad,
     write_sst2,
+    write_text,
 )
-from training import export, gate, graph
+from training import evaluate, export, finetune, gate, graph
+from training.data import Table
 from training.errors import CheckpointError, DataError, GateError, TrainingError
 from training.export import Request
 from training.metrics import best_threshold
@@ -96,7 +100,7 @@ def test_every_file_is_hashed(sentiment: Path) -> None:
     manifest = json.loads((sentiment / bundles.MANIFEST).read_text())
     names = {path.name for path in sentiment.iterdir()}
     graphs = {f"model.{precision}.onnx" for precision in ("fp32", "int8", "fp16")}
-    assert names == {"manifest.json", "tokenizer.json", "README.md"} | graphs
+    assert names == {"manifest.json", "tokenizer.json", "weights.bin", "README.md"} | graphs
     assert manifest["files"].keys() == names - {"manifest.json"}
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((sentiment / name).read_bytes()).hexdigest() == digest
@@ -158,6 +162,61 @@ def test_qa_without_unanswerable_questions_always_answers(qa_run: Path, data_dir
     assert manifest.graphs[0].scores[f"{data_dir.name}/squad-v1.json"]["total"] == 4
 
 
+def test_options_of_a_bundle(race_run: Path, data_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "models" / "race"
+    manifest = export.run(Request(race_run / "final", output))
+    assert (manifest.task, manifest.labels, manifest.doc_stride) == ("multiple_choice", (), 0)
+    assert manifest.layout == {"data": "race"}
+    for each in manifest.graphs:
+        assert each.scores[f"{data_dir.name}/race.jsonl"]["accuracy"] == 100.0
+    bundle = bundles.load(output)
+    assert isinstance(make_task(bundle, Tokenizer.from_file(output / bundles.TOKENIZER)), MultipleChoiceTask)
+    scores, options = evaluate.bundle(bundle, str(data_dir / "race.jsonl"))
+    assert (scores["accuracy"], scores["graph"], options) == (100.0, "model.int8.onnx", [1, 2, 0, 3])
+
+
+@pytest.mark.parametrize("family", ["Albert", "Roberta", "Electra"])
+def test_options_of_other_families(tmp_path: Path, data_dir: Path, family: str) -> None:
+    more = {"pad_token_id": 1, "type_vocab_size": 1} if family == "Roberta" else {}
+    checkpoint = save_checkpoint(tmp_path / "c", "ForMultipleChoice", family, **more)
+    dev = (str(data_dir / "race.jsonl"),)
+    manifest = run(checkpoint, tmp_path / "models", dev=dev, without_dev=False, precisions=("fp32",))
+    assert manifest.graphs[0].scores[f"{data_dir.name}/race.jsonl"]["questions"] == 4
+
+
+def test_several_labels_of_a_bundle(encoder: Path, tmp_path: Path) -> None:
+    """Two labels that a sentence has independently of one another, and a threshold fitted to them."""
+    rows = [
+        (text, [name for name, holds in (("kind", label == "1"), ("film", "film" in text)) if holds])
+        for text, label in SENTENCES
+    ]
+    lines = "".join(json.dumps({"words": text, "tags": tags}) + "\n" for text, tags in rows)
+    path = write_text(tmp_path / "d" / "tags.jsonl", lines)
+    table = Table(text="words", label="tags")
+    finetune.run(
+        recipe(encoder, tmp_path / "run", path, data="table", labels=(), table=table, multi_label=True, epochs=40.0)
+    )
+    output = tmp_path / "models" / "tags"
+    manifest = export.run(Request(tmp_path / "run" / "final", output))
+    assert (manifest.labels, manifest.multi_label) == (("film", "kind"), True)
+    assert manifest.layout == {
+        "data": "table", "text": "words", "text_pair": "", "label": "tags", "id": "id", "separator": ",",
+    }  # fmt: skip
+    for each in manifest.graphs:
+        assert (each.scores["d/tags.jsonl"]["f1"], each.scores["d/tags.jsonl"]["exact"]) == (100.0, 100.0)
+    assert 0 < manifest.label_threshold < 1
+    assert manifest.calibration is None
+    scores, predicted = evaluate.bundle(bundles.load(output), path)  # the layout is the manifest's
+    assert scores["exact"] == 100.0
+    assert [set(tags) for tags in predicted] == [set(tags) for _, tags in rows]  # type: ignore[arg-type]
+
+
+def test_multi_label_checkpoint_of_another_origin(tmp_path: Path) -> None:
+    folder = with_config(tmp_path / "c", problem_type="multi_label_classification")
+    manifest = run(folder, tmp_path / "models", precisions=("fp32",))
+    assert (manifest.multi_label, manifest.label_threshold, manifest.layout) == (True, 0.5, {})
+
+
 def test_lengths_of_serving_go_before_those_of_training(qa_run: Path, tmp_path: Path) -> None:
     final = tmp_path / "final"
     shutil.copytree(qa_run / "final", final)
@@ -177,9 +236,12 @@ def test_precisions_that_are_not_asked_for_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_fp16_graph_is_half_as_large_and_close(tmp_path: Path) -> None:
-    run(classifier(tmp_path / "c", hidden_size=64), tmp_path / "m", precisions=("fp32", "fp16"))
-    fp32, fp16 = (tmp_path / "m" / "c" / f"model.{p}.onnx" for p in ("fp32", "fp16"))
-    assert fp16.stat().st_size < 0.6 * fp32.stat().st_size
+    checkpoint = classifier(tmp_path / "c", hidden_size=64)
+    for precision in ("fp32", "fp16"):
+        run(checkpoint, tmp_path / precision, precisions=(precision,))
+    fp32, fp16 = (tmp_path / p / "c" / f"model.{p}.onnx" for p in ("fp32", "fp16"))
+    sizes = [(path.parent / bundles.WEIGHTS).stat().st_size for path in (fp32, fp16)]
+    assert sizes[1] < 0.6 * sizes[0]
     matrices = [tensor for tensor in onnx.load(fp16).graph.initializer if len(tensor.dims) == 2]
     types = {tensor.data_type for tensor in matrices if tensor.name != "classifier.weight"}
     assert types == {onnx.TensorProto.FLOAT16}
@@ -300,7 +362,47 @@ def with_larger_tokenizer(folder: Path) -> Path:
     return folder
 
 
+def with_code(folder: Path) -> Path:
+    """Its config names code that lies beside it, and that would be seen to have run."""
+    (classifier(folder) / "modeling.py").write_text(f"open({str(folder.parent / 'ran')!r}, 'w')\n")
+    return with_config_only(folder, auto_map={"AutoModelForSequenceClassification": "modeling.Model"})
+
+
+def with_config_only(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def with_tokenizer_code(folder: Path) -> Path:
+    (without_tokenizer(folder) / "tokenization.py").write_text(f"open({str(folder.parent / 'ran')!r}, 'w')\n")
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["tokenization.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def taking_text_for_tokens(folder: Path) -> Path:
+    """ "[SEP]" in a text would be the special token: nothing cuts it at its brackets."""
+    backend = make_tokenizer()
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.normalizer = None
+    classifier(folder)
+    save_tokenizer(folder, backend)
+    return folder
+
+
 REFUSED = {
+    "own code": (with_code, r"it wants code of its own \(auto_map\), which is never run"),
+    "a tokenizer's own code": (with_tokenizer_code, "no fast tokenizer can be loaded|there is no tokenizer"),
+    "text for special tokens": (taking_text_for_tokens, r"takes '\[...+\]' in a text for its special token"),
+    "DeBERTa": (
+        lambda folder: of_family(folder, "DebertaV2"),
+        "'deberta-v2' is not one of bert, roberta, electra, albert",
+    ),
+    "T5": (
+        lambda folder: of_family(folder, "T5", d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4),
+        "'t5' is not one of bert, roberta, electra, albert",
+    ),
     "no folder": (lambda folder: folder, "is no folder"),
     "pickled": (pickled, "no file named model.safetensors"),
     "truncated": (truncated, "c: "),
@@ -311,7 +413,8 @@ REFUSED = {
     "shapes": (lambda folder: with_config(folder, intermediate_size=48), "shapes"),
     "broken config": (lambda folder: with_config(folder, model_type="nonsense"), "nonsense"),
     "no architectures": (lambda folder: with_config(folder, architectures=None), "without architectures"),
-    "multi label": (lambda f: with_config(f, problem_type="multi_label_classification"), "multi_label_classification"),
+    "regression": (lambda folder: with_config(folder, problem_type="regression"), "problem_type 'regression' cannot"),
+    "one label": (lambda folder: labelled(folder, "score"), "one label alone is a regression"),
     "activation": (lambda folder: with_config(folder, hidden_act="silu"), "silu"),
     "decoder": (lambda folder: with_config(folder, is_decoder=True), "is_decoder"),
     "positions": (lambda folder: with_config(folder, position_embedding_type="relative_key"), "relative_key"),
@@ -339,6 +442,7 @@ def test_refused_checkpoints(tmp_path: Path, kind: str) -> None:
     before = contents(models)
     with pytest.raises(CheckpointError, match=message):
         run(checkpoint, models)
+    assert not (tmp_path / "ran").exists()  # nothing of the checkpoint's own was run
     assert contents(models) == before  # the bundle of that name is as it was, and nothing is beside it
 
 
@@ -437,7 +541,7 @@ def test_threshold_is_fitted_on_the_graph_that_cpus_run(
         fitted_on.append({o.question.id: o.margin for o in outcomes})
         return best_threshold(outcomes)
 
-    monkeypatch.setattr(export.metrics, "best_threshold", spy)
+    monkeypatch.setattr(export.measure.metrics, "best_threshold", spy)
     dev = (write_squad(tmp_path / "v1.json"), write_squad(tmp_path / "v2.json", unanswerable=True))
     manifest = export.run(Request(qa_run / "final", tmp_path / "models" / "qa", dev=dev))
     assert len(fitted_on) == 1

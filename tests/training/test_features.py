@@ -10,11 +10,20 @@ import torch
 from tokenizers import models, pre_tokenizers, processors
 
 from service.batch import Encoded, pad
-from service.tasks import ClassificationExample, ClassificationTask, SpanExample, SpanTask, Window
+from service.tasks import (
+    ClassificationExample,
+    ClassificationTask,
+    MultiLabelTask,
+    MultipleChoiceExample,
+    MultipleChoiceTask,
+    SpanExample,
+    SpanTask,
+    Window,
+)
 from service.tokenizer import Tokenizer
-from tests.training.checkpoints import load_tokenizer
-from training.data import LabelledText, Question, Report
-from training.features import CHUNK, Collator, LengthGroupedSampler, Rows, classification_rows, span_rows
+from tests.training.checkpoints import PASSAGES, load_tokenizer
+from training.data import ChoiceQuestion, LabelledText, Question, Report, TaggedText
+from training.features import CHUNK, Collator, LengthGroupedSampler, Rows, choice_rows, classification_rows, span_rows
 
 FILLER = "the dog and the cat are playing outside in the city . "
 LONG = FILLER * 2 + "Grace Hopper wrote “the code” in france , 中文 and the team won . " + FILLER * 3
@@ -42,7 +51,7 @@ def impossible(identifier: str = "n") -> Question:
 
 def targets(rows: Rows) -> list[tuple[Window, int, int]]:
     return [
-        (row["encoded"], row["start_positions"], row["end_positions"]) for row in (rows[i] for i in range(len(rows)))
+        (row["encoded"][0], row["start_positions"], row["end_positions"]) for row in (rows[i] for i in range(len(rows)))
     ]
 
 
@@ -139,9 +148,67 @@ def test_classification_rows_are_the_services_rows() -> None:
     rows = classification_rows(task, examples)
     for i, [served] in enumerate(task.encode([ClassificationExample(*t) for t in texts])):
         assert rows[i]["labels"] == task.labels.index(labels[i])
-        assert np.array_equal(rows[i]["encoded"].input_ids, served.input_ids)
-        assert np.array_equal(rows[i]["encoded"].token_type_ids, served.token_type_ids)
+        [row] = rows[i]["encoded"]
+        assert np.array_equal(row.input_ids, served.input_ids)
+        assert np.array_equal(row.token_type_ids, served.token_type_ids)
     assert rows.lengths.tolist() == [4, 12, 9, 12]
+    assert (rows.count, rows.cut) == (4, {"texts": 2})
+
+
+def test_several_labels_are_a_target_each() -> None:
+    task = MultiLabelTask(load_tokenizer(), ("a", "b", "c"), 12)
+    tags = [frozenset("ac"), frozenset("b"), frozenset("")]
+    rows = classification_rows(task, [TaggedText(ClassificationExample("good film"), each) for each in tags])
+    batch = Collator(0)([rows[i] for i in range(3)])
+    assert batch["labels"].dtype == torch.float32
+    assert batch["labels"].tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+
+
+def choices(padding: str = "") -> list[ChoiceQuestion]:
+    return [
+        ChoiceQuestion(MultipleChoiceExample(question, article + padding, options), "ABCD".index(answer), name, level)
+        for name, level, article, questions in PASSAGES
+        for question, options, answer in questions
+    ]
+
+
+def test_the_options_of_a_question_stay_together() -> None:
+    task = MultipleChoiceTask(load_tokenizer(), 40)
+    questions = choices()
+    rows = choice_rows(task, questions, Report())
+    assert (len(rows), rows.count, rows.cut) == (4, 16, {"questions": 0, "passages": 0})
+    served = task.encode([question.example for question in questions])
+    assert rows.lengths.tolist() == [sum(map(len, options)) for options in served]
+    order = [2, 0, 3]
+    batch = Collator(7, options=True)([rows[i] for i in order])
+    assert batch["input_ids"].shape == (3, 4, max(len(row) for i in order for row in served[i]))
+    assert batch["labels"].tolist() == [0, 1, 3]
+    for place, i in enumerate(order):
+        for option, row in enumerate(served[i]):
+            for name in ("input_ids", "token_type_ids"):
+                assert batch[name][place, option, : len(row)].tolist() == getattr(row, name).tolist()
+            assert batch["attention_mask"][place, option].tolist().count(1) == len(row)
+            assert set(batch["input_ids"][place, option, len(row) :].tolist()) <= {7}
+
+
+def test_cut_passages_are_counted() -> None:
+    questions = choices(" and the dog" * 10)
+    assert choice_rows(MultipleChoiceTask(load_tokenizer(), 40), questions, Report()).cut == {
+        "questions": 4, "passages": 2,
+    }  # fmt: skip
+    short = [*questions[:1], *choices()[1:]]
+    assert choice_rows(MultipleChoiceTask(load_tokenizer(), 40), short, Report()).cut == {"questions": 1, "passages": 1}
+
+
+def test_questions_that_cannot_be_learnt_from_are_reported() -> None:
+    good, other = choices()[0], choices()[2]
+    three = dataclasses.replace(other, example=dataclasses.replace(other.example, options=("a", "b", "c")))
+    long = dataclasses.replace(other, example=dataclasses.replace(other.example, question="who " * 60))
+    report = Report()
+    rows = choice_rows(MultipleChoiceTask(load_tokenizer(), 40), [good, three, long], report)
+    assert len(rows) == 1
+    assert "high1.txt: 'who wrote the code ?': not as many options as the first question (3, not 4)" in report.summary()
+    assert "a question that no row can hold (the question with this option is 61 tokens long" in report.summary()
 
 
 def test_rows_over_the_borders_of_chunks() -> None:
@@ -157,14 +224,14 @@ def test_rows_over_the_borders_of_chunks() -> None:
 
 def random_rows(count: int, seed: int = 0) -> Rows:
     lengths = np.random.default_rng(seed).integers(3, 60, count)
-    return Rows([(Encoded(np.full(n, i), np.ones(n, np.int64)), {"labels": i % 2}) for i, n in enumerate(lengths)])
+    return Rows([((Encoded(np.full(n, i), np.ones(n, np.int64)),), {"labels": i % 2}) for i, n in enumerate(lengths)])
 
 
 def test_collator_pads_as_the_service_does() -> None:
     rows = random_rows(5)
     features = [rows[i] for i in range(5)]
     tensors = Collator(pad_id=7)(features)
-    batch = pad([feature["encoded"] for feature in features], 7)
+    batch = pad([feature["encoded"][0] for feature in features], 7)
     assert tensors.keys() == {"input_ids", "token_type_ids", "attention_mask", "labels"}
     for name in ("input_ids", "token_type_ids", "attention_mask"):
         assert torch.equal(tensors[name], torch.from_numpy(getattr(batch, name)))
@@ -177,7 +244,7 @@ def test_collator_leaves_a_mask_of_ones_away() -> None:
     span: list[Any] = [{"encoded": rows[0]["encoded"], "input_ids": 0, "start_positions": 2, "end_positions": 3}]
     tensors = Collator(0)(span)
     assert (tensors["start_positions"].tolist(), tensors["end_positions"].tolist()) == ([2], [3])
-    assert tensors["input_ids"].tolist() == [rows[0]["encoded"].input_ids.tolist()]
+    assert tensors["input_ids"].tolist() == [rows[0]["encoded"][0].input_ids.tolist()]
 
 
 def padding(rows: Rows, order: list[int], size: int) -> float:

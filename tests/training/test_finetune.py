@@ -1,31 +1,43 @@
 """Runs on a tiny encoder: they fit, they continue exactly, and what they write is whole."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from tests.training.checkpoints import (
     PAIRS,
     SENTENCES,
     make_model,
+    race_records,
     recipe,
     save_checkpoint,
     save_tokenizer,
     write_nli,
+    write_race,
     write_squad,
     write_sst2,
     write_text,
 )  # fmt: skip
-from training import finetune
+from training import checkpoints, finetune
+from training.data import Table
 from training.errors import CheckpointError, DataError, RecipeError
 from training.features import LengthGroupedSampler, Rows
 from training.recipe import Recipe
@@ -63,6 +75,66 @@ def test_qa_fits(qa_run: Path) -> None:
     assert (dev["exact"], dev["f1"], dev["total"]) == (100.0, 100.0, 6)
     assert (dev["HasAns_total"], dev["NoAns_total"]) == (4, 2)
     assert AutoModelForQuestionAnswering.from_pretrained(qa_run / "final").config.num_labels == 2
+
+
+def test_race_fits(race_run: Path) -> None:
+    metrics = json.loads((race_run / "metrics.json").read_text())
+    assert metrics["dev"] == {
+        "accuracy": 100.0, "accuracy_high": 100.0, "accuracy_middle": 100.0, "questions": 4, "cut_questions": 0,
+        "cut_passages": 0,
+    }  # fmt: skip
+    assert (metrics["examples"], metrics["rows"], metrics["cut"]) == (4, 16, {"questions": 0, "passages": 0})
+    model = AutoModelForMultipleChoice.from_pretrained(race_run / "final")
+    assert model.classifier.weight.shape == (1, 32)
+
+
+def test_cut_passages_are_told(encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = write_race(tmp_path / "race.jsonl", padding="and the dog " * 30)
+    with caplog.at_level(logging.WARNING, "training.finetune"):
+        metrics = finetune.run(recipe(encoder, tmp_path / "o", train, task="multiple_choice", epochs=1.0))
+    assert metrics["cut"] == {"questions": 4, "passages": 2}
+    assert (metrics["dev"]["cut_questions"], metrics["dev"]["cut_passages"]) == (4, 2)
+    assert "cut to 48 tokens: 4 questions, 2 passages" in caplog.text
+
+
+def test_dev_questions_that_no_row_can_hold_are_told_before_the_training(
+    encoder: Path, tmp_path: Path, data_dir: Path
+) -> None:
+    record = race_records()[0] | {"questions": ["what is it ?", "what " * 60]}
+    dev = write_text(tmp_path / "dev.jsonl", json.dumps(record) + "\n")
+    made = recipe(encoder, tmp_path / "o", str(data_dir / "race.jsonl"), dev, task="multiple_choice", epochs=1.0)
+    with pytest.raises(DataError, match=r"dev\.jsonl: .*a question that no row can hold"):
+        finetune.run(made)
+    assert finetune.run(made, allow_bad_data=True)["dev"]["questions"] == 1
+
+
+def test_a_table_with_labels_of_its_own(encoder: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{text},{'fun' if label == '1' else 'dull'}\n" for text, label in SENTENCES)
+    path = write_text(tmp_path / "t.csv", f"review,verdict\n{rows}")
+    table = Table(text="review", label="verdict")
+    made = recipe(encoder, tmp_path / "o", path, data="table", labels=(), table=table)
+    metrics = finetune.run(made)
+    assert metrics["dev"] == {"accuracy": 100.0, "rows": 8, "recall_dull": 100.0, "recall_fun": 100.0}
+    assert metrics["recipe"]["labels"] == ("dull", "fun")
+    config = AutoConfig.from_pretrained(tmp_path / "o" / "final")
+    assert (config.id2label, config.problem_type) == ({0: "dull", 1: "fun"}, "single_label_classification")
+
+
+def test_more_classes_than_labels(encoder: Path, tmp_path: Path) -> None:
+    path = write_text(tmp_path / "t.csv", "text,label\na,1\nb,2\nc,3\n")
+    made = recipe(encoder, tmp_path / "o", path, data="table", labels=("1", "2"))
+    with pytest.raises(DataError, match=r"t\.csv:4: unknown label \('3'; there are 1, 2\)"):
+        finetune.run(made)
+
+
+def test_several_dev_files(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
+    first = str(data_dir / "sst2.tsv")
+    other = write_sst2(tmp_path / "other.tsv", SENTENCES[:3])
+    made = recipe(encoder, tmp_path / "o", first, epochs=1.0)
+    metrics = finetune.run(dataclasses.replace(made, dev=(first, other)))
+    assert metrics["dev"]["rows"] == 8
+    assert {path: scores["rows"] for path, scores in metrics["dev"]["also"].items()} == {other: 3}
+    assert metrics["data"].keys() == {first, other}
 
 
 def test_metrics_file(sentiment_run: Path, data_dir: Path, encoder: Path) -> None:
@@ -122,6 +194,14 @@ def test_resume_continues_exactly(encoder: Path, tmp_path: Path, changes: dict[s
     check_resume(dataclasses.replace(base, **changes), tmp_path, keep)
 
 
+def test_resume_of_options(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
+    base = recipe(
+        encoder, tmp_path, str(data_dir / "race.jsonl"), task="multiple_choice", batch_size=2, epochs=3.0, dropout=0.2,
+        save_steps=3, logging_steps=1,
+    )  # fmt: skip
+    check_resume(base, tmp_path, 3)
+
+
 def test_resume_of_span_windows(encoder: Path, tmp_path: Path) -> None:
     train = write_squad(tmp_path / "t.json", unanswerable=True, padding="the dog and the cat . " * 9)
     base = recipe(
@@ -139,6 +219,99 @@ def test_dropout_shows_in_the_losses(encoder: Path, tmp_path: Path, data_dir: Pa
         runs[dropout] = tmp_path / str(dropout)
         finetune.run(dataclasses.replace(base, dropout=dropout, output=str(runs[dropout])))
     assert losses(runs[0.0]) != losses(runs[0.3])
+
+
+def test_an_earlier_runs_checkpoints_are_not_mixed_with_new_ones(
+    sentiment_run: Path, encoder: Path, data_dir: Path
+) -> None:
+    """A later --resume would take the highest step, which may be the older run's."""
+    before = sorted(sentiment_run.iterdir())
+    with pytest.raises(CheckpointError, match="holds the checkpoints of an earlier run: --resume it, or remove them"):
+        finetune.run(recipe(encoder, sentiment_run, str(data_dir / "sst2.tsv")))
+    assert sorted(sentiment_run.iterdir()) == before
+
+
+@contextlib.contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """The system refuses to let a file grow beyond `limit` bytes: a write fails in its middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_torn_checkpoint_is_skipped(
+    encoder: Path, tmp_path: Path, data_dir: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on from the one before it, to the same end. A kill leaves the files after the torn one unwritten."""
+    base = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), epochs=3.0, dropout=0.3, save_steps=2)
+    finetune.run(base)
+    expected = weights(tmp_path / "o")
+    shutil.rmtree(tmp_path / "o" / "final")
+    torn = tmp_path / "o" / "checkpoint-6"
+    content = (torn / name).read_bytes()
+    (torn / name).write_bytes(content[: len(content) // 2])
+    if name == "optimizer.pt":
+        (torn / "trainer_state.json").unlink()
+        (torn / "sealed.json").unlink()
+    with caplog.at_level(logging.WARNING, "training.checkpoints"):
+        finetune.run(base, resume=True)
+    assert "checkpoint-6 is torn and is skipped" in caplog.text
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in weights(tmp_path / "o").items())
+
+
+def test_a_full_disk_loses_nothing(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
+    base = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), epochs=3.0, dropout=0.3, save_steps=2)
+    whole = dataclasses.replace(base, output=str(tmp_path / "whole"))
+    finetune.run(whole)
+    with (
+        small_files(40_000),
+        pytest.raises(CheckpointError, match=r"checkpoint-2 cannot be written .*; there is none before it"),
+    ):
+        finetune.run(base)
+    finetune.run(dataclasses.replace(base, max_steps=2))
+    shutil.rmtree(tmp_path / "o" / "final")
+    with (
+        small_files(40_000),
+        pytest.raises(CheckpointError, match=r"checkpoint-4 cannot be written .*the last good one is .*checkpoint-2"),
+    ):
+        finetune.run(base, resume=True)
+    assert [path.name for path in checkpoints.found(tmp_path / "o")] == ["checkpoint-2"]
+    assert not (tmp_path / "o" / "final").exists()
+
+
+def test_final_weights_that_cannot_be_written(
+    encoder: Path, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(model: object, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    base = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), epochs=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "save_tokenizer", full)
+        with pytest.raises(CheckpointError, match=r"final cannot be written .*No space left.*--resume tries again"):
+            finetune.run(base)
+    assert not list((tmp_path / "o").glob("*final*"))
+    assert finetune.run(base, resume=True)["dev"]["rows"] == 8
+    assert (tmp_path / "o" / "final" / "config.json").is_file()
+
+
+def test_checkpoints_of_earlier_versions_have_no_seal(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
+    base = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), epochs=1.0)
+    finetune.run(base)
+    (tmp_path / "o" / "checkpoint-2" / "sealed.json").unlink()
+    assert checkpoints.newest(tmp_path / "o").name == "checkpoint-2"
+
+
+def test_every_checkpoint_is_torn(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
+    base = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), epochs=1.0)
+    finetune.run(base)
+    (tmp_path / "o" / "checkpoint-2" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"nothing to resume from in .*: every checkpoint is torn"):
+        finetune.run(base, resume=True)
 
 
 def test_nothing_to_resume_from(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
@@ -187,6 +360,36 @@ def test_warm_up_and_decay(encoder: Path, tmp_path: Path, data_dir: Path) -> Non
     assert rates[-1] == pytest.approx(1e-3 / 16)
 
 
+def test_steps_instead_of_epochs(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
+    made = recipe(
+        encoder, tmp_path, str(data_dir / "sst2.tsv"), epochs=100.0, max_steps=5, warmup_steps=2, learning_rate=1e-3,
+        logging_steps=1, save_steps=5,
+    )  # fmt: skip
+    finetune.run(made)
+    assert [rate for _, _, rate in losses(tmp_path)] == pytest.approx([0, 5e-4, 1e-3, 2e-3 / 3, 1e-3 / 3])
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "name"),
+    [
+        ("Albert", "classification", "classifier_dropout_prob"),
+        ("Bert", "multiple_choice", "classifier_dropout"),
+        ("Electra", "multiple_choice", "summary_last_dropout"),
+    ],
+)
+def test_classifier_dropout_is_the_heads_alone(tmp_path: Path, family: str, task: str, name: str) -> None:
+    folder = save_checkpoint(tmp_path / "encoder", family=family)
+    made = recipe(folder, tmp_path / "o", "t", task=task, dropout=0.0, classifier_dropout=0.4)
+    config = finetune._load_config(made)
+    assert getattr(config, name) == 0.4
+    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.0
+    model, _ = finetune._load_model(made, config)
+    encoder = getattr(model, model.base_model_prefix)
+    rates = {m.p for n, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    inside = {m.p for m in encoder.modules() if isinstance(m, torch.nn.Dropout)}
+    assert (rates - inside, inside) == ({0.4}, {0.0})
+
+
 @pytest.fixture(scope="module")
 def short_run(encoder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What three plain epochs give."""
@@ -210,6 +413,21 @@ def test_every_knob_is_connected(
     made = recipe(encoder, tmp_path, str(data_dir / "sst2.tsv"), epochs=3.0)
     finetune.run(dataclasses.replace(made, **changes))
     assert not torch.equal(weights(tmp_path)["classifier.weight"], weights(short_run)["classifier.weight"])
+
+
+def test_accumulated_gradients_are_a_mean(encoder: Path, tmp_path: Path) -> None:
+    """The Trainer would take the heads' mean loss for one that was divided already, and add the batches up."""
+    train = write_sst2(tmp_path / "t.tsv", [SENTENCES[0]] * 8)
+    norms = []
+    for batch_size, steps in ((8, 1), (2, 4)):
+        made = recipe(
+            encoder, tmp_path / str(batch_size), train, epochs=1.0, dropout=0.0, batch_size=batch_size,
+            gradient_accumulation_steps=steps, logging_steps=1, save_steps=1,
+        )  # fmt: skip
+        finetune.run(made)
+        state = json.loads((tmp_path / str(batch_size) / "checkpoint-1" / "trainer_state.json").read_text())
+        norms.append(state["log_history"][0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_rows_come_in_the_samplers_order(
@@ -296,7 +514,7 @@ def test_bad_data_fails_unless_allowed(encoder: Path, tmp_path: Path, caplog: py
     assert not (tmp_path / "o").exists()
     metrics = finetune.run(made, allow_bad_data=True)
     assert (metrics["examples"], metrics["bad_records"]) == (8, 2)
-    assert "t.tsv:10: unknown label ('7')" in caplog.text
+    assert "t.tsv:10: unknown label ('7'; there are negative, positive)" in caplog.text
 
 
 def test_no_data_at_all(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
@@ -331,12 +549,38 @@ def test_encoder_without_a_tokenizer(tmp_path: Path, data_dir: Path) -> None:
         finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
 
 
-def test_family_that_could_not_be_exported(tmp_path: Path, data_dir: Path) -> None:
-    folder = tmp_path / "distil"
-    make_model(family="DistilBert", dim=32, n_layers=1, n_heads=4, hidden_dim=32).save_pretrained(folder)
+@pytest.mark.parametrize(
+    ("family", "name", "sizes"),
+    [
+        ("DistilBert", "distilbert", {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 32}),
+        ("DebertaV2", "deberta-v2", {}),
+        ("T5", "t5", {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}),
+    ],
+)
+def test_family_that_could_not_be_exported(
+    tmp_path: Path, data_dir: Path, family: str, name: str, sizes: dict[str, int]
+) -> None:
+    folder = tmp_path / "other"
+    make_model(family=family, **sizes).save_pretrained(folder)
     save_tokenizer(folder)
-    with pytest.raises(CheckpointError, match="'distilbert' is not one of"):
+    with pytest.raises(CheckpointError, match=f"'{name}' is not one of"):
         finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
+
+
+def test_a_vocabulary_that_the_embedding_has_not(tmp_path: Path, data_dir: Path) -> None:
+    folder = save_checkpoint(tmp_path / "small", vocab_size=20)
+    with pytest.raises(CheckpointError, match=r"the tokenizer has ids up to \d+, the embedding 20 rows"):
+        finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
+
+
+def test_code_of_its_own_is_never_run(tmp_path: Path, data_dir: Path) -> None:
+    folder = save_checkpoint(tmp_path / "own")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"auto_map": {"AutoModel": "modeling.Model"}}))
+    (folder / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(CheckpointError, match=r"it wants code of its own \(auto_map\), which is never run"):
+        finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_lengths_that_the_encoder_has_not(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
@@ -352,5 +596,18 @@ def test_from_a_checkpoint_with_other_labels(tmp_path: Path, data_dir: Path) -> 
     three = save_checkpoint(tmp_path / "three", "ForSequenceClassification", num_labels=3)
     made = recipe(three, tmp_path / "qa", str(data_dir / "squad-v1.json"), task="span", epochs=1.0)
     assert finetune.run(made)["dev"]["total"] == 4
-    with pytest.raises(CheckpointError, match="its head does not fit the recipe's labels"):
-        finetune.run(recipe(three, tmp_path / "two", str(data_dir / "sst2.tsv")))
+    two = recipe(three, tmp_path / "two", str(data_dir / "sst2.tsv"))
+    assert finetune.run(two)["dev"]["rows"] == 8
+    kept, given = (load_file(f / "model.safetensors") for f in (tmp_path / "two" / "final", three))
+    assert kept["classifier.weight"].shape[0] == 2
+    # The encoder went on from where it was: nothing of it was begun anew.
+    name = "bert.embeddings.word_embeddings.weight"
+    assert (kept[name] - given[name]).abs().max() < 0.1
+
+
+def test_weights_of_other_shapes_than_the_configs(tmp_path: Path, data_dir: Path) -> None:
+    folder = save_checkpoint(tmp_path / "broken")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"intermediate_size": 96}))
+    with pytest.raises(CheckpointError, match=r"weights do not have the shapes that its config says: bert\.encoder"):
+        finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from tests.training.tiny import FAMILIES, HEADS, differences, rows, session, tiny, torch_logits
+from training import external, quantize
 from training.graph import UnsupportedArchitecture, build, fused_attention_count, layer_names, unique_weight_count
 
 
@@ -85,6 +86,17 @@ def test_albert_stores_its_shared_layer_once(tmp_path: Path) -> None:
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     assert (tmp_path / "optimized.onnx").stat().st_size <= 1.05 * 4 * model.num_parameters()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_files_are_as_large_as_their_weights(family: str, tmp_path: Path) -> None:
+    """Of a width at which weights are most of the file: a scale and a bias an output are little beside its weights."""
+    model = tiny(family, "SequenceClassification", vocab_size=4000, hidden_size=512, intermediate_size=2048)
+    for encoding, size in ((quantize.FLOAT32, 4), (quantize.FLOAT16, 2), (quantize.INT8, 1), (quantize.W8A16, 1)):
+        proto = build(model, encoding=encoding)
+        external.save({tmp_path / "model.onnx": proto}, tmp_path / "weights.bin")
+        written = sum((tmp_path / name).stat().st_size for name in ("model.onnx", "weights.bin"))
+        assert 0.99 * size * model.num_parameters() < written < 1.05 * size * model.num_parameters()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.tasks import ClassificationExample, MultipleChoiceExample
 from training import metrics
-from training.data import Question
-from training.metrics import SpanOutcome, best_threshold, exact_match, f1, normalize_answer
+from training.data import ChoiceQuestion, Question, TaggedText
+from training.metrics import (
+    ChoiceOutcome,
+    SpanOutcome,
+    TagOutcome,
+    best_label_threshold,
+    best_threshold,
+    exact_match,
+    f1,
+    normalize_answer,
+)
 
 FOREVER = float("inf")
 
@@ -258,3 +268,59 @@ def test_accuracy() -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         metrics.accuracy(["a", "b"], ["a"])
+
+
+# ---- several labels, and options ------------------------------------------------------------------------------------
+
+
+def tagged(holding: str, **scores: float) -> TagOutcome:
+    return TagOutcome(TaggedText(ClassificationExample("x"), frozenset(holding)), scores)
+
+
+def test_several_labels_by_hand() -> None:
+    outcomes = [
+        tagged("a", a=0.9, b=0.2, c=0.1),  # right
+        tagged("ab", a=0.8, b=0.4, c=0.1),  # one of two
+        tagged("", a=0.1, b=0.7, c=0.1),  # one too many
+        tagged("", a=0.1, b=0.5, c=0.1),  # right: at the threshold is not over it
+    ]
+    # a: 2 of 2 found, none wrong; b: 0 of 1 found, 1 wrong; c: never there, so it says nothing.
+    assert metrics.multi_label(outcomes, 0.5) == {
+        "f1": pytest.approx(100 * 2 * 2 / (3 + 3)), "f1_macro": 50.0, "exact": 50.0, "rows": 4,
+    }  # fmt: skip
+    assert metrics.multi_label(outcomes[3:], 0.5) == {"f1": 100.0, "f1_macro": 100.0, "exact": 100.0, "rows": 1}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_label_threshold_is_the_best_of_all(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    outcomes = []
+    for _ in range(20):
+        scores = {label: float(random.integers(1, 10)) / 10 for label in "abc"}
+        outcomes.append(tagged("".join(x for x in "abc" if random.random() < scores[x]), **scores))
+    best = max(metrics.multi_label(outcomes, i / 20)["f1"] for i in range(20))
+    threshold = best_label_threshold(outcomes)
+    assert metrics.multi_label(outcomes, threshold)["f1"] == pytest.approx(best)
+    assert all(threshold != score for outcome in outcomes for score in outcome.scores.values())
+
+
+def chosen(option: int, answer: int, passage: str, level: str, truncated: bool = False) -> ChoiceOutcome:
+    example = MultipleChoiceExample("q", "c", ("a", "b"))
+    return ChoiceOutcome(ChoiceQuestion(example, answer, passage, level), option, truncated)
+
+
+def test_options_by_level_and_what_was_cut() -> None:
+    outcomes = [
+        chosen(0, 0, "m1", "middle"),
+        chosen(1, 0, "m1", "middle"),
+        chosen(1, 1, "h1", "high", truncated=True),
+        chosen(0, 0, "h1", "high", truncated=True),
+        chosen(0, 1, "h2", "high", truncated=True),
+    ]
+    assert metrics.multiple_choice(outcomes) == {
+        "accuracy": 60.0, "accuracy_high": pytest.approx(200 / 3), "accuracy_middle": 50.0, "questions": 5,
+        "cut_questions": 3, "cut_passages": 2,
+    }  # fmt: skip
+    assert metrics.multiple_choice([chosen(0, 0, "x", "")]) == {
+        "accuracy": 100.0, "questions": 1, "cut_questions": 0, "cut_passages": 0,
+    }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.tiny import FAMILIES, HEADS, rows, session, tiny, torch_logits
 from training.graph import build, fused_attention_count, layer_names
-from training.quantize import FLOAT16, INT8, Encoding, symmetric
+from training.quantize import FLOAT16, INT8, W8A16, Encoding, symmetric
 
 
 def test_symmetric_codes_are_within_half_a_step() -> None:
@@ -24,7 +24,7 @@ def test_symmetric_keeps_zeros() -> None:
     assert np.isfinite(scales).all()
 
 
-@pytest.mark.parametrize("encoding", [FLOAT16, INT8])
+@pytest.mark.parametrize("encoding", [FLOAT16, INT8, W8A16])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_stay_close_to_torch(family: str, head: str, encoding: Encoding) -> None:

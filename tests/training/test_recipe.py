@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from training import recipe
+from training.data import Table
 from training.errors import RecipeError
 from training.recipe import Recipe
 
-RECIPES = sorted((Path(recipe.__file__).parent / "recipes").glob("*.toml"))
+RECIPES = sorted(
+    path for path in (Path(recipe.__file__).parent / "recipes").glob("*.toml") if not path.stem.startswith("pretrain-")
+)
 LEAST: dict[str, Any] = {
     "task": "classification",
     "data": "nli",
@@ -42,12 +45,45 @@ def test_our_own_recipes_parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DATA", "somewhere")
     monkeypatch.setenv("ENCODER", "encoder")
     loaded = recipe.load(path)
-    assert loaded.model == "encoder"
-    assert loaded.dev.startswith("somewhere/")
+    assert loaded.model == ("runs/nli-mean" if path.stem == "nli" else "encoder")  # that one goes on from its teachers
+    assert all(path.startswith(("somewhere/", "hub:")) for path in (*loaded.train, *loaded.dev))
 
 
 def test_there_are_recipes_for_the_bundles() -> None:
     assert {"nli", "qa", "sentiment"} <= {path.stem for path in RECIPES}
+
+
+TABLE_14 = {
+    "cola": (1e-5, 16, 0.0, 5336, 320, 512),
+    "sst2": (1e-5, 32, 0.0, 20935, 1256, 512),
+    "mnli": (3e-5, 128, 0.0, 10000, 1000, 512),
+    "qnli": (1e-5, 32, 0.0, 33112, 1986, 512),
+    "qqp": (5e-5, 128, 0.1, 14000, 1000, 512),
+    "rte": (3e-5, 32, 0.1, 800, 200, 512),
+    "mrpc": (2e-5, 32, 0.0, 800, 200, 512),
+    "wnli": (2e-5, 16, 0.1, 2000, 250, 512),
+    "squad1": (5e-5, 48, 0.0, 3649, 365, 384),
+    "squad2": (3e-5, 48, 0.0, 8144, 814, 512),
+    "race": (2e-5, 32, 0.1, 12000, 1000, 512),
+}
+"""Learning rate, batch size, ALBERT's dropout, steps, warm-up steps and longest row (arXiv 1909.11942v6)."""
+
+
+@pytest.mark.parametrize("task", TABLE_14)
+def test_the_albert_papers_recipes(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "data")
+    monkeypatch.setenv("ENCODER", "encoder")
+    r = recipe.load(Path(recipe.__file__).parent / "recipes" / f"albert-{task}.toml")
+    found = (r.learning_rate, r.batch_size, r.dropout, r.max_steps, r.warmup_steps, r.max_length)
+    assert found == TABLE_14[task]
+    assert (r.classifier_dropout, r.output) == (0.1, f"runs/albert-{task}")
+
+
+def test_both_dev_sets_of_mnli_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCODER", "encoder")
+    for family in ("albert", "bert"):
+        dev = recipe.load(Path(recipe.__file__).parent / "recipes" / f"{family}-mnli.toml").dev
+        assert [path.rpartition("_")[2] for path in dev] == ["matched", "mismatched"]
 
 
 def test_every_key_is_documented() -> None:
@@ -65,7 +101,7 @@ def test_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
 
 
 def test_unknown_key_without_a_near_one_lists_all() -> None:
-    with pytest.raises(RecipeError, match=r"unknown key 'zzzz'; the keys are task, data, .*, seed"):
+    with pytest.raises(RecipeError, match=r"unknown key 'zzzz'; there are task, data, .*, seed"):
         made(zzzz=1)
 
 
@@ -83,6 +119,9 @@ def test_unknown_key_without_a_near_one_lists_all() -> None:
         ("dropout", "none", "dropout is a float, not the str 'none'"),
         ("source_weights", 2, "source_weights is a table, not the int 2"),
         ("source_weights", {"mnli": "2"}, "source_weights.mnli is a int, not the str '2'"),
+        ("table", "text", "table is a table, not the str 'text'"),
+        ("table", {"text": 1}, "table.text is a str, not the int 1"),
+        ("table", {"txt": "a"}, r"unknown key 'table.txt'; did you mean 'text'\?"),
         ("precision", "fp23", r"precision is one of 'fp32', 'bf16', not 'fp23'; did you mean 'fp32'\?"),
         ("scheduler", ["linear"], "scheduler is one of 'linear', 'cosine', 'constant_with_warmup', not"),
     ],
@@ -95,6 +134,7 @@ def test_wrong_types_are_named(key: str, value: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("classifier_dropout", 1.0), ("max_steps", -1), ("warmup_steps", -1), ("teacher_weight", 1.1),
         ("epochs", 0), ("epochs", float("nan")), ("epochs", float("inf")), ("batch_size", -1), ("learning_rate", 0.0),
         ("learning_rate", float("nan")), ("max_length", 0), ("save_steps", 0), ("warmup_ratio", 1.0), ("dropout", -0.1),
         ("dropout", float("nan")), ("label_smoothing", 1.5), ("empty_windows", 1.1), ("empty_windows", float("nan")),
@@ -115,7 +155,15 @@ def test_values_out_of_range_are_named(key: str, value: float) -> None:
         ({"labels": []}, "needs labels"),
         ({"train": []}, "train names no file"),
         ({"task": "span"}, "'span' reads data 'squad'"),
-        ({"data": "squad"}, "cannot read data 'squad'"),
+        ({"data": "squad"}, "'classification' reads data 'sst2' or 'nli' or 'table', not 'squad'"),
+        ({"task": "multiple_choice"}, "'multiple_choice' reads data 'race', not 'nli'"),
+        ({"dev": []}, "dev names no file"),
+        ({"data": "table", "labels": ["a"]}, "needs labels"),
+        ({"multi_label": True}, "multi_label and table tell of data 'table', not of 'nli'"),
+        ({"table": {"text": "x"}}, "multi_label and table tell of data 'table', not of 'nli'"),
+        ({"data": "table", "multi_label": True, "label_smoothing": 0.1}, "label_smoothing"),
+        ({"data": "table", "table": {"separator": ""}}, "table.separator is empty"),
+        ({"max_steps": 10, "warmup_steps": 10}, "warmup_steps 10 leave none of max_steps 10"),
         ({"data": "sst2", "source_weights": {"mnli": 2}}, "source_weights"),
         ({"source_weights": {"mnli": -1}}, r"source_weights\.mnli"),
     ],
@@ -132,7 +180,7 @@ def test_missing_keys_are_named() -> None:
 
 def test_values_and_defaults(file: Path) -> None:
     loaded = recipe.load(file)
-    assert loaded.train == ("t",)
+    assert (loaded.train, loaded.dev) == (("t",), ("d",))
     assert loaded.labels == ("a", "b")
     assert loaded.source_weights == {"mnli": 2, "sick": 0}
     assert (loaded.epochs, loaded.batch_size, loaded.dropout) == (3.0, 32, None)
@@ -140,6 +188,38 @@ def test_values_and_defaults(file: Path) -> None:
     assert isinstance(made(epochs=2).epochs, float)
     assert made(train="one").train == ("one",)
     assert made(dropout=0).dropout == 0.0
+
+
+def test_dev_may_be_several_files() -> None:
+    assert made(dev=["matched.jsonl", "mismatched.jsonl"]).dev == ("matched.jsonl", "mismatched.jsonl")
+
+
+def test_a_table_of_ones_own(file: Path) -> None:
+    values = {"data": "table", "labels": []}
+    assert made(**values).table == Table("text", "", "label", "id", ",")
+    assert made(**values, table={"text": "review"}).table == Table(text="review")
+    overrides = ["data=table", "table.text=review", "table.separator=|", "source_weights={}"]
+    assert recipe.load(file, overrides).table == Table(text="review", separator="|")
+
+
+def test_one_key_of_a_table_leaves_the_others(file: Path) -> None:
+    assert recipe.load(file, ["source_weights.sick=5"]).source_weights == {"mnli": 2, "sick": 5}
+
+
+def test_layout() -> None:
+    assert recipe.layout([]) == {}
+    assert recipe.layout(["data=table", "table.text=review"]) == {"data": "table", "text": "review"}
+    assert recipe.layout(["table.text=review"]) == {"data": "table", "text": "review"}
+    assert recipe.layout(["data=nli"]) == {"data": "nli"}
+    with pytest.raises(RecipeError, match="table tells of data 'table', not of 'nli'"):
+        recipe.layout(["data=nli", "table.text=review"])
+    for setting, message in (
+        ("text=review", r"unknown key 'text'; did you mean 'table.text'\?"),
+        ("data=sst", r"data is one of .*; did you mean 'sst2'\?"),
+        ("data", "key=value"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            recipe.layout([setting])
 
 
 def test_overrides(file: Path) -> None:

@@ -24,11 +24,12 @@ def records(path: str, report: Report | None = None) -> list[tuple[str, dict[str
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
 def test_compressions(tmp_path: Path, suffix: str) -> None:
     path = write_text(tmp_path / f"a.tsv{suffix}", TSV)
-    assert records(path) == [
+    report = Report()
+    assert records(path, report) == [
         (f"a.tsv{suffix}:2", {"sentence": 'he said "no', "label": "0"}),
         (f"a.tsv{suffix}:3", {"sentence": '"quoted"', "label": "1"}),
-        (f"a.tsv{suffix}:4", {"sentence": "", "label": "a lone tab before"}),
     ]
+    assert f"a.tsv{suffix}:4: too many columns" in report.summary()
     assert read_json(write_text(tmp_path / f"a.json{suffix}", '{"é": [1]}')) == {"é": [1]}
 
 
@@ -46,10 +47,22 @@ def test_jsonl_lines_and_their_numbers(tmp_path: Path) -> None:
     assert "a.jsonl:4: not a JSON object" in report.summary()
 
 
-def test_short_rows_of_a_table(tmp_path: Path) -> None:
+def test_rows_of_other_widths(tmp_path: Path) -> None:
+    """What stands beyond the header's columns is told: a tab in a text moves all that follows it."""
     report = Report()
-    assert records(write_text(tmp_path / "a.tsv", "a\tb\n1\n1\t2\t3\n"), report) == [("a.tsv:3", {"a": "1", "b": "2"})]
+    path = write_text(tmp_path / "a.tsv", "a\tb\n1\n1\t2\t\t\n1\t2\t3\n")
+    assert records(path, report) == [("a.tsv:3", {"a": "1", "b": "2"})]
     assert "a.tsv:2: too few columns (1 of 2)" in report.summary()
+    assert "a.tsv:4: too many columns (3 of 2: is there a tab in a text?)" in report.summary()
+
+
+@pytest.mark.parametrize("fault", ["9" * 5000, "[" * 100_000], ids=["digits", "depth"])
+def test_json_that_python_will_not_read(tmp_path: Path, fault: str) -> None:
+    report = Report()
+    assert records(write_text(tmp_path / "a.jsonl", f'{fault}\n{{"a": 1}}\n'), report) == [("a.jsonl:2", {"a": 1})]
+    assert "a.jsonl:1: not JSON (" in report.summary()
+    with pytest.raises(DataError, match=r"a\.json: "):
+        read_json(write_text(tmp_path / "a.json", fault))
 
 
 def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
@@ -71,15 +84,11 @@ def broken(kind: str) -> tuple[str, bytes]:
             return ".gz", bytes(gz)
         case "no xz":
             return ".xz", TEXT.encode()
-        case "no gz":
-            return ".gz", TEXT.encode()
         case _:
-            return "", TEXT.encode() + b"caf\xe9\t1\n"
+            return ".gz", TEXT.encode()
 
 
-@pytest.mark.parametrize(
-    "kind", ["truncated xz", "truncated gz", "corrupt xz", "corrupt gz", "no xz", "no gz", "not UTF-8"]
-)
+@pytest.mark.parametrize("kind", ["truncated xz", "truncated gz", "corrupt xz", "corrupt gz", "no xz", "no gz"])
 def test_broken_files_are_named(tmp_path: Path, kind: str) -> None:
     suffix, content = broken(kind)
     for name in (f"a.tsv{suffix}", f"a.jsonl{suffix}"):
@@ -97,6 +106,73 @@ def test_absent_files_are_named(tmp_path: Path, suffix: str) -> None:
         open_text(str(tmp_path / f"absent.tsv{suffix}"))
     with pytest.raises(DataError, match=r"absent.*No such file"):
         records(str(tmp_path / f"absent.tsv{suffix}"))
+
+
+MIXED = (
+    b'text,label\nfine,1\ncaf\xe9 noir,1\n"two\nlines",0\n',  # Latin-1 in the middle
+    b"text,label\nfine,1\ncaf\xc3\xa9,1\nna\x95ve,0\n",  # and Windows-1252
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "fault"), [(MIXED[0], 3, "byte 0xe9 after 'caf'"), (MIXED[1], 4, "byte 0x95 after 'na'")]
+)
+def test_mixed_encodings_are_told_with_their_lines(tmp_path: Path, content: bytes, line: int, fault: str) -> None:
+    for name, changed in (("a.csv", content), ("a.tsv", content.replace(b",", b"\t").replace(b'"two\nlines"', b"two"))):
+        (tmp_path / name).write_bytes(changed)
+        report = Report()
+        assert len(records(str(tmp_path / name), report)) == 2
+        assert f"{name}:{line}: not UTF-8 ({fault}" in report.summary()
+        assert report.bad.total() == 1
+    lines = b'{"a": "fine"}\n{"a": "caf\xe9"}\n{"a": "caf\xc3\xa9"}\n'
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    report = Report()
+    assert records(str(tmp_path / "a.jsonl"), report) == [("a.jsonl:1", {"a": "fine"}), ("a.jsonl:3", {"a": "café"})]
+    assert "a.jsonl:2: not UTF-8 (byte 0xe9 after" in report.summary()
+    (tmp_path / "a.json").write_bytes(b'{"a":\n"caf\xe9"}')
+    with pytest.raises(DataError, match=r"a\.json:2: not UTF-8 \(byte 0xe9"):
+        read_json(str(tmp_path / "a.json"))
+
+
+def test_another_encoding_altogether(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label\nfine,1\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"a\.csv:1: not UTF-8 \(byte 0xff"):
+        records(str(tmp_path / "a.csv"))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, text in (("a.csv", "text\nfine\n"), ("a.jsonl", '{"text": "fine"}\n')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert [record for _, record in records(str(tmp_path / name))] == [{"text": "fine"}]
+
+
+def test_csv_quotes(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.csv.gz", 'text,label\r\n"one, ""two""\nthree",x\r\n\r\nfour,y\r\n')
+    assert records(path) == [
+        ("a.csv.gz:3", {"text": 'one, "two"\nthree', "label": "x"}),
+        ("a.csv.gz:5", {"text": "four", "label": "y"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text,text\na,b\n", r"a\.csv:1: two columns are called 'text'"),
+        ('text,label\n"open,x\nmore,y\n', r"a\.csv:3: unexpected end of data"),
+        ('text,label\n"a"b,x\n', r"a\.csv:2: ',' expected after"),
+    ],
+)
+def test_broken_csv_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        records(write_text(tmp_path / "a.csv", text))
+
+
+def test_csv_rows_of_other_widths(tmp_path: Path) -> None:
+    report = Report()
+    path = write_text(tmp_path / "a.csv", "text,label\nwell, then,x\nalone\nfine,y\n")
+    assert records(path, report) == [("a.csv:4", {"text": "fine", "label": "y"})]
+    assert "a.csv:2: too many columns (3 of 2: is a comma not quoted?)" in report.summary()
+    assert "a.csv:3: too few columns (1 of 2)" in report.summary()
 
 
 def test_not_json(tmp_path: Path) -> None:
@@ -143,6 +219,15 @@ def test_sha256(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.tsv.gz", TSV)
     assert sha256(path) == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert sha256("hub:name#train") is None
+
+
+def test_sha256_of_a_folder_hangs_on_names_and_contents(tmp_path: Path) -> None:
+    for name, text in (("a/1.txt", "x"), ("a/2.txt", "y"), ("b/1.txt", "x"), ("b/2.txt", "y"), ("c/1.txt", "y")):
+        write_text(tmp_path / name, text)
+    a, b, c = (sha256(str(tmp_path / name)) for name in "abc")
+    assert a == b != c
+    (tmp_path / "b" / "2.txt").rename(tmp_path / "b" / "3.txt")
+    assert sha256(str(tmp_path / "b")) != a
 
 
 @pytest.mark.parametrize(

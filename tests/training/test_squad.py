@@ -84,10 +84,12 @@ def test_hub_columns_of_unlike_length(monkeypatch: pytest.MonkeyPatch) -> None:
             "an answer is not in its context at answer_start ('Spain' at 24, nor anywhere else in it)",
         ),
         (
-            {"answers": [{"text": "game .", "answer_start": -6}]},
+            {"answers": [{"text": "game", "answer_start": -6}]},  # there, by Python's way of counting
             "x",
-            "an answer is not in its context at answer_start ('game .' at -6, it stands at",
+            "an answer is not in its context at answer_start ('game' at -6, it stands at",
         ),
+        ({"answers": []}, "x", "an answerable question without an answer"),
+        ({"is_impossible": True}, "x", "an unanswerable question with answers"),
     ],
 )
 def test_bad_questions(tmp_path: Path, changes: dict[str, Any], place: str, reason: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.tasks import ClassificationExample
 from training.data.records import Report, is_text, read_records
+from training.errors import did_you_mean
 
 SST2_LABELS = {"0": "negative", "1": "positive"}
 NLI_LABELS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the hub's numbering of MNLI and SNLI
@@ -26,10 +27,10 @@ class LabelledText:
 def read_sst2(path: str, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
     """GLUE's SST-2: columns `sentence` and `label` (0 negative, 1 positive)."""
     for where, record in read_records(path, report):
-        sentence = _text(record, ("sentence", "text"), where, report)
-        label = _label(record, ("label",), SST2_LABELS, labels, where, report)
-        if sentence is not None and label is not None:
-            yield LabelledText(ClassificationExample(sentence), label)
+        texts = _texts(record, (("sentence", "text"),), where, report)
+        label = texts and _label(record, ("label",), SST2_LABELS, labels, where, report)
+        if texts and label:
+            yield LabelledText(ClassificationExample(*texts), label)
 
 
 def read_nli(path: str, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
@@ -41,23 +42,26 @@ def read_nli(path: str, labels: Sequence[str], report: Report) -> Iterator[Label
         if str(record.get("gold_label", record.get("label"))) in NO_CONSENSUS:
             report.skip("pairs without a consensus label")
             continue
-        premise = _text(record, ("premise", "sentence1"), where, report)
-        hypothesis = _text(record, ("hypothesis", "sentence2"), where, report)
-        label = _label(record, ("gold_label", "label"), NLI_LABELS, labels, where, report)
-        if premise is not None and hypothesis is not None and label is not None:
-            yield LabelledText(ClassificationExample(premise, hypothesis), label, str(record.get("source", "")))
+        texts = _texts(record, (("premise", "sentence1"), ("hypothesis", "sentence2")), where, report)
+        label = texts and _label(record, ("gold_label", "label"), NLI_LABELS, labels, where, report)
+        if texts and label:
+            yield LabelledText(ClassificationExample(*texts), label, str(record.get("source", "")))
 
 
-def _text(record: Mapping[str, Any], names: Sequence[str], where: str, report: Report) -> str | None:
-    name = next((name for name in names if name in record), None)
-    if name is None:
-        report.add(where, f"no {names[0]!r}")
-        return None
-    value = record[name]
-    if not is_text(value):
-        report.add(where, f"{names[0]!r} is empty or not a text")
-        return None
-    return value.strip()
+def _texts(record: Mapping[str, Any], columns: Sequence[Sequence[str]], where: str, report: Report) -> list[str]:
+    """A record's texts, each under one of its names; none of them, once one is reported."""
+    texts = []
+    for names in columns:
+        name = next((name for name in names if name in record), None)
+        if name is None:
+            report.add(where, f"no {names[0]!r}")
+            return []
+        value = record[name]
+        if not is_text(value):
+            report.add(where, f"{name!r} is empty or not a text")
+            return []
+        texts.append(value.strip())
+    return texts
 
 
 def _label(
@@ -67,14 +71,15 @@ def _label(
     labels: Sequence[str],
     where: str,
     report: Report,
-) -> str | None:
+) -> str:
+    """A record's label; empty, once it is reported."""
     name = next((name for name in names if name in record), None)
     if name is None:
         report.add(where, f"no {names[-1]!r}")
-        return None
+        return ""
     given = str(record[name]).strip()
     label = numbered.get(given, given)
     if label not in labels:
-        report.add(where, "unknown label", repr(record[name]))
-        return None
+        report.add(where, "unknown label", repr(record[name]) + did_you_mean(label, labels))
+        return ""
     return label

@@ -1,4 +1,8 @@
-"""Bytes to records: opens plain, .gz and .xz files and hub data sets, and keeps the account of what was bad."""
+"""Bytes to records: opens plain, .gz and .xz files and hub data sets, and keeps the account of what was bad.
+
+Files are UTF-8, with or without a byte order mark. A byte that is not is told with its line, and the rest is read on: a
+file that was put together from two encodings has many, and a person wants to know of each.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,15 @@ from typing import IO, Any, TypeGuard
 from training.errors import DataError
 
 HUB = "hub:"
-UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError)
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 """What a broken file raises while it is read."""
+NOT_JSON = (ValueError, RecursionError)
+"""What `json` raises: a number of 5,000 digits and lists in lists in lists are other errors than its own."""
+LONGEST_FIELD = 1 << 24
+"""Characters of a table's longest field. One that is longer is a quotation mark that nothing closes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""What Python's `surrogateescape` makes of a byte that is not UTF-8."""
 SHOWN = 20
 
 
@@ -58,61 +68,101 @@ class Report:
 
 
 def open_text(path: str) -> IO[str]:
-    """Opens a UTF-8 text file: plain, .gz or .xz."""
+    """Opens a UTF-8 text file: plain, .gz or .xz. Bytes that are not UTF-8 come as lone surrogates; see `not_utf8`."""
     try:
         if path.endswith(".xz"):
-            return lzma.open(path, "rt", encoding="utf-8", newline="")
+            return lzma.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
         if path.endswith(".gz"):
-            return gzip.open(path, "rt", encoding="utf-8", newline="")
-        return open(path, encoding="utf-8", newline="")
+            return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def not_utf8(text: str) -> str:
+    """What is told of the first byte in `text` that was not UTF-8; empty where all were."""
+    found = _NOT_UTF8.search(text)
+    return f"byte 0x{ord(found[0]) - 0xDC00:02x} after {text[: found.start()][-20:]!r}" if found else ""
 
 
 def read_json(path: str) -> Any:
     """The JSON value of a whole file."""
     try:
         with open_text(path) as file:
-            return json.load(file)
-    except (*UNREADABLE, json.JSONDecodeError) as error:
+            text = file.read()
+        for number, line in enumerate(text.split("\n") if _NOT_UTF8.search(text) else (), start=1):
+            if fault := not_utf8(line):
+                raise DataError(f"{path}:{number}: not UTF-8 ({fault})")
+        return json.loads(text)
+    except (*UNREADABLE, *NOT_JSON) as error:
         raise DataError(f"{path}: {error}") from error
 
 
 def read_records(path: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records of a .tsv or .jsonl file, or of a hub data set, each with its place."""
+    """Records of a .csv, .tsv (or .txt) or .jsonl file, or of a hub data set, each with its place.
+
+    A record that spans lines has the place of its last one.
+    """
     if path.startswith(HUB):
         yield from _read_hub(path)
         return
     plain = path.removesuffix(".xz").removesuffix(".gz")
-    name = Path(path).name
     try:
         with open_text(path) as file:
-            if plain.endswith((".tsv", ".txt")):
-                # GLUE's files quote nothing: a lone " is text.
-                reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-                header = next(reader, [])
-                for fields in reader:
-                    where = f"{name}:{reader.line_num}"
-                    if len(fields) < len(header):
-                        report.add(where, "too few columns", f"{len(fields)} of {len(header)}")
-                    else:
-                        yield where, dict(zip(header, fields, strict=False))
+            if plain.endswith((".csv", ".tsv", ".txt")):
+                yield from _read_table(file, Path(path).name, report, quoted=plain.endswith(".csv"))
             else:
-                for number, line in enumerate(file, start=1):
-                    if not line.strip():
-                        continue
-                    where = f"{name}:{number}"
-                    try:
-                        record = json.loads(line)
-                    except json.JSONDecodeError as error:
-                        report.add(where, "not JSON", str(error))
-                        continue
-                    if isinstance(record, dict):
-                        yield where, record
-                    else:
-                        report.add(where, "not a JSON object")
-    except (*UNREADABLE, csv.Error) as error:
+                yield from _read_lines(file, Path(path).name, report)
+    except UNREADABLE as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _read_table(file: IO[str], name: str, report: Report, *, quoted: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(LONGEST_FIELD)
+    # GLUE's tables quote nothing: a lone " is text.
+    how: dict[str, Any] = {"strict": True} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(file, **how)
+    try:
+        header = next(reader, [])
+        if fault := not_utf8(" ".join(header)):
+            raise DataError(f"{name}:1: not UTF-8 ({fault})")
+        for column in header:
+            if header.count(column) > 1:
+                raise DataError(f"{name}:1: two columns are called {column!r}")
+        for fields in reader:
+            where = f"{name}:{reader.line_num}"
+            if not fields:
+                continue  # an empty line
+            if fault := not_utf8(" ".join(fields)):
+                report.add(where, "not UTF-8", fault)
+            elif len(fields) < len(header):
+                report.add(where, "too few columns", f"{len(fields)} of {len(header)}")
+            elif any(fields[len(header) :]):  # what follows the last comma or tab may be nothing
+                hint = "is a comma not quoted?" if quoted else "is there a tab in a text?"
+                report.add(where, "too many columns", f"{len(fields)} of {len(header)}: {hint}")
+            else:
+                yield where, dict(zip(header, fields, strict=False))
+    except csv.Error as error:
+        raise DataError(f"{name}:{reader.line_num}: {error}") from error
+
+
+def _read_lines(file: IO[str], name: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        if fault := not_utf8(line):
+            report.add(where, "not UTF-8", fault)
+            continue
+        try:
+            record = json.loads(line)
+        except NOT_JSON as error:
+            report.add(where, "not JSON", str(error))
+            continue
+        if isinstance(record, dict):
+            yield where, record
+        else:
+            report.add(where, "not a JSON object")
 
 
 def is_text(value: Any) -> TypeGuard[str]:
@@ -135,8 +185,11 @@ def _read_hub(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def sha256(path: str) -> str | None:
-    """Hash of a data file as it lies on disk; None for a hub data set."""
+    """Hash of a data file as it lies on disk, or of a folder's names and hashes; None for a hub data set."""
     if path.startswith(HUB):
         return None
+    if (folder := Path(path)).is_dir():
+        names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        return hashlib.sha256("".join(f"{name} {sha256(str(folder / name))}\n" for name in names).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.tasks import SpanExample
 from training.data.records import HUB, Report, is_text, read_json, read_records
 from training.errors import DataError
 
@@ -29,6 +30,11 @@ class Question:
     answers: tuple[tuple[str, int], ...]
     is_impossible: bool
 
+    @property
+    def example(self) -> SpanExample:
+        """Without the choice of "no answer": thresholds are applied, and fitted, on the margins afterwards."""
+        return SpanExample(self.question, (self.context,), no_answer=False)
+
 
 def read_squad(path: str, report: Report) -> Iterator[Question]:
     """The questions of a file, in order. An answer must stand in its context at the place it names."""
@@ -38,9 +44,10 @@ def read_squad(path: str, report: Report) -> Iterator[Question]:
         identifier = record.get("id")
         where = f"{name}#{identifier}"
         question, answers = record.get("question"), record.get("answers")
-        if isinstance(answers, Mapping):  # the hub's layout: a mapping of columns
+        is_impossible = record.get("is_impossible", False)
+        if isinstance(answers, Mapping):  # the hub's layout: a mapping of columns, and no `is_impossible`
             answers = _from_columns(answers)
-        is_impossible = record.get("is_impossible", answers == [])
+            is_impossible = record.get("is_impossible", answers == [])
         if not isinstance(identifier, str):
             report.add(place, "no 'id'")
         elif identifier in seen:
@@ -49,6 +56,8 @@ def read_squad(path: str, report: Report) -> Iterator[Question]:
             report.add(where, "'question' is empty or not a text")
         elif not isinstance(is_impossible, bool):
             report.add(where, "'is_impossible' is not true or false")
+        elif is_impossible and answers:
+            report.add(where, "an unanswerable question with answers")
         elif is_impossible:
             seen.add(identifier)
             yield Question(identifier, question.strip(), context, (), True)
@@ -111,7 +120,7 @@ def _spans(context: str, answers: list[dict[str, Any]], where: str, report: Repo
         if not is_text(text) or not isinstance(start, int):
             report.add(where, "an answer without 'text' or 'answer_start'")
             return None
-        if context[start : start + len(text)] != text:
+        if start < 0 or context[start : start + len(text)] != text:
             found = context.find(text)
             place = f"it stands at {found}" if found >= 0 else "nor anywhere else in it"
             report.add(where, "an answer is not in its context at answer_start", f"{text!r} at {start}, {place}")
