@@ -103,7 +103,7 @@ def lone_tokens(engine: Engine, lone: Engine, longest: int, clock: Clock = time.
         one = _quickest(lambda given=row: engine.run(given), clock)  # type: ignore[misc]
         if one < wanted * _quickest(lambda given=row: lone.run(given), clock):  # type: ignore[misc]
             break
-        tokens, found, wanted = tokens // 4, tokens, LONE_GAIN
+        tokens, found, wanted = tokens // 2, tokens, LONE_GAIN
     return found
 
 

@@ -248,6 +248,19 @@ async def test_rows_of_like_length_go_together() -> None:
         assert [batch.shape for batch in engine.batches[1:]] == [(4, 10), (4, 40)]
 
 
+async def test_an_odd_length_waits_for_few_who_came_after_it() -> None:
+    """Rows like the first one's length come without end, from farther back than a batch looks: they do not go first."""
+    engine = Echo(workers=1)
+    async with running(engine, max_batch_tokens=64) as batcher:
+        async with busy(batcher, engine):
+            wanted = rows(*[8, 40] * 3, *[8] * 100)
+            task = asyncio.create_task(ask(batcher, wanted))
+            await asyncio.sleep(0)
+        assert await task == echo(wanted)
+        # Two batches' tokens from the head are 8, 40, 8, 40, 8, 40: of those the three of 8 go, and no later one.
+        assert [batch.shape for batch in engine.batches[1:3]] == [(3, 8), (1, 40)]
+
+
 async def test_several_workers_run_side_by_side() -> None:
     """Two rows wait and two workers are free: each takes one, instead of one taking both."""
     barrier = threading.Barrier(2, timeout=SECONDS)

@@ -83,9 +83,9 @@ def test_a_card_gets_large_batches() -> None:
 @pytest.mark.parametrize(
     ("start", "longest", "expected"),
     [
-        (0.0, 512, 8),  # a quarter of the longest, and again, for as long as it gains
-        (0.0005, 320, 80),  # 20 tokens: 1 ms on each
-        (0.0015, 320, 320),  # 80 tokens: 3.5 ms against 4
+        (0.0, 512, 8),  # half of the longest, and again, for as long as it gains
+        (0.0005, 320, 40),  # 20 tokens: 1 ms on each
+        (0.0015, 320, 160),  # 80 tokens: 3.5 ms against 4
         (0.0015, 64, None),  # not even the longest row is worth it
         (1.0, 512, None),
     ],
