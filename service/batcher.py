@@ -39,9 +39,9 @@ from service.tasks import RowLogits
 logger = logging.getLogger(__name__)
 
 LOOK_AHEAD = 2
-"""Full batches' tokens, from the head of the queue, among which a batch looks for lengths like its first row's. To look
-farther pads no less and lets the odd lengths wait: of 32 callers the slowest twentieth half as long again as the median,
-where with two batches it is a quarter, for 3 % fewer rows a second (docs/lab.md)."""
+"""Full batches' tokens, from the head of the queue, among which a batch looks for lengths like its first row's. Looking
+farther lets the odd lengths wait: of 32 callers the slowest twentieth half as long again as the median, where with two
+batches it is a quarter, for 3 % fewer rows a second (docs/lab.md)."""
 LATE = 256
 """Requests at the head of the queue that are looked at for a deadline that has passed, before each batch."""
 TURN_BATCHES = 4

@@ -104,12 +104,15 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
             "cut to %d tokens: %s", recipe.max_length, ", ".join(f"{n} {noun}" for noun, n in rows.cut.items())
         )
 
+    guide = None
     if recipe.teacher:
         teachers = [_load_teacher(recipe, path) for path in recipe.teacher]
+        if recipe.teacher_hidden_weight:
+            guide = _guide(recipe, teachers[0], config)
         rows = distil.taught(rows, teachers, tokenizer.pad_id, recipe.precision)
         del teachers
     model, _ = _load_model(recipe, config)
-    trainer = _trainer(recipe, model, rows, tokenizer.pad_id)
+    trainer = _trainer(recipe, model, rows, tokenizer.pad_id, guide)
     keep = None
     if recipe.dev_steps:
         path, examples = next(iter(dev.items()))
@@ -307,6 +310,16 @@ def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
     return model
 
 
+def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> PreTrainedModel:
+    """A teacher's encoder, whose hidden states can be the student's; `CheckpointError` where they have another size."""
+    if teacher.config.hidden_size != student.hidden_size:
+        raise CheckpointError(
+            f"the teacher {recipe.teacher[0]} has hidden size {teacher.config.hidden_size}, the student "
+            f"{student.hidden_size}: teacher_hidden_weight is for one size"
+        )
+    return teacher.base_model.eval().requires_grad_(False)
+
+
 def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     """The encoder with its head, and the names of the weights that are begun anew."""
     _set_head(config, recipe)
@@ -322,7 +335,7 @@ def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedMod
     return model, begun
 
 
-def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int) -> Trainer:
+def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int, guide: PreTrainedModel | None) -> Trainer:
     arguments = TrainingArguments(
         output_dir=recipe.output,
         num_train_epochs=recipe.epochs,
@@ -349,16 +362,19 @@ def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int) ->
     )
     sampler = LengthGroupedSampler(rows, recipe.batch_size, recipe.seed)
     collator = Collator(pad_id, options=recipe.task == "multiple_choice")
-    return _Trainer(recipe, sampler, model=model, args=arguments, train_dataset=rows, data_collator=collator)
+    return _Trainer(recipe, sampler, guide, model=model, args=arguments, train_dataset=rows, data_collator=collator)
 
 
 class _Trainer(Trainer):
     """The Trainer with our sampler, since its own draws from torch's global random state and resuming would reorder
-    data; and with the loss towards teachers."""
+    data; and with the losses towards teachers."""
 
-    def __init__(self, recipe: Recipe, sampler: LengthGroupedSampler, **arguments: Any) -> None:
+    def __init__(
+        self, recipe: Recipe, sampler: LengthGroupedSampler, guide: PreTrainedModel | None, **arguments: Any
+    ) -> None:
         self._recipe = recipe
         self._sampler = sampler
+        self._guide = guide
         super().__init__(**arguments)
         # It takes every forward with **kwargs for one that divides the loss by the rows of all accumulated batches. The
         # encoders' heads take the mean of their own batch, which it must divide by the number of batches.
@@ -371,14 +387,28 @@ class _Trainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss towards the labels, and towards the teachers' logits where the rows have them."""
+        """The loss towards the labels, towards the teachers' logits where the rows have them, and towards the hidden
+        states of the guide."""
         teachers = distil.pop(inputs)
         mask = inputs.get("attention_mask")
+        if self._guide is not None:
+            inputs["output_hidden_states"] = True
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if teachers:
             share, temperature = self._recipe.teacher_weight, self._recipe.teacher_temperature
             loss = (1 - share) * loss + share * distil.loss(outputs, teachers, mask, temperature)
+        if self._guide is not None:
+            errors = distil.state_errors(outputs.hidden_states[-1], self._guided(self._guide, inputs), mask)
+            loss = loss + self._recipe.teacher_hidden_weight * errors.mean()
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _guided(self, guide: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The guide's last hidden states [rows, tokens, hidden]; options are rows."""
+        names = ("input_ids", "token_type_ids", "attention_mask")
+        given = {name: inputs[name].flatten(0, -2) for name in names if name in inputs}
+        states: torch.Tensor = guide.to(inputs["input_ids"].device)(**given).last_hidden_state
+        return states
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint and seals it. Raises `CheckpointError` where the disk is full."""

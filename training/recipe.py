@@ -66,6 +66,8 @@ class Recipe:
         teacher: fine-tuned checkpoints to learn from as well; the mean of their logits is the target.
         teacher_weight: share of the loss that is towards the teachers, the rest being towards the data's labels.
         teacher_temperature: softens both sides of that loss.
+        teacher_hidden_weight: of the loss towards the last hidden states of the one teacher, which is added to the rest
+            (both normalised: 2 for a student that knows nothing); 0 leaves it out. The teacher reads each batch then.
         dropout: replaces the model's hidden and attention dropout; None keeps them.
         classifier_dropout: replaces the dropout before the head; None keeps the model's own.
         freeze_word_embeddings: leave the word embeddings as pre-trained (a third less optimizer work on a small model).
@@ -109,6 +111,7 @@ class Recipe:
     teacher: tuple[str, ...] = ()
     teacher_weight: float = 0.5
     teacher_temperature: float = 2.0
+    teacher_hidden_weight: float = 0.0
     dropout: float | None = None
     classifier_dropout: float | None = None
     freeze_word_embeddings: bool = False
@@ -129,7 +132,7 @@ class Recipe:
                 raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
         not_negative = (
             "train_limit", "dev_limit", "doc_stride", "serve_max_length", "serve_doc_stride", "max_steps",
-            "warmup_steps", "weight_decay", "max_grad_norm", "dev_steps", "seed",
+            "warmup_steps", "weight_decay", "max_grad_norm", "dev_steps", "seed", "teacher_hidden_weight",
         )  # fmt: skip
         for name in not_negative:
             if not 0 <= getattr(self, name) < math.inf:
@@ -162,6 +165,8 @@ class Recipe:
         for name in ("label_smoothing", "teacher"):
             if self.multi_label and getattr(self, name):
                 raise RecipeError(f"{name} is for labels that exclude one another, and those of multi_label do not")
+        if self.teacher_hidden_weight and len(self.teacher) != 1:
+            raise RecipeError(f"teacher_hidden_weight is of one teacher, and there are {len(self.teacher)}")
         if not self.table.separator:
             raise RecipeError("table.separator is empty")
         if self.max_steps and self.warmup_steps >= self.max_steps:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn import functional
 
 from service.batch import pad
@@ -121,6 +122,57 @@ def test_student_believes_its_teacher_and_not_the_labels(encoder: Path, sentimen
     metrics = finetune.run(made)
     assert metrics["dev"]["accuracy"] == 100.0
     assert metrics["recipe"]["teacher"] == (str(sentiment_run / "final"),)
+
+
+def test_errors_of_hidden_states_are_of_directions_and_of_real_tokens() -> None:
+    student, teacher = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    errors = distil.state_errors(student, teacher, torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    assert errors.shape == (5,)
+    centred = [states - states.mean(-1, keepdim=True) for states in (student, teacher)]
+    cosines = functional.cosine_similarity(*centred, dim=-1).flatten()[[0, 1, 3, 4, 5]]
+    torch.testing.assert_close(errors, 2 - 2 * cosines, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(distil.state_errors(3 * teacher + 1, teacher, None), torch.zeros(6), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("task", ["classification", "multiple_choice"])
+def test_student_nears_its_teachers_hidden_states(
+    task: str, encoder: Path, sentiment_run: Path, tmp_path: Path, data_dir: Path
+) -> None:
+    """Another random encoder, whose states are as good as unrelated at first."""
+    head = {"classification": "ForSequenceClassification", "multiple_choice": "ForMultipleChoice"}[task]
+    student = save_checkpoint(tmp_path / "student", head, seed=5)
+    teacher = sentiment_run / "final"
+    if task == "multiple_choice":
+        teacher = save_checkpoint(tmp_path / "teacher", head, seed=9)
+    made = [
+        recipe(
+            student, tmp_path / name, str(data_dir / ("sst2.tsv" if task == "classification" else "race.jsonl")),
+            teacher=(str(teacher),), teacher_hidden_weight=weight, dropout=0.0, epochs=6, logging_steps=1,
+            **({} if task == "classification" else {"task": task, "data": "race", "labels": ()}),
+        )
+        for name, weight in (("without", 0.0), ("with", 1.0))
+    ]  # fmt: skip
+    for each in made:
+        finetune.run(each)
+    far, near = (_distance(Path(each.output) / "final", teacher, head) for each in made)
+    assert near < 0.8 * far
+
+
+def _distance(student: Path, teacher: Path, head: str) -> float:
+    auto = getattr(transformers, f"AutoModel{head}")
+    ids = torch.tensor([TOKENIZER.pair.fill(a, b).input_ids.tolist() for a, b in [TOKENIZER.ids(["the dog", "paris"])]])
+    states = [
+        auto.from_pretrained(path).eval().base_model(input_ids=ids).last_hidden_state for path in (student, teacher)
+    ]
+    return float(distil.state_errors(states[0], states[1], None).mean().detach())
+
+
+def test_a_guide_of_another_size_is_refused(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
+    labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+    wide = save_checkpoint(tmp_path / "wide", "ForSequenceClassification", hidden_size=64, **labels)
+    made = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), teacher=(str(wide),), teacher_hidden_weight=1.0)
+    with pytest.raises(CheckpointError, match="has hidden size 64, the student"):
+        finetune.run(made)
 
 
 def test_teachers_that_cannot_teach(encoder: Path, sentiment_run: Path, tmp_path: Path, data_dir: Path) -> None:

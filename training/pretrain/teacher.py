@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from training import pretrained
+from training import distil, pretrained
 from training.errors import CheckpointError
 from training.finetune import load_config, max_positions
 from training.pretrain.batches import Batch
@@ -44,18 +43,9 @@ class Teacher:
         return states
 
     def loss(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
-        """[2]: sums over the real tokens of the student's squared error, and of its cosine with the teacher.
-
-        Both states are normalised first, each token's to mean 0 and variance 1: the gain and bias of the last LayerNorm
-        are the next layer's business, and a token's share of the loss does not hang on its length. The error is a mean
-        over the width, so that it is twice 1 - cosine: 2 for a student that knows nothing.
-        """
-        student, teacher = (
-            functional.layer_norm(states.float(), states.shape[-1:]) for states in (hidden, self.hidden(batch))
-        )
-        errors = (student - teacher).square().mean(dim=-1)
-        if "attention_mask" in batch:
-            errors = errors[batch["attention_mask"].bool()]
+        """[2]: sums over the real tokens of the student's error (`distil.state_errors`), and of its cosine with the
+        teacher."""
+        errors = distil.state_errors(hidden, self.hidden(batch), batch.get("attention_mask"))
         return torch.stack([errors.sum(), (1 - errors / 2).sum()])
 
 
