@@ -310,7 +310,7 @@ def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
     return model
 
 
-def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> PreTrainedModel:
+def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> torch.nn.Module:
     """A teacher's encoder, whose hidden states can be the student's; `CheckpointError` where they have another size."""
     if teacher.config.hidden_size != student.hidden_size:
         raise CheckpointError(
@@ -370,7 +370,7 @@ class _Trainer(Trainer):
     data; and with the losses towards teachers."""
 
     def __init__(
-        self, recipe: Recipe, sampler: LengthGroupedSampler, guide: PreTrainedModel | None, **arguments: Any
+        self, recipe: Recipe, sampler: LengthGroupedSampler, guide: torch.nn.Module | None, **arguments: Any
     ) -> None:
         self._recipe = recipe
         self._sampler = sampler
@@ -403,7 +403,7 @@ class _Trainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
-    def _guided(self, guide: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _guided(self, guide: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The guide's last hidden states [rows, tokens, hidden]; options are rows."""
         names = ("input_ids", "token_type_ids", "attention_mask")
         given = {name: inputs[name].flatten(0, -2) for name in names if name in inputs}

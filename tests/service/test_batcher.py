@@ -437,10 +437,14 @@ async def test_retry_after_is_when_the_queue_admits_again() -> None:
     engine = Echo(seconds=0.02)
     async with running(engine, max_batch_tokens=64, max_queue_tokens=4096) as batcher:
         await ask(batcher, rows(*[8] * 80))  # measures: 64 tokens in a little over 0.02 s
-        jobs = []
-        with pytest.raises(QueueFull) as error:
+        jobs: list[Job] = []
+
+        def fill() -> None:
             while len(jobs) < 4096:  # however quick the workers are, they run far less than this
                 jobs.append(batcher.submit(rows(8), deadline=soon()))
+
+        with pytest.raises(QueueFull) as error:
+            fill()
         began = time.perf_counter()
         while True:
             with contextlib.suppress(QueueFull):
