@@ -335,7 +335,7 @@ def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedMod
     return model, begun
 
 
-def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int, guide: PreTrainedModel | None) -> Trainer:
+def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int, guide: torch.nn.Module | None) -> Trainer:
     arguments = TrainingArguments(
         output_dir=recipe.output,
         num_train_epochs=recipe.epochs,
