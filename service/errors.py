@@ -13,12 +13,14 @@ class BertieError(Exception):
         status: HTTP status code.
         slug: last part of the problem's `type` URI reference.
         title: the problem's short, constant summary (RFC 9457, section 3.1.3).
+        reason: under which requests that it refuses are counted; empty where it refuses none.
         field: where in the request the fault is (`inputs.3.text`), or None.
     """
 
     status = 500
     slug = "internal"
     title = "Internal error"
+    reason = ""
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -53,6 +55,7 @@ class MalformedBody(BertieError):
     status = 400
     slug = "malformed-json"
     title = "Malformed JSON"
+    reason = "invalid"
 
 
 class Unauthorized(BertieError):
@@ -61,6 +64,7 @@ class Unauthorized(BertieError):
     status = 401
     slug = "unauthorized"
     title = "Unauthorized"
+    reason = "unauthorized"
 
 
 class UnknownModel(BertieError):
@@ -69,6 +73,7 @@ class UnknownModel(BertieError):
     status = 404
     slug = "unknown-model"
     title = "Unknown model"
+    reason = "invalid"
 
 
 class TooLarge(BertieError):
@@ -77,6 +82,7 @@ class TooLarge(BertieError):
     status = 413
     slug = "too-large"
     title = "Request too large"
+    reason = "too_large"
 
 
 class UnsupportedMediaType(BertieError):
@@ -85,6 +91,7 @@ class UnsupportedMediaType(BertieError):
     status = 415
     slug = "unsupported-media-type"
     title = "Unsupported media type"
+    reason = "invalid"
 
 
 class InvalidInput(BertieError):
@@ -97,6 +104,7 @@ class InvalidInput(BertieError):
     status = 422
     slug = "invalid-input"
     title = "Invalid input"
+    reason = "invalid"
 
     def __init__(self, detail: str, *, field: str | None = None, errors: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(detail, field=field)
@@ -113,6 +121,7 @@ class QueueFull(BertieError):
     status = 429
     slug = "queue-full"
     title = "Queue full"
+    reason = "queue_full"
 
     def __init__(self, detail: str, *, retry_after: float) -> None:
         super().__init__(detail)
@@ -125,6 +134,13 @@ class NotReady(BertieError):
     status = 503
     slug = "not-ready"
     title = "Not ready"
+    reason = "not_ready"
+
+
+class Draining(NotReady):
+    """The service is stopping: to a caller the same problem, to an operator no fault."""
+
+    reason = "draining"
 
 
 class DeadlineExceeded(BertieError):
@@ -133,3 +149,4 @@ class DeadlineExceeded(BertieError):
     status = 504
     slug = "deadline-exceeded"
     title = "Deadline exceeded"
+    reason = "deadline"

@@ -6,6 +6,7 @@ handler ends here. Nothing that is logged or counted is a caller's text.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import re
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
-from service.errors import BertieError
+from service.errors import BertieError, Draining
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -29,17 +30,6 @@ _COUNTER = itertools.count()
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 _QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))
 """Routes that machines ask for every few seconds: logged at debug."""
-_REASONS = {
-    400: "invalid",
-    401: "unauthorized",
-    404: "invalid",
-    413: "too_large",
-    415: "invalid",
-    422: "invalid",
-    429: "queue_full",
-    503: "draining",
-    504: "deadline",
-}
 CALLER_GONE = 499
 """Noted as the status when the caller hung up: nobody reads that answer."""
 
@@ -49,15 +39,22 @@ class Exchange:
     """What is known of a request by now.
 
     Attributes:
+        began: when its head came, on `time.perf_counter`'s clock.
         model: name of the model that answers; empty until one is chosen.
         rows: model rows that it made.
         status: of the answer; 0 until it begins.
     """
 
     request_id: str
+    began: float
     model: str = ""
     rows: int = 0
     status: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """From its beginning to now."""
+        return time.perf_counter() - self.began
 
     @staticmethod
     def of(scope: Scope) -> Exchange:
@@ -77,21 +74,26 @@ class ExchangeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
-        exchange = scope[_KEY] = Exchange(_request_id(scope))
+        exchange = scope[_KEY] = Exchange(_request_id(scope), time.perf_counter())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", exchange.request_id.encode("ascii"))]
+                headers = [(b"x-request-id", exchange.request_id.encode("ascii"))]
+                if exchange.status >= 400:  # which phases it came through would say little: the whole time does
+                    headers.append((b"server-timing", b"total;dur=%.3f" % (exchange.seconds * 1000)))
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         try:
             try:
                 await self._app(scope, receive, send_with_id)
             except BertieError as error:
-                self._count_rejected(scope, error)
-                await problems.response(error, exchange.request_id)(scope, receive, send_with_id)
+                await self._refuse(error, scope, receive, send_with_id)
+            except asyncio.CancelledError:  # by the server, whose time to stop is over
+                if not exchange.status:
+                    await self._refuse(Draining("the service stopped"), scope, receive, send_with_id)
+                raise
             except Exception:
                 # The log's formatter leaves the exception's message out: it may quote the caller's text.
                 logger.exception("unexpected error", extra={"fields": {"request_id": exchange.request_id}})
@@ -100,14 +102,15 @@ class ExchangeMiddleware:
                 unexpected = BertieError("an unexpected error; the log has it under this request_id")
                 await problems.response(unexpected, exchange.request_id)(scope, receive, send_with_id)
         finally:
-            self._note(scope, exchange, time.perf_counter() - began)
+            self._note(scope, exchange)
 
-    def _count_rejected(self, scope: Scope, error: BertieError) -> None:
-        if _route(scope) not in _QUIET and (reason := _REASONS.get(error.status)):
-            self._metrics.rejected.labels(reason).inc()
+    async def _refuse(self, error: BertieError, scope: Scope, receive: Receive, send: Send) -> None:
+        if error.reason and _route(scope) not in _QUIET:
+            self._metrics.rejected.labels(error.reason).inc()
+        await problems.response(error, Exchange.of(scope).request_id)(scope, receive, send)
 
-    def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
-        route = _route(scope)
+    def _note(self, scope: Scope, exchange: Exchange) -> None:
+        route, seconds = _route(scope), exchange.seconds
         self._metrics.requests.labels(route, exchange.model, str(exchange.status)).inc()
         self._metrics.request_duration.labels(route, exchange.model).observe(seconds)
         if exchange.status == CALLER_GONE:

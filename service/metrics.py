@@ -91,6 +91,10 @@ class Metrics:
             ["model", "task", "architecture", "precision", "provider", "version"],
             registry=registry,
         )
+        self.ready = Gauge("bertie_ready", "1 while /health/ready answers 200, else 0.", registry=registry)
+        self.workers_lost = Counter(
+            "bertie_workers_lost", "Engine threads of a model that died.", ["model"], registry=registry
+        )
         self.model_loaded = Gauge(
             "bertie_model_loaded_timestamp_seconds", "When a model was loaded, Unix time.", ["model"], registry=registry
         )

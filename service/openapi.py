@@ -39,10 +39,15 @@ _SERVER_TIMING = {
     "schema": {"type": "string"},
     "required": True,
 }
+_TOTAL_TIMING = {
+    "description": "Milliseconds from the request's head to the answer: total.",
+    "schema": {"type": "string"},
+    "required": True,
+}
 _HEADERS: dict[type[BertieError], dict[str, Any]] = {
     QueueFull: {
         "Retry-After": {
-            "description": "Seconds until the rows now waiting will have run.",
+            "description": "Seconds until enough of the rows now waiting will have run.",
             "schema": {"type": "integer", "minimum": 1},
             "required": True,
         }
@@ -177,7 +182,7 @@ def _metrics() -> dict[str, Any]:
 def _problem(error: type[BertieError]) -> dict[str, Any]:
     return {
         "description": (error.__doc__ or error.title).splitlines()[0],
-        "headers": {"X-Request-Id": _REQUEST_ID, **_HEADERS.get(error, {})},
+        "headers": {"X-Request-Id": _REQUEST_ID, "Server-Timing": _TOTAL_TIMING, **_HEADERS.get(error, {})},
         "content": {
             problems.MEDIA_TYPE: {
                 "schema": {"$ref": _REF.format(model="Problem")},

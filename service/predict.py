@@ -6,7 +6,6 @@ Owns the loaded models and the threads that tokenise. Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +14,30 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from prometheus_client import Histogram
 
+from service import allocator
 from service import bundle as bundles
 from service import schedule as schedules
 from service.batch import Encoded
 from service.batcher import Batcher
 from service.bundle import Bundle
 from service.engine import Engine, open_engine
-from service.errors import BertieError, BundleError, InvalidInput, NotReady, TooLarge, UnknownModel
+from service.errors import BertieError, BundleError, DeadlineExceeded, Draining, InvalidInput, TooLarge, UnknownModel
 from service.metrics import PHASES, Metrics
-from service.schedule import Schedule
+from service.schedule import Load, Schedule
 from service.settings import Settings, cpu_quota
-from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask, Task, ZeroShotTask
+from service.tasks import (
+    ClassificationTask,
+    MultiLabelTask,
+    MultipleChoiceExample,
+    MultipleChoiceTask,
+    SpanExample,
+    SpanTask,
+    Task,
+    ZeroShotExample,
+    ZeroShotTask,
+)
 from service.tokenizer import Tokenizer
+from service.turns import Priority
 
 P = TypeVar("P")
 
@@ -144,30 +155,45 @@ class Predictor:
                     return model
         raise UnknownModel("no loaded model can answer these fields", field="model")
 
-    async def predict(self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any]) -> Predictions[P]:
+    async def predict(
+        self,
+        model: Model,
+        task: Task[Any, Any, P],
+        examples: Sequence[Any],
+        *,
+        began: float | None = None,
+        priority: Priority = "normal",
+    ) -> Predictions[P]:
         """Encodes the examples, queues their rows, and decodes each example's logits together.
 
+        Args:
+            began: when the request came, from which its deadline counts, on `time.perf_counter`'s clock; now if None.
+
         Raises:
-            BertieError: what `Task.encode`, `Batcher.submit` and `Batcher.result` raise; `TooLarge` for too many rows.
+            BertieError: what `Task.encode`, `Batcher.submit` and `Batcher.result` raise; `TooLarge` for too many rows,
+                `DeadlineExceeded` for an answer that is ready too late.
         """
         if self._stopped:
-            raise NotReady("the service is stopping; ask another")
+            raise Draining("the service is stopping; ask another")
         self._running += 1
         try:
-            return await self._predict(model, task, examples)
+            deadline = (time.perf_counter() if began is None else began) + self._settings.timeout_seconds
+            return await self._predict(model, task, examples, deadline, priority)
         finally:
             self._running -= 1
 
-    async def _predict(self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any]) -> Predictions[P]:
+    async def _predict(
+        self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any], deadline: float, priority: Priority
+    ) -> Predictions[P]:
         began = time.perf_counter()
+        self._limit_rows(sum(map(_least_rows, examples)))
         model.batcher.check_open()
         small = sum(map(_characters, examples)) < INLINE_CHARACTERS
         encoded = task.encode(examples) if small else await self._in_thread(task.encode, examples)
         rows: list[Encoded] = [row for example_rows in encoded for row in example_rows]
-        if len(rows) > self._settings.max_request_rows:
-            raise TooLarge(f"the request makes {len(rows)} model rows; the limit is {self._settings.max_request_rows}")
+        self._limit_rows(len(rows))
         queued = time.perf_counter()
-        job = model.batcher.submit(rows, deadline=began + self._settings.timeout_seconds)
+        job = model.batcher.submit(rows, deadline=deadline, priority=priority)
         logits = iter(await model.batcher.result(job))
         inferred = time.perf_counter()
         work = [(example, rows, [next(logits) for _ in rows]) for example, rows in zip(examples, encoded, strict=True)]
@@ -176,10 +202,17 @@ class Predictor:
             return [task.decode(*item) for item in work]
 
         answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
-        timings = Timings(queued - began, job.queue_seconds, job.inference_seconds, time.perf_counter() - inferred)
+        ended = time.perf_counter()
+        timings = Timings(queued - began, job.queue_seconds, job.inference_seconds, ended - inferred)
         for phase, metric in model.phases.items():
             metric.observe(getattr(timings, phase))
+        if ended > deadline:  # the caller has been promised a 504, and may have asked another by now
+            raise DeadlineExceeded("the answer was ready past the request's deadline")
         return Predictions(answers, timings, len(rows))
+
+    def _limit_rows(self, rows: int) -> None:
+        if rows > self._settings.max_request_rows:
+            raise TooLarge(f"the request makes {rows} model rows; the limit is {self._settings.max_request_rows}")
 
     async def drain(self, seconds: float | None = None) -> bool:
         """Admits no more and finishes what was admitted. Returns whether all of it was answered.
@@ -208,7 +241,9 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
+    allocator.keep_blocks()
     models: list[Model] = []
+    shared = Load()
     tokenizers: dict[str, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
     for folder in bundles.find(settings.models_dir, settings.models):
         bundle = bundles.load(folder)
@@ -239,18 +274,10 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
             most_tokens=settings.max_batch_tokens,
             lone=settings.lone_session and not (settings.workers or settings.intra_op_threads),
         )
-        models.append(
-            serve(bundle, tokenizer, task, engine, engine.provider, graph.precision, schedule, settings, metrics)
-        )
-    _return_freed_memory()
+        provider, precision = engine.provider, graph.precision
+        models.append(serve(bundle, tokenizer, task, engine, provider, precision, schedule, settings, metrics, shared))
+    allocator.return_freed()
     return Predictor(models, settings, metrics)
-
-
-def _return_freed_memory() -> None:
-    """Gives the system what loading has used and freed, 8 to 15 MB a bundle: glibc would keep it for ever."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def serve(
@@ -263,8 +290,13 @@ def serve(
     schedule: Schedule,
     settings: Settings,
     metrics: Metrics,
+    load: Load | None = None,
 ) -> Model:
-    """Puts an engine behind a started batcher. Tests come in here with a fake engine."""
+    """Puts an engine behind a started batcher. Tests come in here with a fake engine.
+
+    Args:
+        load: shared by the models of the process.
+    """
     manifest = bundle.manifest
     batcher = Batcher(
         bundle.name,
@@ -274,6 +306,7 @@ def serve(
         schedule=schedule,
         max_queue_tokens=settings.max_queue_tokens,
         metrics=metrics,
+        load=load,
     )
     batcher.start()
     loaded = time.time()
@@ -320,10 +353,25 @@ def _fits(model: Model, task: type, labels: Sequence[str], without: Sequence[str
 
 def _characters(example: Any) -> int:
     """Characters of an example's texts, roughly: what tokenising it costs."""
-    documents = getattr(example, "documents", None)
-    if documents is not None:
-        return len(example.question) + sum(map(len, documents))
-    if (options := getattr(example, "options", None)) is not None:
-        return len(example.context) + len(example.question) * len(options) + sum(map(len, options))
-    labels = getattr(example, "candidate_labels", ("",))
-    return (len(example.text) + len(getattr(example, "text_pair", None) or "")) * max(1, len(labels))
+    match example:
+        case SpanExample():
+            return len(example.question) + sum(map(len, example.documents))
+        case MultipleChoiceExample():
+            options = example.options
+            return len(example.context) + len(example.question) * len(options) + sum(map(len, options))
+        case ZeroShotExample():
+            labels = example.candidate_labels
+            return len(example.text) + len(example.hypothesis_template) * len(labels) + sum(map(len, labels))
+        case _:
+            return len(example.text) + len(example.text_pair or "")
+
+
+def _least_rows(example: Any) -> int:
+    """The rows that an example is known to make before it is encoded; of a text's windows, one."""
+    match example:
+        case MultipleChoiceExample():
+            return len(example.options)
+        case ZeroShotExample():
+            return len(example.candidate_labels)
+        case _:
+            return 1

@@ -38,6 +38,7 @@ from service.tasks import (
     ZeroShotExample,
 )
 from service.tasks.zero_shot import CONTRADICTION, ENTAILMENT
+from service.turns import Priority
 
 P = TypeVar("P")
 
@@ -58,6 +59,7 @@ class Routes:
         self.predictor: Predictor | None = None
         self._settings = settings
         self._metrics = metrics
+        metrics.ready.set_function(lambda: self.predictor is not None and self.predictor.ready)
 
     async def qa(self, request: Request) -> Response:
         """Answers a question from a text, or from several, or by one of the options given with it."""
@@ -75,7 +77,7 @@ class Routes:
         for i, example in enumerate(examples):
             self._limit_lists(example, f"inputs.{i}." if many else "")
         model, task = self._model(body.model, examples[0])
-        predictions = await self._predict(request, model, task, examples, many)
+        predictions = await self._predict(request, model, task, examples, body.priority, many)
         for prediction in predictions.answers:
             self._observe(model, task, prediction)
         answer = answers.of(model.name, predictions.answers, many=many)
@@ -145,13 +147,21 @@ class Routes:
         return model, model.task
 
     async def _predict(
-        self, request: Request, model: Model, task: Task[Any, Any, P], examples: Sequence[Any], many: bool
+        self,
+        request: Request,
+        model: Model,
+        task: Task[Any, Any, P],
+        examples: Sequence[Any],
+        priority: Priority,
+        many: bool,
     ) -> Predictions[P]:
         exchange = Exchange.of(request.scope)
         exchange.model = model.name
         try:
             async with caller.watched(request.receive):
-                predictions = await self._serving().predict(model, task, examples)
+                predictions = await self._serving().predict(
+                    model, task, examples, began=exchange.began, priority=priority
+                )
         except InvalidInput as error:
             if not many:
                 raise

@@ -1,12 +1,13 @@
 """How an engine's work is cut up, chosen by measurement while the service warms up, not guessed.
 
 Two choices depend on the machine, the model and its precision: how many tokens a batch may hold before more make it no
-quicker a token, and from what length a row that is alone on the machine is worth all cores. Knows engines and batches;
-the queue that uses the schedule is the batcher's.
+quicker a token, and from what length a row that is alone on the machine is worth all cores. Owns, too, the count that
+says what is alone. Knows engines and batches; the queue that uses the schedule is the batcher's.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,13 +40,26 @@ class Schedule:
 
     Attributes:
         batch_tokens: most tokens of a batch, padding included.
-        lone: runs a batch on all cores when nothing else runs or waits; None: the engine does it.
+        lone: runs a batch on all cores when nothing else runs or waits in the process; None: the engine does it.
         lone_tokens: from how many tokens on it is used.
     """
 
     batch_tokens: int
     lone: Engine | None = None
     lone_tokens: int = 0
+
+
+class Load:
+    """The rows that wait or run in the process, those of all models together: they share its cores."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._lock = threading.Lock()
+
+    def add(self, rows: int) -> None:
+        """Counts rows that are admitted, or, below zero, that have run or been dropped."""
+        with self._lock:
+            self.rows += rows
 
 
 def measure(engine: OrtEngine, longest: int, *, cores: int, most_tokens: int = 0, lone: bool = True) -> Schedule:

@@ -30,17 +30,22 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from service.errors import InvalidInput, MalformedBody
 from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
 from service.tasks.zero_shot import DEFAULT_TEMPLATE
+from service.turns import Priority
 
 MAX_ERRORS = 20
 """Most wrong fields that an answer lists."""
 MAX_NAME = 200
 """Characters of a model's name, and of an unknown field's name that an answer repeats."""
+MAX_TEMPLATE = 1000
+MAX_LABEL = 200
+"""Characters of a hypothesis template and of a candidate label: one is filled with each of the others and tokenised."""
 
 _INVISIBLE = r"\s\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060\ufeff"
 _VISIBLE = re.compile(f"[^{_INVISIBLE}]")
 TEXT_PATTERN = rf"^[^\u0000]*[^{_INVISIBLE}][^\u0000]*$"
 TEMPLATE_PATTERN = r"^[^{}\u0000]*\{\}[^{}\u0000]*$"
 _TEMPLATE = re.compile(TEMPLATE_PATTERN)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _text(value: str) -> str:
@@ -74,8 +79,17 @@ Integer: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Text: TypeAlias = Annotated[
     str, AfterValidator(_text), WithJsonSchema({"type": "string", "minLength": 1, "pattern": TEXT_PATTERN})
 ]
+Label: TypeAlias = Annotated[
+    str,
+    Field(max_length=MAX_LABEL),
+    AfterValidator(_text),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_LABEL, "pattern": TEXT_PATTERN}),
+]
 Template: TypeAlias = Annotated[
-    str, AfterValidator(_template), WithJsonSchema({"type": "string", "pattern": TEMPLATE_PATTERN})
+    str,
+    Field(max_length=MAX_TEMPLATE),
+    AfterValidator(_template),
+    WithJsonSchema({"type": "string", "maxLength": MAX_TEMPLATE, "pattern": TEMPLATE_PATTERN}),
 ]
 Context: TypeAlias = Annotated[
     Annotated[Text, Tag("#text")] | Annotated[list[Text], Field(min_length=1), Tag("#documents")],
@@ -94,6 +108,7 @@ class _Chosen(_Request):
         max_length=MAX_NAME,
         description="Name of the model; by default one is chosen by the fields.",
     )
+    priority: Priority = Field("normal", description="Requests of a higher one go first; no other waits for ever.")
 
 
 class ManyRequest(_Chosen):
@@ -214,7 +229,7 @@ class TextPairInput(_Request):
 
 class ZeroShotInput(_Request):
     text: Text
-    candidate_labels: Annotated[list[Text], AfterValidator(_distinct)] = Field(
+    candidate_labels: Annotated[list[Label], AfterValidator(_distinct)] = Field(
         min_length=1, json_schema_extra={"uniqueItems": True}
     )
     hypothesis_template: Template = Field(default=DEFAULT_TEMPLATE, description="`{}` is where the label goes.")
@@ -363,17 +378,22 @@ def _reason(detail: ErrorDetails) -> str:
 
 def _lone_surrogate(body: bytes) -> str | None:
     """Where a body that is JSON otherwise holds a lone surrogate ("\\ud83d"): Python's parser lets that pass."""
+    # A place is a name and the place that it is in, or (): written out for each value, long names would fill memory.
     try:
-        stack: list[tuple[str, Any]] = [("", json.loads(body))]
+        stack: list[tuple[tuple[Any, ...], Any]] = [((), json.loads(body))]
     except (ValueError, RecursionError):
         return None
     while stack:
-        path, value = stack.pop()
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            return path.lstrip(".")[:MAX_NAME] or "body"
+        place, value = stack.pop()
+        if isinstance(value, str) and _SURROGATE.search(value):
+            names: list[str] = []
+            while place:
+                name, place = place
+                names.append(str(name)[:MAX_NAME])
+            return ".".join(reversed(names))[:MAX_NAME] or "body"
         if isinstance(value, dict):
-            stack += [(path, key) for key in value]
-            stack += [(f"{path}.{key}", inner) for key, inner in value.items()]
+            stack += [((key, place), inner) for key, inner in value.items()]
+            stack += [(place, key) for key in value]  # looked at first: no name that is told has one
         elif isinstance(value, list):
-            stack += [(f"{path}.{i}", inner) for i, inner in enumerate(value)]
+            stack += [((i, place), inner) for i, inner in enumerate(value) if isinstance(inner, str | list | dict)]
     return None

@@ -102,21 +102,30 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokenises many texts at once (across cores when there are several), without special tokens."""
-        return [
+        """Tokenises many texts at once (across cores when there are several), without special tokens.
+
+        Each distinct text is tokenised once: a zero-shot request has its text beside every label.
+        """
+        distinct = list(dict.fromkeys(texts))
+        tokens = (
             Tokens(
                 np.array(encoding.ids, dtype=np.int64),
                 np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
             )
-            for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)
-        ]
+            for encoding in self._backend.encode_batch(distinct, add_special_tokens=False)
+        )
+        by_text = dict(zip(distinct, tokens, strict=True))
+        return [by_text[text] for text in texts]
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """As `__call__`, without offsets: the faster way where a task needs none."""
-        return [
+        distinct = list(dict.fromkeys(texts))
+        ids = (
             np.array(encoding.ids, dtype=np.int64)
-            for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
+            for encoding in self._backend.encode_batch_fast(distinct, add_special_tokens=False)
+        )
+        by_text = dict(zip(distinct, ids, strict=True))
+        return [by_text[text] for text in texts]
 
 
 def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -10,14 +10,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("service",),  # the version
-    ("service.errors", "service.settings", "service.metrics", "service.logs"),
+    ("service.allocator", "service.errors", "service.settings", "service.metrics", "service.logs"),
     ("service.batch", "service.bundle"),
     ("service.tokenizer", "service.engine"),
     ("service.tasks.task",),
     ("service.tasks.classification", "service.tasks.multiple_choice", "service.tasks.span"),
     ("service.tasks.multi_label", "service.tasks.zero_shot"),
     ("service.tasks",),
-    ("service.schedule",),
+    ("service.schedule", "service.turns"),
     ("service.batcher",),
     ("service.predict",),
     ("service.answers", "service.schemas", "service.pages"),

@@ -19,7 +19,7 @@ from service.errors import InvalidInput
 from service.tasks.task import RowLogits, softmax
 from service.tokenizer import Tokenizer
 
-_BLANK = re.compile(r"\s*_+\s*")
+_BLANK = re.compile("_+")
 _INSIDE_A_WORD = re.compile(r"[^\W_]_+[^\W_]")
 
 
@@ -87,8 +87,16 @@ class MultipleChoiceTask:
         """The rows of each example, in the order of its options.
 
         Raises:
-            InvalidInput: a question with one of its options leaves no token to the passage, or the passage holds none.
+            InvalidInput: a question, alone or with one of its options, leaves no token to the passage, or the passage
+                holds none.
         """
+        # A question is tokenised with each of its options. One that is too long by itself is not, sixty times over.
+        for question in self._tokenizer.ids([statement(e.question, "") for e in examples]):
+            if len(question) >= self._room:
+                raise InvalidInput(
+                    f"the question is {len(question)} tokens long; {self._room - 1} are possible with its option",
+                    field="question",
+                )
         passages = self._tokenizer.ids([e.context for e in examples])
         statements = iter(
             self._tokenizer.ids([statement(e.question, option) for e in examples for option in e.options])
@@ -122,6 +130,7 @@ class MultipleChoiceTask:
 
 def statement(question: str, option: str) -> str:
     """The question with the option where its only blank (`_`) is, as in RACE's cloze questions, or else after it."""
-    if len(_BLANK.findall(question)) == 1 and not _INSIDE_A_WORD.search(question):
-        return _BLANK.sub(lambda _: f" {option} ", question).strip()
+    match _BLANK.split(question, maxsplit=2):
+        case [before, after] if not _INSIDE_A_WORD.search(question):
+            return f"{before.rstrip()} {option} {after.lstrip()}".strip()
     return f"{question} {option}"

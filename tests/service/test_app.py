@@ -60,7 +60,7 @@ class TestProblems:
     async def test_an_unexpected_error_tells_nothing_of_the_inside(
         self, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async def broken(self: Predictor, *_: Any) -> None:
+        async def broken(self: Predictor, *_: Any, **__: Any) -> None:
             raise ValueError("secret internals")
 
         monkeypatch.setattr(Predictor, "predict", broken)

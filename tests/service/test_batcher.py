@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batch import Batch, Encoded
-from service.batcher import PADDING, TURN_BATCHES, Batcher, Job
+from service.batcher import HELD, PADDING, TURN_BATCHES, Batcher
 from service.engine import OrtEngine, Outputs
 from service.errors import ConfigurationError, DeadlineExceeded, InferenceError, NotReady, QueueFull
 from service.metrics import Metrics
-from service.schedule import Schedule
+from service.schedule import Load, Schedule
 from service.tokenizer import Tokenizer
+from service.turns import PRIORITIES, Job
 from tests.engines import FakeEngine, until
 
 SECONDS = 10.0
@@ -91,9 +92,9 @@ def echo(wanted: Sequence[Encoded]) -> list[tuple[float, float]]:
 
 async def queued(batcher: Batcher, *requests: Sequence[Encoded]) -> list[asyncio.Task[list[tuple[float, float]]]]:
     """Asks for each, and waits until all their rows are in the queue beside those that were."""
-    expected = batcher._rows + sum(map(len, requests))
+    expected = batcher._turns.rows + sum(map(len, requests))
     asked = [asyncio.create_task(ask(batcher, wanted)) for wanted in requests]
-    await until(lambda: batcher._rows == expected)
+    await until(lambda: batcher._turns.rows == expected)
     return asked
 
 
@@ -223,6 +224,25 @@ async def test_a_book_does_not_keep_a_short_question_waiting() -> None:
     # The question is the third in turn: after one turn of each book, of four batches of 256 tokens.
     assert turns[:10] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 0]
     assert all(len(set(turns[i : i + 9])) == 2 for i in range(9, 90))
+
+
+async def test_a_higher_priority_goes_first() -> None:
+    engine = Echo(workers=1)
+    async with running(engine, max_batch_tokens=64) as batcher:
+        async with busy(batcher, engine):
+            jobs = {
+                priority: batcher.submit(rows(64, 64), deadline=soon(), priority=priority)
+                for priority in reversed(PRIORITIES)
+            }
+            names = {
+                int(waiting_row.input_ids[0]): priority
+                for priority, job in jobs.items()
+                for waiting_row in job.waiting.values()
+            }
+        await asyncio.gather(*map(batcher.result, jobs.values()))
+    # The row that kept the engine was the first batch; of the next the third is for the one that has waited longest.
+    order = [names[int(batch.input_ids[0, 0])] for batch in engine.batches[1:]]
+    assert order == ["high", "high", "low", "normal", "normal", "low"]
 
 
 async def test_a_request_of_a_few_batches_ends_before_the_next_begins() -> None:
@@ -357,16 +377,29 @@ async def test_a_worker_drops_late_rows_whose_caller_does_not_watch() -> None:
     engine, metrics = Echo(), Metrics()
     async with running(engine, metrics=metrics, max_queue_tokens=10**6) as batcher:
         late = [row() for _ in range(600)]
+        before, after = rows(8), rows(8)
         async with busy(batcher, engine):
-            jobs = [batcher.submit([one], deadline=soon(-1)) for one in late]
-            after = rows(8)
-            task = asyncio.create_task(ask(batcher, after))
-            await asyncio.sleep(0)
-        assert await task == echo(after)
+            # The one before them is on time, and so short that the batch looks at those behind it too.
+            tasks = await queued(batcher, before)
+            deadline = soon(0.2)
+            jobs = [batcher.submit([one], deadline=deadline) for one in late]
+            tasks += await queued(batcher, after)
+            while time.perf_counter() < deadline:
+                time.sleep(0.01)  # the loop is too busy
+        assert await asyncio.gather(*tasks) == [echo(before), echo(after)]
         for job in jobs:
             assert isinstance(job.future.exception(), DeadlineExceeded)
         assert not seen(engine) & {int(one.input_ids[0]) for one in late}
         assert waiting(batcher, metrics) == (0, 0)
+
+
+async def test_what_is_late_already_is_not_admitted() -> None:
+    engine, metrics = Echo(), Metrics()
+    async with running(engine, metrics=metrics) as batcher:
+        with pytest.raises(DeadlineExceeded):
+            batcher.submit(rows(8), deadline=soon(-0.001))
+        assert waiting(batcher, metrics) == (0, 0)
+        assert not engine.batches
 
 
 async def test_deadline_and_answer_at_the_same_moment() -> None:
@@ -397,7 +430,7 @@ async def test_a_full_queue_refuses_all_or_none_and_says_when() -> None:
         async with busy(batcher, engine):
             waits = asyncio.create_task(ask(batcher, rows(50, 40)))
             await asyncio.sleep(0)
-            with pytest.raises(QueueFull, match=r"90 tokens wait.*100") as error:
+            with pytest.raises(QueueFull, match=r"90 tokens wait.*100$") as error:
                 batcher.submit(rows(4, 7), deadline=soon())
             assert 0.01 < error.value.retry_after < 5  # 90 tokens at 1000 a second or less
             assert waiting(batcher, metrics) == (2, 90)
@@ -453,7 +486,7 @@ async def test_retry_after_is_when_the_queue_admits_again() -> None:
             await asyncio.sleep(0.005)
         waited = time.perf_counter() - began
         assert waited / 2 <= error.value.retry_after <= waited * 2
-        assert 0 < batcher._tokens <= 2048  # half full: the workers never waited
+        assert 0 < batcher._turns.tokens <= 2048  # half full: the workers never waited
         for job in jobs:
             await batcher.result(job)
 
@@ -480,6 +513,68 @@ async def test_a_request_larger_than_the_queue_runs_when_nothing_waits() -> None
             with pytest.raises(QueueFull):
                 batcher.submit(rows(1), deadline=soon())
         await batcher.result(job)
+
+
+async def test_a_book_in_the_queue_keeps_no_short_request_out() -> None:
+    """1,000 windows, four times what the queue holds: short requests are admitted, and answered in few batches."""
+    engine, metrics = Echo(workers=1), Metrics()
+    async with running(engine, metrics=metrics, max_queue_tokens=16384) as batcher:
+        async with busy(batcher, engine):
+            book = rows(*[64] * 1000)
+            (reading,) = await queued(batcher, book)
+            assert waiting(batcher, metrics) == (1000, 64_000)  # what is told is what there is
+            batcher.check_open()
+            questions = [rows(*[8] * 4) for _ in range(100)]
+            asked = await queued(batcher, *questions)
+        assert await asyncio.gather(*asked) == list(map(echo, questions))
+        assert len(engine.batches) < 1 + TURN_BATCHES + 100 * 32 / 256 + TURN_BATCHES + 3
+        assert await reading == echo(book)
+
+
+async def test_a_flood_of_books_is_refused_in_time() -> None:
+    """Before they hold many full queues' tokens; what is short is still admitted, and the next book when it may."""
+    engine, metrics = Echo(seconds=0.001), Metrics()
+    limit = 4096
+    async with running(engine, metrics=metrics, max_queue_tokens=limit) as batcher:
+        await ask(batcher, rows(*[64] * 16))
+        async with busy(batcher, engine):
+            jobs = [batcher.submit(rows(*[64] * 200), deadline=soon(60)) for _ in range(2)]
+            with pytest.raises(QueueFull, match="long requests") as error:
+                batcher.submit(rows(*[64] * 200), deadline=soon(60))
+            assert waiting(batcher, metrics)[1] <= (HELD + 1) * limit
+            batcher.check_open()
+            jobs.append(batcher.submit(rows(8), deadline=soon(60)))
+            with pytest.raises(QueueFull):
+                batcher.submit(rows(*[64] * 200), deadline=soon(60))
+        assert error.value.retry_after > 0
+        await asyncio.gather(*map(batcher.result, jobs))
+        async with busy(batcher, engine):
+            job = batcher.submit(rows(*[64] * 600), deadline=soon(60))  # nothing waits: any fits
+            assert waiting(batcher, metrics)[1] > (HELD + 1) * limit
+            jobs = [job, batcher.submit(rows(8), deadline=soon(60))]  # and lets short ones pass even so
+        await asyncio.gather(*map(batcher.result, jobs))
+
+
+async def test_retry_after_knows_that_a_book_is_counted_to_its_end() -> None:
+    """Books that fill a queue take turns: they count for as much as ever until all of them are nearly done."""
+    engine = Echo(seconds=0.004)
+    async with running(engine, max_queue_tokens=1024) as batcher:
+        await ask(batcher, rows(*[64] * 100))
+        async with busy(batcher, engine):
+            books = [batcher.submit(rows(*[64] * 30), deadline=soon(60)) for _ in range(4)]
+            with pytest.raises(QueueFull):
+                batcher.submit(rows(8), deadline=soon(60))
+            began = time.perf_counter()
+        with pytest.raises(QueueFull) as error:
+            batcher.check_open()
+        while True:
+            with contextlib.suppress(QueueFull):
+                batcher.check_open()
+                break
+            await asyncio.sleep(0.002)
+        waited = time.perf_counter() - began
+        assert waited / 2 <= error.value.retry_after <= waited * 2
+        await asyncio.gather(*map(batcher.result, books))
 
 
 async def test_failures_at_full_speed_do_not_promise_a_short_queue() -> None:
@@ -731,17 +826,6 @@ def test_a_loop_that_is_gone_kills_no_worker() -> None:
         assert not thread.is_alive()
 
 
-def test_word_of_batches_may_come_in_any_order() -> None:
-    loop = asyncio.new_event_loop()
-    job = Job(loop.create_future(), deadline=9.0, admitted=0.5, waiting={}, logits=[(), ()], missing=2)
-    job.start(1.0)
-    job.start(2.0)
-    job.finish(5.0)
-    job.finish(4.0)
-    assert (job.queue_seconds, job.inference_seconds) == (0.5, 4.0)
-    loop.close()
-
-
 async def test_batches_are_measured() -> None:
     engine, metrics = Echo(), Metrics()
     async with running(engine, metrics=metrics) as batcher:
@@ -800,6 +884,48 @@ def test_under_any_traffic_every_caller_hears_once(seed: int, workers: int, fail
 
 
 # ---- what is alone --------------------------------------------------------------------------------------------------
+
+
+async def test_another_models_work_counts_too() -> None:
+    """Two models of one process: while one runs or waits, nothing of the other's is alone."""
+    load, lone, other = Load(), Echo(), Echo()
+    async with (
+        running(Echo(), schedule=Schedule(256, lone, 8), load=load) as batcher,
+        running(other, load=load) as second,
+    ):
+        async with busy(second, other):
+            await ask(batcher, rows(64))
+            assert not lone.batches
+        await until(lambda: not load.rows)
+        await ask(batcher, rows(64))
+        assert len(lone.batches) == 1
+
+
+async def test_nothing_is_left_of_what_failed_left_or_came_late() -> None:
+    load, engine = Load(), Echo()
+    async with running(engine, load=load) as batcher:
+        async with busy(batcher, engine):
+            (leaving,) = await queued(batcher, rows(8, 8))
+            late = batcher.submit(rows(9, 9), deadline=soon(0.02))
+            with pytest.raises(DeadlineExceeded):
+                await batcher.result(late)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            engine.error = RuntimeError("broken")
+            failing = batcher.submit(rows(60, 8, 30), deadline=soon())
+            assert load.rows == 4
+        with pytest.raises(InferenceError):
+            await batcher.result(failing)
+        await until(lambda: not load.rows)
+
+
+async def test_the_rate_of_all_cores_is_not_that_of_each_worker() -> None:
+    engine, lone = Echo(workers=4), Echo(seconds=0.05)
+    async with running(engine, schedule=Schedule(256, lone, 8)) as batcher:
+        await ask(batcher, rows(50))
+        await until(batcher._idle)
+        assert len(lone.batches) == 1
+        assert batcher._tokens_per_second <= 50 / 0.05
 
 
 async def test_what_is_alone_and_long_runs_on_all_cores() -> None:

@@ -6,15 +6,16 @@ import inspect
 import pytest
 
 from service import errors
-from service.errors import BertieError, InvalidInput, QueueFull
+from service.errors import BertieError, Draining, InvalidInput, QueueFull
 
 ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, BertieError)]
 
 
 def test_types_and_titles_are_distinct() -> None:
     assert len(ALL) > 10
-    assert len({error.slug for error in ALL}) == len(ALL)
-    assert len({error.title for error in ALL}) == len(ALL)
+    kinds = [error for error in ALL if error is not Draining]  # which is NotReady, to a caller
+    assert len({error.slug for error in kinds}) == len(kinds)
+    assert len({error.title for error in kinds}) == len(kinds)
 
 
 @pytest.mark.parametrize("error", ALL)
@@ -26,22 +27,24 @@ def test_status_is_an_error_of_http(error: type[BertieError]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "status"),
+    ("name", "status", "reason"),
     [
-        ("MalformedBody", 400),
-        ("Unauthorized", 401),
-        ("UnknownModel", 404),
-        ("TooLarge", 413),
-        ("UnsupportedMediaType", 415),
-        ("InvalidInput", 422),
-        ("QueueFull", 429),
-        ("InferenceError", 500),
-        ("NotReady", 503),
-        ("DeadlineExceeded", 504),
+        ("MalformedBody", 400, "invalid"),
+        ("Unauthorized", 401, "unauthorized"),
+        ("UnknownModel", 404, "invalid"),
+        ("TooLarge", 413, "too_large"),
+        ("UnsupportedMediaType", 415, "invalid"),
+        ("InvalidInput", 422, "invalid"),
+        ("QueueFull", 429, "queue_full"),
+        ("InferenceError", 500, ""),
+        ("NotReady", 503, "not_ready"),
+        ("Draining", 503, "draining"),
+        ("DeadlineExceeded", 504, "deadline"),
     ],
 )
-def test_statuses_are_the_contracts(name: str, status: int) -> None:
-    assert getattr(errors, name).status == status
+def test_statuses_and_reasons_are_the_contracts(name: str, status: int, reason: str) -> None:
+    error = getattr(errors, name)
+    assert (error.status, error.reason) == (status, reason)
 
 
 def test_an_error_carries_what_the_caller_may_know() -> None:

@@ -53,7 +53,7 @@ async def test_no_callers_text_is_logged_or_counted(
         await client.post("/classify", content=CANARY, headers={"content-type": CANARY})
         await client.get(f"/models/{CANARY}", params={CANARY: CANARY})
 
-        async def broken(self: Predictor, *_: object) -> None:
+        async def broken(self: Predictor, *_: object, **__: object) -> None:
             try:
                 raise KeyError(CANARY)
             except KeyError as error:

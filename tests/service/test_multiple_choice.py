@@ -1,5 +1,7 @@
 """Multiple choice: what a row holds, what is cut and said to be, and which option wins."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,25 @@ def test_a_passage_without_a_token_is_refused(task: MultipleChoiceTask) -> None:
 )
 def test_the_option_fills_a_lone_blank_or_follows(question: str, expected: str) -> None:
     assert statement(question, "Ada") == expected
+
+
+@pytest.mark.parametrize("question", [" " * 1_000_000, f"a{' ' * 500_000}_{' ' * 500_000}b", "_ " * 500_000])
+def test_a_question_of_white_space_takes_no_time(question: str) -> None:
+    began = time.thread_time()
+    filled = statement(question, "Ada")
+    assert time.thread_time() - began < 5  # against hours
+    assert filled == "a Ada b" if question[0] == "a" else f"{question} Ada"
+
+
+def test_a_question_that_is_too_long_is_not_tokenised_with_each_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer(make_tokenizer())
+    seen: list[str] = []
+    ids = tokenizer.ids
+    monkeypatch.setattr(tokenizer, "ids", lambda texts: seen.extend(texts) or ids(texts))
+    with pytest.raises(InvalidInput, match="the question is 17 tokens long; 16 are possible") as caught:
+        MultipleChoiceTask(tokenizer, 20).encode([example("who " * 17)])
+    assert caught.value.field == "question"
+    assert len(seen) == 1
 
 
 def test_an_option_is_put_in_as_it_is() -> None:

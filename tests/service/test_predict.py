@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from service.settings import Settings
 from service.tasks import (
     ClassificationExample,
     ClassificationTask,
+    MultipleChoiceExample,
     SpanExample,
     SpanTask,
     ZeroShotExample,
@@ -162,6 +164,21 @@ async def test_slow_text_leaves_the_loop_free(settings: Settings, metrics: Metri
         assert threads[1].startswith("tokenize")
 
 
+@pytest.mark.parametrize(
+    ("example", "characters", "rows"),
+    [
+        (ClassificationExample("12345"), 5, 1),
+        (ClassificationExample("12345", "123"), 8, 1),
+        (SpanExample("123", ("12", "1234")), 9, 1),
+        (ZeroShotExample("12345", ("1", "12", "123"), "{}..."), 5 + 3 * 5 + 6, 3),  # the text itself once
+        (MultipleChoiceExample("123", "12345", ("1", "12")), 5 + 2 * 3 + 3, 2),
+    ],
+)
+def test_what_an_example_costs_is_known_before_it_is_encoded(example: Any, characters: int, rows: int) -> None:
+    assert predict._characters(example) == characters
+    assert predict._least_rows(example) == rows
+
+
 # ---- limits and failures --------------------------------------------------------------------------------------------
 
 
@@ -170,6 +187,19 @@ async def test_too_many_rows_are_refused(settings: Settings, metrics: Metrics) -
         with pytest.raises(TooLarge, match=r"\d+ model rows; the limit is 3"):
             await asked(predictor, "qa", SpanExample("Who?", (LONG,)))
         assert (await asked(predictor, "sentiment", *[ClassificationExample("fun")] * 3)).rows == 3
+
+
+async def test_rows_that_are_known_are_refused_before_any_work(settings: Settings, metrics: Metrics) -> None:
+    class Never:
+        def encode(self, examples: Any) -> Any:
+            raise AssertionError("encoded")
+
+        decode = encode
+
+    async with serving(settings.model_copy(update={"max_request_rows": 5}), metrics) as predictor:
+        examples = [ZeroShotExample("fun", ("a", "b", "c"))] * 2
+        with pytest.raises(TooLarge, match="6 model rows; the limit is 5"):
+            await predictor.predict(predictor.models["nli"], Never(), examples)  # type: ignore[arg-type]
 
 
 async def test_a_failing_engine_fails_that_request_alone(settings: Settings, metrics: Metrics) -> None:
@@ -189,6 +219,32 @@ async def test_the_deadline_counts_from_the_start(settings: Settings, metrics: M
     async with serving(settings.model_copy(update={"timeout_seconds": 0.05}), metrics, sentiment=engine) as predictor:
         with pytest.raises(DeadlineExceeded):
             await asked(predictor, "sentiment", ClassificationExample("fun"))
+
+
+async def test_the_deadline_counts_from_the_requests_head(settings: Settings, metrics: Metrics) -> None:
+    engine = FakeEngine()
+    async with serving(settings, metrics, sentiment=engine) as predictor:
+        model = predictor.models["sentiment"]
+        began = time.perf_counter() - settings.timeout_seconds
+        with pytest.raises(DeadlineExceeded):
+            await predictor.predict(model, model.task, [ClassificationExample("fun")], began=began)
+        assert not engine.batches
+
+
+async def test_an_answer_that_is_ready_too_late_is_none(settings: Settings, metrics: Metrics) -> None:
+    async with serving(settings.model_copy(update={"timeout_seconds": 1.0}), metrics) as predictor:
+        model = predictor.models["sentiment"]
+
+        class Slow:
+            encode = staticmethod(model.task.encode)
+
+            @staticmethod
+            def decode(*_: Any) -> str:
+                time.sleep(1.1)
+                return "late"
+
+        with pytest.raises(DeadlineExceeded, match="ready past"):
+            await predictor.predict(model, Slow(), [ClassificationExample("fun")])
 
 
 async def test_one_dead_model_turns_readiness_off(settings: Settings, metrics: Metrics) -> None:
@@ -249,6 +305,11 @@ async def test_load_tells_of_every_model(predictor: Predictor, metrics: Metrics)
         assert metrics.registry.get_sample_value("bertie_model_info", labels) == 1
         assert metrics.registry.get_sample_value("bertie_model_loaded_timestamp_seconds", {"model": name})
         assert (model.provider, model.precision) == ("cpu", "fp32")
+
+
+async def test_models_share_the_count_of_what_is_alone(predictor: Predictor) -> None:
+    (load,) = {model.batcher._load for model in predictor.models.values()}
+    assert load.rows == 0
 
 
 async def test_load_takes_the_models_that_are_named(settings: Settings, metrics: Metrics) -> None:

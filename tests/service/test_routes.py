@@ -1,12 +1,15 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 import pytest
 
+from service.batcher import Batcher
+from service.bundle import Calibration
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.engines import FakeEngine, load_with, until
@@ -259,6 +262,14 @@ class TestTimingsAndMetrics:
         assert list(phases) == ["tokenize", "queue", "inference", "decode"]
         assert all(0 <= float(milliseconds) < 10_000 for milliseconds in phases.values())
 
+    @pytest.mark.parametrize(("path", "body"), [("/qa", {"question": "Who?"}), ("/classify", GOOD | {"model": "nope"})])
+    async def test_errors_tell_the_whole_time(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+        response = await client.post(path, json=body)
+        assert response.status_code in (404, 422)
+        name, milliseconds = response.headers["server-timing"].split(";dur=")
+        assert name == "total"
+        assert 0 < float(milliseconds) < 10_000
+
     async def test_the_engines_time_is_told_in_milliseconds(self, settings: Settings) -> None:
         async with serving(settings, load=load_with(sentiment=FakeEngine(seconds=0.1))) as client:
             timing = (await client.post("/classify", json=GOOD)).headers["server-timing"]
@@ -387,12 +398,12 @@ class TestTrouble:
             sent = await call(app, "/classify", GOOD, hang_up=asyncio.Event())
         assert sent[0]["status"] == 200
 
-    async def test_a_lost_worker_turns_readiness_off(self, settings: Settings) -> None:
+    async def test_a_lost_worker_turns_readiness_off(self, settings: Settings, metrics: Metrics) -> None:
         class Deadly(FakeEngine):
             def run(self, batch: Any) -> Any:
                 raise SystemExit
 
-        async with serving(settings, load=load_with(sentiment=Deadly())) as client:
+        async with serving(settings, load=load_with(sentiment=Deadly()), metrics=metrics) as client:
             assert (await client.get("/health/ready")).status_code == 200
             answer = await asyncio.wait_for(client.post("/classify", json=GOOD), 5)
             assert answer.status_code in (500, 503)
@@ -401,6 +412,16 @@ class TestTrouble:
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()["type"]) == (503, "urn:bertie:problem:not-ready")
             assert (await client.get("/health/live")).status_code == 200
+            assert (await client.post("/classify", json=GOOD)).status_code == 503
+        assert count(metrics, "bertie_rejected_total", reason="not_ready") == 1
+        assert count(metrics, "bertie_workers_lost_total", model="sentiment") == 1
+        assert count(metrics, "bertie_workers_lost_total", model="qa") == 0
+
+    async def test_readiness_is_read_when_it_is_scraped(self, settings: Settings) -> None:
+        async with serving(settings) as client:
+            assert "\nbertie_ready 1.0\n" in (await client.get("/metrics")).text
+            client.app.state.routes.predictor.stop()  # type: ignore[attr-defined]
+            assert "\nbertie_ready 0.0\n" in (await client.get("/metrics")).text
 
     async def test_draining_refuses_what_is_new_and_finishes_what_was_admitted(
         self, settings: Settings, metrics: Metrics
@@ -431,6 +452,33 @@ class TestModels:
         assert (qa["task"], qa["max_length"], qa["doc_stride"]) == ("span", 64, 16)
         assert (qa["precision"], qa["provider"], qa["scores"]) == ("fp32", "cpu", {"dev": {"f1": 99.0}})
         assert set(qa["files"]) == {"model.fp32.onnx", "tokenizer.json"}
+
+    async def test_how_far_scores_can_be_trusted(self, bundle_factory: Callable[..., Path], settings: Settings) -> None:
+        calibration = Calibration("dev.tsv", rows=872, ece_before=6.2, ece_after=2.7)
+        folder = bundle_factory("sentiment", temperature=1.7, calibration=calibration)
+        bundle_factory("qa")
+        async with serving(settings.model_copy(update={"models_dir": folder.parent})) as client:
+            model = (await client.get("/models/sentiment")).json()
+            assert (model["temperature"], model["calibration"]) == (1.7, asdict(calibration))
+            other = (await client.get("/models/qa")).json()
+            assert (other["temperature"], other["calibration"]) == (1.0, None)
+
+    async def test_a_priority_is_taken_to_the_queue(
+        self, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+        submit = Batcher.submit
+
+        def watching(self: Batcher, *arguments: Any, **options: Any) -> Any:
+            seen.append(options["priority"])
+            return submit(self, *arguments, **options)
+
+        monkeypatch.setattr(Batcher, "submit", watching)
+        for body in (GOOD, GOOD | {"priority": "high"}, {"inputs": [GOOD], "priority": "low"}):
+            assert (await client.post("/classify", json=body)).status_code == 200
+        question = {"question": "Who?", "context": "Ada.", "priority": "low"}
+        assert (await client.post("/qa", json=question)).status_code == 200
+        assert seen == ["normal", "high", "low", "low"]
 
     async def test_an_unknown_one(self, client: httpx.AsyncClient) -> None:
         response = await client.get("/models/nope")

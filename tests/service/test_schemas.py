@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.errors import BertieError, InvalidInput, MalformedBody
 from service.openapi import CLASSIFY_EXAMPLES, QA_EXAMPLES
-from service.schemas import CLASSIFY_BODY, MAX_ERRORS, MAX_NAME, QA_BODY, examples, parse
+from service.schemas import CLASSIFY_BODY, MAX_ERRORS, MAX_LABEL, MAX_NAME, MAX_TEMPLATE, QA_BODY, examples, parse
 from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
 
 BODIES = {"qa": QA_BODY, "classify": CLASSIFY_BODY}
@@ -134,6 +135,15 @@ def test_the_documents_examples_are_bodies(route: str) -> None:
         ("classify", ZERO_SHOT | {"candidate_labels": ["a", "a"]}, "candidate_labels", "distinct"),
         ("classify", ZERO_SHOT | {"candidate_labels": ["a", " "]}, "candidate_labels.1", "blank"),
         ("classify", ZERO_SHOT | {"candidate_labels": "a"}, "candidate_labels", "array"),
+        (
+            "classify",
+            ZERO_SHOT | {"candidate_labels": ["a", "b" * 201]},
+            "candidate_labels.1",
+            "at most 200 characters",
+        ),
+        ("classify", ZERO_SHOT | {"hypothesis_template": "{}" * 501}, "hypothesis_template", "at most 1000 characters"),
+        ("classify", ZERO_SHOT | {"priority": "urgent"}, "priority", "'high', 'normal' or 'low'"),
+        ("classify", {"inputs": [ZERO_SHOT | {"priority": "low"}]}, "inputs.0.priority", "no field"),
         ("classify", ZERO_SHOT | {"hypothesis_template": "no place"}, "hypothesis_template", "exactly once"),
         ("classify", ZERO_SHOT | {"hypothesis_template": "{} {}"}, "hypothesis_template", "exactly once"),
         ("classify", ZERO_SHOT | {"hypothesis_template": "{} {x}"}, "hypothesis_template", "brace"),
@@ -175,12 +185,35 @@ def test_an_unknown_field_of_any_length_is_repeated_in_part() -> None:
         (b'{"text": "\xed\xa0\xbd"}', "text"),
         (rb'{"inputs": [{"text": "fine"}, {"text": "\ud83d\ud83d"}]}', "inputs.1.text"),
         (rb'{"text": "fine", "\ud83d": 1}', "body"),
+        (rb'{"\ud83d": {"text": "\ud83d"}}', "body"),  # and not under a name that no answer could repeat
+        (rb'{"text": {"' + b"k" * 300 + rb'": [0, [1, "\ud83d"]]}}', f"text.{'k' * 195}"),
     ],
 )
 def test_half_a_surrogate_pair_is_a_wrong_field(body: bytes, field: str) -> None:
     with pytest.raises(InvalidInput, match="surrogate") as caught:
         parse(CLASSIFY_BODY, body)
     assert caught.value.field == field
+
+
+def test_looking_for_a_surrogate_copies_no_name() -> None:
+    """A long name over very many values: written out for each, it would be 100 GB."""
+    body = rb'{"text": "\ud83d", "' + b"k" * 1_000_000 + b'": [' + b'"a",' * 100_000 + b"1]}"
+    tracemalloc.start()
+    with pytest.raises(InvalidInput) as caught:
+        parse(CLASSIFY_BODY, body)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.field == "text"
+    assert most < 100e6
+
+
+def test_lengths_of_zero_shot_fields() -> None:
+    template, label = "{}".ljust(MAX_TEMPLATE), "l" * MAX_LABEL
+    body = {"text": "t", "candidate_labels": [label], "hypothesis_template": template}
+    assert examples(parsed("classify", body)) == [ZeroShotExample("t", (label,), template)]
+    fields = CLASSIFY_BODY.json_schema()["$defs"]["ZeroShotRequest"]["properties"]
+    assert fields["hypothesis_template"]["maxLength"] == MAX_TEMPLATE
+    assert fields["candidate_labels"]["items"]["maxLength"] == MAX_LABEL
 
 
 def test_a_whole_surrogate_pair_is_a_character() -> None:

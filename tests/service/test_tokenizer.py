@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +148,26 @@ def test_concurrent_use_is_safe() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(64), timeout=30))
+
+
+def test_a_text_is_tokenised_once_however_often_it_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer(backend("bert"))
+    texts = [LINES[0], LINES[1], LINES[0], LINES[0]]
+    alone = [tokenizer.ids([text])[0].tolist() for text in texts]
+    seen: list[str] = []
+
+    class Watching:
+        def encode_batch(self, given: list[str], **options: Any) -> Any:
+            seen.extend(given)
+            return inner.encode_batch(given, **options)
+
+        encode_batch_fast = encode_batch
+
+    inner = tokenizer._backend
+    monkeypatch.setattr(tokenizer, "_backend", Watching())
+    assert [ids.tolist() for ids in tokenizer.ids(texts)] == alone
+    assert [tokens.ids.tolist() for tokens in tokenizer(texts)] == alone
+    assert seen == [LINES[0], LINES[1]] * 2
 
 
 def test_from_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from training import recipe
 from training.data import Table
 from training.errors import RecipeError
+from training.pretrain.recipe import PretrainRecipe
 from training.recipe import Recipe
 
 RECIPES = sorted(
@@ -45,12 +46,16 @@ def test_our_own_recipes_parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DATA", "somewhere")
     monkeypatch.setenv("ENCODER", "encoder")
     loaded = recipe.load(path)
-    assert loaded.model == ("runs/nli-mean" if path.stem == "nli" else "encoder")  # that one goes on from its teachers
+    ours = {
+        "nli": "runs/nli-mean",
+        "sentiment-albert": "runs/pretrain-albert-distilled/final",
+    }  # these go on from others
+    assert loaded.model == ours.get(path.stem, "encoder")
     assert all(path.startswith(("somewhere/", "hub:")) for path in (*loaded.train, *loaded.dev))
 
 
 def test_there_are_recipes_for_the_bundles() -> None:
-    assert {"nli", "qa", "sentiment"} <= {path.stem for path in RECIPES}
+    assert {"nli", "qa", "sentiment", "sentiment-albert"} <= {path.stem for path in RECIPES}
 
 
 TABLE_14 = {
@@ -264,6 +269,16 @@ def test_environment_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = made(model="$PLACE/m", train=["${PLACE}/t", "plain"])
     assert loaded.model == "here/m"
     assert loaded.train == ("here/t", "plain")
+
+
+def test_a_dollar_in_a_label_is_a_dollar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "here")
+    assert made(labels=["$100", "$PLACE"]).labels == ("$100", "$PLACE")
+    own = made(data="table", table={"text": "${PLACE}", "separator": "$"})
+    assert (own.table.text, own.table.separator) == ("${PLACE}", "$")
+    values = {"family": "albert", "masking": "ngram", "corpus": "$PLACE/c", "tokenizer": "$PLACE/t", "output": "o"}
+    pretrain = recipe.make(PretrainRecipe, values | {"steps": 1, "learning_rate": 1.0, "init": "$PLACE/i"})
+    assert (pretrain.corpus, pretrain.tokenizer, pretrain.init) == (("here/c",), "here/t", "here/i")
 
 
 @pytest.mark.parametrize("text", ["$NOT_SET_ANYWHERE/m", "${NOT_SET_ANYWHERE}/m"])
