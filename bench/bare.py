@@ -60,11 +60,11 @@ def schedules(in_flight: int, cores: int) -> list[Schedule]:
 
 
 class Bare:
-    """A bundle's rows and its sessions."""
+    """A bundle's rows and the sessions of one of its graphs: of `precision`, or the best for a CPU."""
 
-    def __init__(self, folder: Path, texts: Sequence[str]) -> None:
+    def __init__(self, folder: Path, texts: Sequence[str], precision: str = "") -> None:
         bundle = bundles.load(folder)
-        self._path = folder / bundle.graph_for("cpu").file
+        self._path = folder / (f"model.{precision}.onnx" if precision else bundle.graph_for("cpu").file)
         self._tokenizer = Tokenizer.from_file(folder / bundles.TOKENIZER)
         task = make_task(bundle, self._tokenizer)
         assert isinstance(task, ClassificationTask)
@@ -143,8 +143,12 @@ def _call(session: ort.InferenceSession, encoded: Sequence[Encoded], pad_id: int
 
 
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The child's work: every schedule at every number of rows in flight, and what tokenising takes."""
-    bare = Bare(Path(request["bundle"]), rows.sentences(Path(request["rows"])))
+    """The child's work: every schedule at every number of rows in flight, and what tokenising takes.
+
+    Args:
+        request: `bundle` and `rows` (paths), `in_flight` (numbers), `cores`, `seconds`; `precision` may be left out.
+    """
+    bare = Bare(Path(request["bundle"]), rows.sentences(Path(request["rows"])), request.get("precision", ""))
     points: dict[str, Any] = {}
     for in_flight in request["in_flight"]:
         points[str(in_flight)] = [

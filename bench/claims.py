@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ def _alone(report: Report, bertie: Service) -> list[Claim]:
         1e3 * (mine - tokenise - call)
         for mine, tokenise, call in zip(p50.values, report.tokenise_seconds, calls, strict=False)
     ]
-    middle = sorted(beside)[len(beside) // 2]
+    middle = statistics.median(beside)
     text = "p50 from one connection, beyond tokenising and the session"
     return [Claim(text, f"≤ {ALONE_MS} ms", f"{middle:.2f} ms", middle <= ALONE_MS)]
 

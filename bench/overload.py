@@ -1,6 +1,6 @@
 """Too many requests, and very long ones: does Bertie go on at its peak, refuse rightly, and let short ones pass?
 
-    python -m bench.overload                     # both parts, the bundles in models/
+    python -m bench.overload                     # every part, the bundles in models/
     python -m bench.overload --part starvation
 
 *Overload*: the peak is measured with as many callers as keep it busy; then ten times as many rows a second are sent,
@@ -10,6 +10,9 @@ whether a caller who waited as long as he was told was admitted, while it lasted
 
 *Starvation*: one caller posts documents of 100 windows to /qa without pause while others call sentiment: their p95
 against the same without him, in turns.
+
+*Padding*: 32 callers with texts of one to eight sentences: the share of the computed tokens that is padding, by the
+service's own count of tokens against the texts' tokens.
 
 The load generator shares the cores, so that what it could send is told too. Ends with one JSON object.
 """
@@ -22,6 +25,7 @@ import bisect
 import itertools
 import json
 import math
+import random
 import statistics
 import sys
 import time
@@ -35,7 +39,14 @@ from bench.client import Answer
 from bench.errors import BenchError
 from bench.load import percentile
 from bench.report import plain
+from service import bundle as bundles
+from service.predict import make_task
+from service.tasks import ClassificationExample
+from service.tokenizer import Tokenizer
 
+PARTS = ("overload", "starvation", "padding")
+CALLERS = 32
+"""Of the part about padding."""
 WINDOWS = 100
 """Of the long document."""
 PROBE_SECONDS = 0.5
@@ -80,7 +91,7 @@ class Overload:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("overload", "starvation", "both"), default="both")
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the bundles")
     parser.add_argument("--seconds", type=float, default=15.0, help="of a flood, and of a turn (%(default)s)")
     parser.add_argument("--times", type=float, default=10.0, help="the peak that is sent (%(default)s)")
@@ -89,15 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="turns with and without documents (%(default)s)")
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {}
+    parts = PARTS if options.part == "all" else (options.part,)
     try:
-        if options.part != "starvation":
+        if "overload" in parts:
             found["overload"] = []
             for size in options.rows:
                 with serving.bertie(options.models, ("sentiment",)) as (_, url):
                     flood = overload(f"{url}/classify", size=size, seconds=options.seconds, times=options.times)
                 found["overload"].append(asdict(flood))
                 print(tell(flood))
-        if options.part != "overload":
+        if "starvation" in parts:
             with serving.bertie(options.models, ("sentiment", "qa")) as (_, url):
                 found["starvation"] = [
                     starvation(url, connections=n, seconds=options.seconds, rounds=options.rounds)
@@ -109,6 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"without, {each['p95_with'] * 1e3:.1f} ms with documents of {each['windows']} windows: "
                     f"{each['ratio']:.2f} × (wanted ≤ 2 ×); {each['documents']} documents answered"
                 )
+        if "padding" in parts:
+            with serving.bertie(options.models, ("sentiment",)) as (_, url):
+                found["padding"] = padding(url, options.models / "sentiment", seconds=options.seconds)
+            told = found["padding"]
+            print(
+                f"padding, {told['connections']} callers of mixed lengths: {told['share']:.1%} of the computed tokens "
+                f"(wanted ≤ 8 %), in {told['batches']:,} batches of {told['rows']:.1f} rows"
+            )
     except BenchError as error:
         print(f"overload: {error}", file=sys.stderr)
         return 1
@@ -252,6 +272,52 @@ def starvation(url: str, *, connections: int, seconds: float, rounds: int) -> di
         "ratio": statistics.median(b / a for a, b in zip(without, beside, strict=True)),
         "documents": documents,
     }
+
+
+def padding(url: str, folder: Path, *, seconds: float) -> dict[str, Any]:
+    """The share of padding among the tokens that were computed for callers with texts of many lengths.
+
+    Args:
+        folder: the bundle that is served, to know the length of each text's row.
+
+    Raises:
+        BenchError: a request was not answered with 200.
+    """
+    chance = random.Random(0)
+    sentences = rows.sentences()
+    texts = [" ".join(chance.choices(sentences, k=chance.choice((1, 1, 1, 1, 2, 3, 5, 8)))) for _ in range(1000)]
+    task: Any = make_task(bundles.load(folder), Tokenizer.from_file(folder / bundles.TOKENIZER))
+    lengths = [len(row) for row, *_ in task.encode([ClassificationExample(text) for text in texts])]
+    made = [client.request(f"{url}/classify", json.dumps({"text": text}).encode()) for text in texts]
+    needed = 0
+
+    def feed() -> Iterator[bytes]:
+        nonlocal needed
+        for data, length in itertools.cycle(zip(made, lengths, strict=True)):
+            needed += length
+            yield data
+
+    before = _computed(url)
+    answers = asyncio.run(client.closed(url, feed(), connections=CALLERS, seconds=seconds))
+    if bad := [answer for answer in answers if not answer.ok]:
+        raise BenchError(f"a request was answered with {bad[0].status}: {bad[0].body[:200]!r}")
+    tokens, batches = (now - then for now, then in zip(_computed(url), before, strict=True))
+    return {
+        "connections": CALLERS,
+        "share": 1 - needed / tokens,
+        "batches": round(batches),
+        "rows": len(answers) / batches,
+    }
+
+
+def _computed(url: str) -> tuple[float, float]:
+    """Tokens that the service has computed, padding included, and in how many batches."""
+    lines = client.get(f"{url}/metrics").body.decode().splitlines()
+    tokens, batches = (
+        sum(float(line.split()[-1]) for line in lines if line.startswith(f"bertie_batch_tokens_{what}{{"))
+        for what in ("sum", "count")
+    )
+    return tokens, batches
 
 
 def document(url: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from bench.claims import of as claims_of
 from bench.report import Report, Service
 from training.compare.table import Table, number
@@ -46,7 +48,7 @@ def bare(report: Report) -> Table:
                 *(_ms(figures[name]) for name in ("p50", "p99", "cpu_seconds")),
             ))  # fmt: skip
     columns = ("", "rows in flight", "rows/s", "p50 ms a call", "p99 ms a call", "CPU ms a row")
-    tokenise = sorted(report.tokenise_seconds)[len(report.tokenise_seconds) // 2] if report.tokenise_seconds else 0.0
+    tokenise = statistics.median(report.tokenise_seconds) if report.tokenise_seconds else 0.0
     note = f"Rows tokenised beforehand; tokenising one takes {_ms(tokenise)} ms (median)."
     return Table("bare", "The bare session, by schedule", columns, tuple(lines), note)
 

@@ -5,6 +5,10 @@ Owns the ONNX Runtime session and its settings. Knows nothing of text, tasks or 
 
 from __future__ import annotations
 
+import json
+import logging
+import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +21,21 @@ from service.batch import Batch, Encoded, pad
 from service.bundle import Bundle, Graph, Provider
 from service.errors import BundleError, ConfigurationError
 
+logger = logging.getLogger(__name__)
+
 Outputs = tuple[NDArray[np.float32], ...]
 
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CPUINFO = Path("/proc/cpuinfo")
 _WARM_UP_TOKENS = (8, 32, 128)
+
+
+_SHARED = "Attempt to replace the existing tensor"
+"""How ONNX Runtime fails to convert, for `session.x64quantprecision`, a weight that several nodes use."""
+
+
+class InexactError(BundleError):
+    """An int8 graph that this processor could only run with products that overflow."""
 
 
 class Engine(Protocol):
@@ -52,60 +66,47 @@ class OrtEngine:
     ) -> None:
         """
         Raises:
-            BundleError: the file is no graph that ONNX Runtime can run.
+            BundleError: the file is no graph that ONNX Runtime can run, or (`InexactError`) run exactly.
             ConfigurationError: the provider is not to be had on this machine.
         """
-        wanted = _EXECUTION_PROVIDERS[provider]
-        if wanted not in ort.get_available_providers():
+        if _EXECUTION_PROVIDERS[provider] not in ort.get_available_providers():
             raise ConfigurationError(
-                f"this installation of ONNX Runtime has no {wanted} (pip install 'bertie[gpu]', or the gpu image)"
+                f"this installation of ONNX Runtime has no {_EXECUTION_PROVIDERS[provider]} "
+                "(pip install 'bertie[gpu]', or the gpu image)"
             )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
-        options.inter_op_num_threads = 1
-        # Every batch has another shape. An arena that keeps its largest blocks and a memory plan cached for each shape
-        # grow without bound under such traffic; plain allocation stays flat and costs under 1 % on these sizes.
-        options.enable_mem_pattern = False
-        options.enable_cpu_mem_arena = False
-        # Threads of a call wake for each of its hundreds of operators: spinning between those makes a call on two cores
-        # 1.2 to 1.5 times as quick. Between calls they sleep: a container's CPU quota is not for spinning.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if workers == 1 else "0")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if _products_overflow():
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        options.log_severity_level = 3
-        if provider == "cuda":
-            _preload_cuda_libraries()
-            providers: list[object] = [(wanted, {"arena_extend_strategy": "kSameAsRequested"}), "CPUExecutionProvider"]
-        else:
-            providers = [wanted]
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime has a dozen kinds, none of them public
-            if provider == "cuda":
-                raise ConfigurationError(f"no session on CUDA for {path.name}: {error}") from error
-            raise BundleError(f"{path.name} is no graph that ONNX Runtime can run: {error}") from error
-        # Asked for CUDA without a usable driver, ONNX Runtime logs a line and runs on the CPU.
-        if self._session.get_providers()[0] != wanted:
-            raise ConfigurationError(f"asked for {provider}, but ONNX Runtime fell back to the CPU: no usable GPU here")
         self.provider: Provider = provider
         self.precision = precision
         self.workers = workers
         self._path = path
+        self._threads = intra_op_threads
+        self._session = self._open(self._options())
         self._output_names = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: Batch) -> Outputs:
         """Runs the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
-        return tuple(
-            self._session.run(
-                self._output_names,
-                {
-                    "input_ids": batch.input_ids,
-                    "attention_mask": batch.attention_mask,
-                    "token_type_ids": batch.token_type_ids,
-                },
-            )
-        )
+        if self.provider == "cuda":
+            return self._run_on_device(batch)
+        outputs: list[NDArray[np.float32]] = self._session.run(self._output_names, _inputs(batch))
+        return tuple(outputs)
+
+    def placement(self, batch: Batch) -> dict[str, dict[str, int]]:
+        """How often each operator ran on each execution provider in a call, by ONNX Runtime's own profile.
+
+        A provider that is asked for takes the nodes that it has kernels for; the others silently go to the CPU. Opens a
+        session for this alone.
+        """
+        with tempfile.TemporaryDirectory(prefix="bertie-profile-") as folder:
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "nodes")
+            session = self._open(options)
+            session.run(self._output_names, _inputs(batch))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        ran: dict[str, Counter[str]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and (place := event["args"].get("provider")):
+                ran.setdefault(place, Counter())[event["args"]["op_name"]] += 1
+        return {place: dict(operators) for place, operators in ran.items()}
 
     def reopened(self, *, workers: int, intra_op_threads: int) -> OrtEngine:
         """The same graph in a session of its own, with other threads. Its weights are in memory once more."""
@@ -125,6 +126,59 @@ class OrtEngine:
             for row in rows:
                 list(pool.map(self.run, [pad([row], 0)] * self.workers))
 
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Every batch has another shape. An arena that keeps its largest blocks and a memory plan cached for each shape
+        # grow without bound under such traffic; plain allocation stays flat and costs under 1 % on these sizes.
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        # Threads of a call wake for each of its hundreds of operators: spinning between those makes a call on two cores
+        # 1.2 to 1.5 times as quick. Between calls they sleep: a container's CPU quota is not for spinning.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.workers == 1 else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if _products_overflow():
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        options.log_severity_level = 3
+        return options
+
+    def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
+        wanted = _EXECUTION_PROVIDERS[self.provider]
+        if self.provider == "cuda":
+            _preload_cuda_libraries()
+            providers: list[object] = [(wanted, {"arena_extend_strategy": "kSameAsRequested"}), "CPUExecutionProvider"]
+        else:
+            providers = [wanted]
+        try:
+            session = ort.InferenceSession(str(self._path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime has a dozen kinds, none of them public
+            if self.provider == "cuda":
+                raise ConfigurationError(f"no session on CUDA for {self._path.name}: {error}") from error
+            if _products_overflow() and _SHARED in str(error):
+                raise InexactError(
+                    f"{self._path.name} cannot run on this processor: without VNNI, 8-bit products need weights in "
+                    "another form, and ONNX Runtime cannot convert those that layers share (ALBERT); export an fp32 "
+                    "graph beside it"
+                ) from error
+            raise BundleError(f"{self._path.name} is no graph that ONNX Runtime can run: {error}") from error
+        # Asked for CUDA without a usable driver, ONNX Runtime logs a line and runs on the CPU.
+        if session.get_providers()[0] != wanted:
+            raise ConfigurationError(
+                f"asked for {self.provider}, but ONNX Runtime fell back to the CPU: no usable GPU here"
+            )
+        return session
+
+    def _run_on_device(self, batch: Batch) -> Outputs:
+        """Inputs go over before the call and outputs come back after it: no node in between waits for a copy."""
+        binding = self._session.io_binding()
+        for name, array in _inputs(batch).items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.provider, 0))
+        for name in self._output_names:
+            binding.bind_output(name, self.provider)  # its shape is the batch's, so the runtime makes room for it
+        self._session.run_with_iobinding(binding)
+        return tuple(binding.copy_outputs_to_cpu())
+
 
 def open_engine(
     bundle: Bundle, *, device: str, workers: int, intra_op_threads: int, cores: int
@@ -133,7 +187,8 @@ def open_engine(
 
     `auto` takes CUDA where ONNX Runtime can really run there and the bundle has a graph for it. On the CPU, by default,
     each core makes calls of its own with one thread inside a call: twice the rows a second of one call on all cores,
-    because short rows leave those waiting for one another.
+    because short rows leave those waiting for one another. An int8 graph that the processor cannot run exactly gives
+    way to the bundle's fp32 graph.
 
     Raises:
         BundleError: the bundle has no graph for the device.
@@ -148,7 +203,15 @@ def open_engine(
                 raise
     graph = bundle.graph_for("cpu")
     workers = workers or max(1, cores // max(1, intra_op_threads))
-    return _open(bundle, graph, "cpu", workers, intra_op_threads or max(1, cores // workers)), graph
+    threads = intra_op_threads or max(1, cores // workers)
+    try:
+        return _open(bundle, graph, "cpu", workers, threads), graph
+    except InexactError as error:
+        exact = next((each for each in bundle.manifest.graphs if each.precision == "fp32"), None)
+        if exact is None:
+            raise
+        logger.warning("bundle %r runs in fp32: %s", bundle.name, error.detail)
+        return _open(bundle, exact, "cpu", workers, threads), exact
 
 
 def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, intra_op_threads: int) -> OrtEngine:
@@ -159,6 +222,14 @@ def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, intra_
         workers=workers,
         intra_op_threads=intra_op_threads,
     )
+
+
+def _inputs(batch: Batch) -> dict[str, NDArray[np.int64]]:
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "token_type_ids": batch.token_type_ids,
+    }
 
 
 def _has_cuda_graph(bundle: Bundle) -> bool:

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -22,7 +23,8 @@ def load(
     auto: Any, folder: str | Path, config: PreTrainedConfig, *, other_head: bool = False, **options: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model that `auto`, one of transformers' classes, makes of `config`; and the names of the weights that the
-    folder does not have, which are random.
+    folder does not have, which are random. They are fp32, whatever the folder keeps them in: half precision is for
+    storing, and neither AdamW's small steps nor the gate's limit can do with it.
 
     Args:
         other_head: take the weights of a head of another shape for weights that the folder does not have.
@@ -34,7 +36,7 @@ def load(
     try:
         model, loading = auto.from_pretrained(
             folder, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, **options,
+            ignore_mismatched_sizes=True, dtype=torch.float32, **options,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -46,19 +48,27 @@ def load(
     return result, sorted({*mismatched, *map(str, loading["missing_keys"])})
 
 
-def encoder(auto: Any, folder: str | Path, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """As `load`, with the whole encoder from the folder; heads and a pooler that it lacks start anew, which is logged.
+def whole_encoder(
+    auto: Any, folder: str | Path, config: PreTrainedConfig, attention: str, *, other_head: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
+    """As `load`, with the whole encoder from the folder: heads alone, and a pooler that it lacks, may start anew.
 
     Raises:
         CheckpointError: as `load`; or weights of the encoder are missing.
     """
     attentions.register()
-    model, missing = load(auto, folder, config, attn_implementation=attention)
+    model, missing = load(auto, folder, config, other_head=other_head, attn_implementation=attention)
     # A bare encoder's weights have no prefix.
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     lacking = [name for name in missing if name.startswith(prefix) and "pooler" not in name]
     if lacking:
         raise CheckpointError(f"{folder}: weights of the encoder are missing ({', '.join(lacking[:3])})")
+    return model, missing
+
+
+def encoder(auto: Any, folder: str | Path, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    """As `whole_encoder`; what starts anew is logged. Raises `CheckpointError` as that does."""
+    model, missing = whole_encoder(auto, folder, config, attention)
     if missing:
         logger.warning("%s has no %s: they start anew", folder, ", ".join(missing))
     return model

@@ -60,6 +60,19 @@ def test_starvation_posts_documents_of_100_windows(models_dir: Path) -> None:
     assert found["ratio"] == pytest.approx(found["p95_with"] / found["p95_without"])
 
 
+def test_padding_is_what_the_service_computed_beyond_the_texts(models_dir: Path) -> None:
+    """Against the service's own mean over batches, which weighs a small batch as much as a large one."""
+    with serving.bertie(
+        models_dir, ("sentiment",), BERTIE_MAX_BATCH_TOKENS="4096", BERTIE_WORKERS="1", BERTIE_LONE_SESSION="0"
+    ) as (_, url):
+        found = overload.padding(url, models_dir / "sentiment", seconds=0.3)
+        lines = overload.client.get(f"{url}/metrics").body.decode().splitlines()
+    sums = [float(line.split()[-1]) for line in lines if line.startswith("bertie_padding_ratio_sum{")]
+    assert found["rows"] > 2
+    assert 0 < found["share"] < 0.9
+    assert found["share"] == pytest.approx(sum(sums) / found["batches"], abs=0.1)
+
+
 def test_startup_tells_what_is_wanted(models_dir: Path) -> None:
     found = startup.measure(models_dir, rounds=1, idle_seconds=0.2)
     assert set(startup.WANTED) <= set(found)

@@ -68,9 +68,9 @@ def test_claims_are_medians_of_ratios_within_rounds(report: Report) -> None:
     assert found["rows a CPU-second over the best of the peers (mosec), 32 connections"].reached == "1.50 ×"
     bare = found["rows/s of the bare session's (sorted batches of 4), 32 connections"]
     assert (bare.reached, bare.met) == ("80%", True)
-    # 6 ms less 0.2 or 0.1 to tokenise and 3.5 in the best schedule.
+    # 6 ms less 0.2 or 0.1 to tokenise and 3.5 in the best schedule: 2.3 and 2.4.
     alone = found["p50 from one connection, beyond tokenising and the session"]
-    assert (alone.reached, alone.met) == ("2.40 ms", False)
+    assert (alone.reached, alone.met) == ("2.35 ms", False)
     batched = found["rows/s of the bare session's in requests of 32 rows, 1 connections"]
     assert (batched.reached, batched.met) == ("93%", False)
 

@@ -17,7 +17,7 @@ from service import bundle as bundles
 from service import engine as module
 from service.batch import Batch, Encoded, pad
 from service.bundle import MANIFEST, Bundle, Graph
-from service.engine import OrtEngine, open_engine
+from service.engine import InexactError, OrtEngine, open_engine
 from service.errors import BundleError, ConfigurationError
 
 Factory = Callable[..., Path]
@@ -262,3 +262,167 @@ def test_exact_products_are_asked_for_where_the_fast_ones_overflow(
     monkeypatch.setattr("service.engine.ort.SessionOptions", Recorded)
     cpu(graph)
     assert (("session.x64quantprecision", "1") in asked) is expected
+
+
+# ---- int8 without VNNI ----------------------------------------------------------------------------------------------
+
+
+def write_shared(path: Path) -> None:
+    """An int8 graph in which two layers use one weight, as ALBERT's do."""
+    random = np.random.default_rng(0)
+    constants = [
+        numpy_helper.from_array(random.integers(-127, 128, (8, 8)).astype(np.int8), "codes"),
+        numpy_helper.from_array(np.ones(8, np.float32), "scales"),
+        numpy_helper.from_array(np.float32(1), "one"),
+        numpy_helper.from_array(np.uint8(128), "middle"),
+        numpy_helper.from_array(np.ones((1, 8), np.float32), "ones"),
+    ]
+    nodes = [
+        helper.make_node("Unsqueeze", ["attention_mask", "axis"], ["column"]),
+        helper.make_node("Cast", ["column"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["float", "ones"], ["layer.0"]),
+    ]
+    constants.append(numpy_helper.from_array(np.array([2]), "axis"))
+    for i in range(2):
+        nodes += [
+            helper.make_node("QuantizeLinear", [f"layer.{i}", "one", "middle"], [f"codes.{i}"]),
+            helper.make_node(
+                "MatMulIntegerToFloat", [f"codes.{i}", "codes", "one", "scales", "middle"], [f"layer.{i + 1}"],
+                domain="com.microsoft",
+            ),
+        ]  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "tokens"])
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    outputs = [helper.make_tensor_value_info("layer.2", TensorProto.FLOAT, ["rows", "tokens", 8])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "shared", inputs, outputs, constants),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=8,
+    )
+    onnx.save(model, path)
+
+
+def test_shared_weights_run_where_the_fast_products_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shared(tmp_path / "model.int8.onnx")
+    monkeypatch.setattr(module, "_products_overflow", lambda: False)
+    assert cpu(tmp_path / "model.int8.onnx").run(batch(2, 3))[0].shape == (2, 3, 8)
+
+
+def test_shared_weights_are_refused_where_products_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never run inexactly: the message says what to do."""
+    write_shared(tmp_path / "model.int8.onnx")
+    monkeypatch.setattr(module, "_products_overflow", lambda: True)
+    with pytest.raises(InexactError, match=r"model\.int8\.onnx cannot run on this processor: without VNNI.*fp32 graph"):
+        cpu(tmp_path / "model.int8.onnx")
+
+
+@pytest.mark.parametrize("precisions", [("fp32", "int8"), ("int8",)])
+def test_where_products_overflow_the_fp32_graph_steps_in(
+    bundle_factory: Factory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precisions: tuple[str, ...],
+) -> None:
+    bundle = with_graphs(bundle_factory("sentiment"), *precisions)
+    write_shared(bundle.folder / "model.int8.onnx")
+    monkeypatch.setattr(module, "_products_overflow", lambda: True)
+    if "fp32" not in precisions:
+        with pytest.raises(InexactError):
+            choose(bundle, "cpu")
+        return
+    engine, graph = choose(bundle, "cpu")
+    assert (engine.precision, graph.file) == ("fp32", "model.fp32.onnx")
+    assert engine.run(batch(2, 5))[0].shape == (2, 2)
+    assert "bundle 'sentiment' runs in fp32: model.int8.onnx cannot run" in caplog.text
+
+
+# ---- where nodes run ------------------------------------------------------------------------------------------------
+
+
+def test_placement_counts_every_node_once(graph: Path) -> None:
+    placed = cpu(graph).placement(batch(2, 5))
+    assert set(placed) == {"CPUExecutionProvider"}
+    assert placed["CPUExecutionProvider"]["Gather"] == 1
+    assert placed["CPUExecutionProvider"]["Softmax"] == 1
+
+
+class Card:
+    """A CPU session that says it is CUDA's: it notes what is bound to the device, and does the work here."""
+
+    def __init__(self, path: str, options: object, providers: list[object]) -> None:
+        self.providers = providers
+        self.bound: list[tuple[str, str]] = []
+        self._session = SESSION(path, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def get_outputs(self) -> list[object]:
+        return list(self._session.get_outputs())
+
+    def io_binding(self) -> "Card":
+        self._binding = self._session.io_binding()
+        return self
+
+    def bind_ortvalue_input(self, name: str, value: onnxruntime.OrtValue) -> None:
+        self.bound.append((name, "in"))
+        self._binding.bind_ortvalue_input(name, value)
+
+    def bind_output(self, name: str, device: str) -> None:
+        self.bound.append((name, device))
+        self._binding.bind_output(name, "cpu")
+
+    def run_with_iobinding(self, binding: "Card") -> None:
+        self._session.run_with_iobinding(binding._binding)
+
+    def copy_outputs_to_cpu(self) -> list[np.ndarray]:
+        outputs: list[np.ndarray] = self._binding.copy_outputs_to_cpu()
+        return outputs
+
+
+SESSION = onnxruntime.InferenceSession
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """CUDA, as far as a CPU can play it. Lists the devices that arrays are sent to."""
+    sent: list[tuple[str, int]] = []
+    send = onnxruntime.OrtValue.ortvalue_from_numpy
+
+    def to_device(array: np.ndarray, device: str, number: int) -> onnxruntime.OrtValue:
+        sent.append((device, number))
+        return send(array)
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(module.ort, "get_available_providers", lambda: both)
+    monkeypatch.setattr(module.ort, "InferenceSession", Card)
+    monkeypatch.setattr(module.ort.OrtValue, "ortvalue_from_numpy", to_device)
+    return sent
+
+
+def test_on_cuda_inputs_and_outputs_are_bound_to_the_device(graph: Path, card: list[tuple[str, int]]) -> None:
+    given = batch(3, 7)
+    engine = OrtEngine(graph, provider="cuda", workers=1, intra_op_threads=1)
+    sums, second = engine.run(given)
+    assert card == [("cuda", 0)] * 3
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    assert engine._session.bound == [*((name, "in") for name in inputs), ("sum", "cuda"), ("second", "cuda")]
+    assert engine._session.providers[0][0] == "CUDAExecutionProvider"
+    arrays = {name: getattr(given, name) for name in inputs}
+    expected = SESSION(str(graph), providers=["CPUExecutionProvider"]).run(None, arrays)
+    for ours, theirs in zip((sums, second), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_on_cuda_one_call_at_a_time_by_default(bundle_factory: Factory, card: list[tuple[str, int]]) -> None:
+    engine, graph = choose(with_graphs(bundle_factory("sentiment"), "fp16", "int8"), "auto", cores=8)
+    assert (engine.provider, engine.workers, graph.precision) == ("cuda", 1, "fp16")
+    assert engine.run(batch(2, 5))[0].shape == (2, 2)
+
+
+def test_a_graph_that_cuda_cannot_open_is_refused_there(tmp_path: Path, card: list[tuple[str, int]]) -> None:
+    (tmp_path / "model.fp16.onnx").write_bytes(b"no graph")
+    with pytest.raises(ConfigurationError, match=r"no session on CUDA for model\.fp16\.onnx"):
+        OrtEngine(tmp_path / "model.fp16.onnx", provider="cuda", workers=1, intra_op_threads=1)

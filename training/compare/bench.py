@@ -82,6 +82,7 @@ class _Bench:
         self.left_out: list[str] = []
         self.sizes: dict[str, dict[str, Figure]] = defaultdict(dict)
         self.resident: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.growth: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.latency: dict[Cell, list[float]] = defaultdict(list)
         self.rate: dict[Cell, list[float]] = defaultdict(list)  # rows a second; of training, tokens a second
         self.unfit: set[tuple[str, str]] = set()
@@ -163,6 +164,7 @@ class _Bench:
         else:
             answer = self._serve(subject, kind, [cell.tokens for cell in cells])
             self.resident[subject.name, kind].append(answer["memory"])
+            self.growth[subject.name, kind].append(answer["growth"])
             for cell in cells:
                 figures = answer["cells"][str(cell.tokens)]
                 self.latency[cell].append(figures["latency"])
@@ -283,6 +285,11 @@ class _Bench:
                 p: figure
                 for p in self.options.precisions
                 if "memory" in self.options.measures and (figure := self._resident(name, p))
+            },
+            growth={
+                p: Figure(tuple(values))
+                for p in self.options.precisions
+                if "memory" in self.options.measures and (values := self.growth[name, p])
             },
             latency=self._by_precision(name, self.latency),
             throughput=self._by_precision(name, self.rate),

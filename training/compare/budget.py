@@ -22,7 +22,7 @@ LIBRARIES = 600_000_000
 """Bytes of a process that has torch, transformers and onnx."""
 ENGINE = 60_000_000
 """Bytes of a process that has numpy and ONNX Runtime."""
-BYTES = {"fp32": 4, "int8": 1}
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 """Bytes of a weight in a graph."""
 
 Key = TypeVar("Key", bound=Hashable)

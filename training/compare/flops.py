@@ -19,7 +19,7 @@ def forward(config: PreTrainedConfig, tokens: int) -> int:
              └ q, k, v, output └ feed-forward └ scores and their use             └ pooler and classifier
 
     Matrix products only: softmax, layer norms, activations and look-ups are left out. Weight sharing does not appear.
-    The served graph of a classifier does less in the last layer, where the first token alone goes on.
+    The served graph of a classifier does less in the last layer, see `served`.
     """
     shape: Any = config
     hidden, wide = shape.hidden_size, shape.intermediate_size
@@ -32,6 +32,16 @@ def forward(config: PreTrainedConfig, tokens: int) -> int:
         len(graph.layer_names(config)) * layer + projection + 2 * hidden**2 + 2 * hidden * shape.num_labels
     )
     return operations
+
+
+def served(config: PreTrainedConfig, tokens: int) -> int:
+    """Those that the served graph of a classifier really does (`training.graph`): in the last layer two tokens ask, and
+    behind the attention the first alone goes on."""
+    shape: Any = config
+    hidden, wide = shape.hidden_size, shape.intermediate_size
+    behind: int = max(tokens - 1, 0) * (2 * hidden**2 + 4 * hidden * wide)
+    asking: int = max(tokens - 2, 0) * 4 * tokens * hidden
+    return forward(config, tokens) - behind - asking
 
 
 def train(config: PreTrainedConfig, tokens: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.compare.budget import BYTES
 from training.compare.figure import Figure
 from training.compare.parameters import GridCell, Parameters
 
@@ -26,6 +27,7 @@ class Row:
         flops: operations of a row by tokens, see `training.compare.flops`.
         sizes: bytes of the files: `checkpoint` (fp32 safetensors) and a graph for each precision.
         memory: bytes resident in a process that has nothing but the engine, ready for requests, by precision.
+        growth: those bytes that opening and warming up the graph added, by precision.
         latency: seconds for a row alone, by precision and tokens.
         throughput: rows a second with every core busy, by precision and tokens.
         training: tokens a second of a training step.
@@ -42,10 +44,20 @@ class Row:
     flops: Mapping[int, int]
     sizes: Mapping[str, Figure] = field(default_factory=dict)
     memory: Mapping[str, Figure] = field(default_factory=dict)
+    growth: Mapping[str, Figure] = field(default_factory=dict)
     latency: Mapping[str, Mapping[int, Figure]] = field(default_factory=dict)
     throughput: Mapping[str, Mapping[int, Figure]] = field(default_factory=dict)
     training: Figure | None = None
     training_memory: Figure | None = None
+
+    def over_weights(self, figure: Figure, precision: str) -> float:
+        """How many times the bytes of the unique weights at `precision` a number of bytes is."""
+        return figure.median / (BYTES[precision] * self.parameters.total)
+
+    def gain(self, figures: Mapping[str, Mapping[int, Figure]], tokens: int) -> float | None:
+        """int8 over fp32 in `latency` or `throughput`; None where one of the two was not run."""
+        int8, fp32 = (figures.get(precision, {}).get(tokens) for precision in ("int8", "fp32"))
+        return int8.over(fp32) if int8 and fp32 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +85,7 @@ class Comparison:
         return next(row for row in self.rows if row.name == name)
 
     def to_json(self) -> str:
-        """The text of compare.json; figures gain their median, parameters their total."""
+        """The text of compare.json; figures gain their median, parameters their total, rows their ratios."""
         return json.dumps(_plain(self), indent=2) + "\n"
 
 
@@ -84,6 +96,15 @@ def _plain(value: Any) -> Any:
             fields["median"] = value.median
         if isinstance(value, Parameters):
             fields["total"] = value.total
+        if isinstance(value, Row):
+            fields["over_weights"] = {
+                name: {p: value.over_weights(f, p) for p, f in figures.items() if p in BYTES}
+                for name, figures in (("sizes", value.sizes), ("growth", value.growth))
+            }
+            fields["int8_over_fp32"] = {
+                name: {str(t): gain for t in value.flops if (gain := value.gain(figures, t)) is not None}
+                for name, figures in (("latency", value.latency), ("throughput", value.throughput))
+            }
         return fields
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}

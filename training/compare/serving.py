@@ -26,15 +26,17 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: `graph` (path), `precision`, `workers`, `vocabulary`, `longest` (tokens to warm up with), `tokens` (the
-            lengths to time, may be empty), `seconds` for each, `batch_tokens`.
+            lengths to time, may be empty), `seconds` for each, `batch_tokens`; `threads` of a worker if not one.
 
     Returns:
-        `memory` and `peak` in bytes, and `cells` by length: `latency` of a row alone in seconds, on one worker while
-        the others are idle, and `throughput` in rows a second with all of them busy with batches of `batch_tokens`.
+        `memory` and `peak` in bytes, `growth` of the memory by the graph, and `cells` by length: `latency` of a row
+        alone in seconds, on one worker while the others are idle, and `throughput` in rows a second with all of them
+        busy with batches of `batch_tokens`.
     """
+    before = child.resident()
     engine = OrtEngine(
         Path(request["graph"]), provider="cpu", precision=request["precision"], workers=request["workers"],
-        intra_op_threads=1,
+        intra_op_threads=request.get("threads", 1),
     )  # fmt: skip
     engine.warm_up(request["longest"])
     memory = child.resident()
@@ -45,7 +47,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             "latency": latency(engine, _batch(1, tokens, request["vocabulary"]), request["seconds"]),
             "throughput": throughput(engine, _batch(rows, tokens, request["vocabulary"]), request["seconds"]),
         }
-    return {"memory": memory, "peak": child.resident("VmHWM"), "cells": cells}
+    return {"memory": memory, "growth": memory - before, "peak": child.resident("VmHWM"), "cells": cells}
 
 
 def latency(engine: OrtEngine, batch: Batch, seconds: float) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from training.compare.budget import BYTES
 from training.compare.figure import Figure
 from training.compare.parameters import GridCell
 from training.compare.results import Comparison, Row
@@ -16,8 +17,10 @@ def of(comparison: Comparison) -> list[Table]:
     rows = comparison.rows
     measured = (
         (files, any(row.sizes for row in rows)),
+        (weights, any(row.sizes for row in rows)),
         (memory, any(row.memory or row.training_memory for row in rows)),
         (speed, any(row.latency for row in rows)),
+        (gains, any(row.gain(row.latency, t) for row in rows for t in row.flops)),
         (training, any(row.training for row in rows)),
     )
     return [*tables, *(make(comparison) for make, has in measured if has)]
@@ -85,6 +88,36 @@ def files(comparison: Comparison) -> Table:
     return Table("files", "Files, in MB", columns, tuple(lines), _estimates(lines))
 
 
+def weights(comparison: Comparison) -> Table:
+    """Bytes on disk and in memory over those of the unique weights: above 1 is what sharing lost, or never had."""
+    rows = comparison.rows
+    files = [p for p in BYTES if any(p in row.sizes for row in rows)]
+    grown = [p for p in BYTES if any(p in row.growth for row in rows)]
+    columns = ("× unique weights", *(f"graph, {p}" for p in files), *(f"RSS growth, {p}" for p in grown))
+    lines = [
+        (
+            row.name,
+            *(_over_weights(row, row.sizes, p) for p in files),
+            *(_over_weights(row, row.growth, p) for p in grown),
+        )
+        for row in rows
+    ]
+    note = "Growth: by opening the graph and calls with rows of up to the shortest length that is timed."
+    return Table("weights", "Over the bytes of the unique weights", columns, tuple(lines), note if grown else "")
+
+
+def gains(comparison: Comparison) -> Table:
+    """What int8 gains over fp32."""
+    lines = []
+    for row in comparison.rows:
+        for tokens in comparison.rows[0].flops:
+            time, rate = (row.gain(figures, tokens) for figures in (row.latency, row.throughput))
+            if time and rate:
+                lines.append((row.name, str(tokens), f"{time:.2f}", f"{rate:.2f}"))
+    columns = ("int8 over fp32", "tokens", "ms for a row alone", "rows/s")
+    return Table("int8", "int8 over fp32", columns, tuple(lines), _stamp(comparison))
+
+
 def memory(comparison: Comparison) -> Table:
     """Bytes in memory, served and in training."""
     precisions = tuple(dict.fromkeys(p for row in comparison.rows for p in row.memory))
@@ -135,6 +168,11 @@ def training(comparison: Comparison) -> Table:
     title = f"A training step in fp32, {batch}"
     note = _joined(_estimates(lines), _stamp(comparison))
     return Table("training", title, ("training", "tokens/s", "×"), tuple(lines), note)
+
+
+def _over_weights(row: Row, figures: Mapping[str, Figure], precision: str) -> str:
+    figure = figures.get(precision)
+    return "" if figure is None else ("≈ " if figure.estimated else "") + f"{row.over_weights(figure, precision):.3f}"
 
 
 def _with_ratio(row: Row, figure: Figure | None, base: Figure | None, scale: float) -> tuple[str, str]:

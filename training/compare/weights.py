@@ -34,9 +34,7 @@ def load(config_folder: Path, checkpoint: Path | None) -> PreTrainedModel:
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_config(config)
     else:
-        model, _ = pretrained.load(
-            AutoModelForSequenceClassification, checkpoint, config, other_head=True, dtype=torch.float32
-        )
+        model, _ = pretrained.load(AutoModelForSequenceClassification, checkpoint, config, other_head=True)
     model.eval()
     return model
 

@@ -30,7 +30,8 @@ def test_everything_is_measured(tiny_comparison: Comparison) -> None:
     bert, albert, wide = tiny_comparison.rows
     for row in tiny_comparison.rows:
         assert set(row.sizes) == {"checkpoint", "fp32", "int8"}
-        assert set(row.memory) == {"fp32", "int8"}
+        assert set(row.memory) == set(row.growth) == {"fp32", "int8"}
+        assert all(row.growth[p].median < row.memory[p].median for p in row.memory)
         for figures in (row.latency, row.throughput):
             assert {p: set(by_length) for p, by_length in figures.items()} == {p: {8, 16, 32} for p in ("fp32", "int8")}
             assert all(len(f.values) == 2 and min(f.values) > 0 for by in figures.values() for f in by.values())
@@ -48,7 +49,7 @@ def test_only_what_is_asked_for_is_run(tmp_path: Path, calls: Calls) -> None:
     assert [kind for kind, _ in calls] == ["weights"]
     row = comparison.rows[0]
     assert row.sizes
-    assert (row.memory, row.latency, row.training) == ({}, {}, None)
+    assert (row.memory, row.growth, row.latency, row.training) == ({}, {}, {}, None)
     calls.clear()
     comparison = run(tmp_path, "bert-base", measures=("memory",), rounds=3)
     assert [(kind, request.get("tokens")) for kind, request in calls] == [("weights", None), ("serving", [])]
@@ -85,7 +86,7 @@ def test_the_dear_lengths_are_estimated_when_time_is_short(tmp_path: Path, monke
         config = flops_of[Path(request["graph"]).parent.name]
         per_row = {t: bench.flops.forward(config, t) / speed for t in request["tokens"]}
         return {
-            "memory": 1, "peak": 1,
+            "memory": 1, "growth": 1, "peak": 1,
             "cells": {str(t): {"latency": s, "throughput": 1 / s} for t, s in per_row.items()},
         }  # fmt: skip
 

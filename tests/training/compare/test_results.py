@@ -29,3 +29,7 @@ def test_json_holds_rounds_and_medians(tiny_comparison: Comparison) -> None:
     assert min(latency["values"]) <= latency["median"] <= max(latency["values"])
     assert latency["estimated"] is False
     assert len(loaded["grid"]) == 8
+    total = row["parameters"]["total"]
+    assert row["over_weights"]["sizes"]["int8"] == pytest.approx(row["sizes"]["int8"]["median"] / total)
+    assert row["over_weights"]["growth"]["fp32"] == pytest.approx(row["growth"]["fp32"]["median"] / (4 * total))
+    assert row["int8_over_fp32"]["latency"]["16"] > 0

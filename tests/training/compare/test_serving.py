@@ -32,6 +32,7 @@ def request(folder: Path, **changes: object) -> dict[str, object]:
 def test_a_process_of_its_own_has_no_torch_in_memory(folder: Path) -> None:
     answer = child.call("training.compare.serving", request(folder))
     assert 20e6 < answer["memory"] <= answer["peak"] < 250e6  # a process that imports torch has more
+    assert 0 < answer["growth"] < 30e6  # what the graph added, without the libraries
     assert set(answer["cells"]) == {"8", "16"}
     assert all(figure > 0 for cell in answer["cells"].values() for figure in cell.values())
 

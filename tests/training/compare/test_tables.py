@@ -14,15 +14,41 @@ from training.errors import TrainingError
 
 def test_every_table_is_square_and_names_the_rows(tiny_comparison: Comparison) -> None:
     made = tables.of(tiny_comparison)
-    assert [table.key for table in made] == ["parameters", "grid", "flops", "files", "memory", "speed", "training"]
+    assert [table.key for table in made] == [
+        "parameters", "grid", "flops", "files", "weights", "memory", "speed", "int8", "training",
+    ]  # fmt: skip
     for table in made:
         assert all(len(row) == len(table.columns) for row in table.rows)
-        assert len(table.rows) == {"grid": 8, "speed": 18}.get(table.key, 3)
+        assert len(table.rows) == {"grid": 8, "speed": 18, "int8": 9}.get(table.key, 3)
 
 
 def test_ratios_name_their_reference(tiny_comparison: Comparison) -> None:
     flops = tables.operations(tiny_comparison)
     assert [row[-1] for row in flops.rows][:2] == ["1", "1.01 bert-base"]  # the projection shows in so small a model
+
+
+def test_files_and_memory_over_the_unique_weights(tiny_comparison: Comparison) -> None:
+    row = tiny_comparison.rows[0]
+    total = row.parameters.total
+    row = dataclasses.replace(
+        row,
+        sizes={"checkpoint": Figure((1.0,)), "fp32": Figure((4.2 * total,)), "int8": Figure((1.5 * total,), True)},
+        growth={"int8": Figure((1.0 * total, 2.0 * total, 9.0 * total))},
+    )
+    table = tables.weights(dataclasses.replace(tiny_comparison, rows=(row,)))
+    assert table.columns == ("× unique weights", "graph, fp32", "graph, int8", "RSS growth, int8")
+    assert table.rows == ((row.name, "1.050", "≈ 1.500", "2.000"),)
+
+
+def test_int8_over_fp32_by_rounds(tiny_comparison: Comparison) -> None:
+    row = dataclasses.replace(
+        tiny_comparison.rows[0],
+        flops={8: 1, 16: 2},
+        latency={"fp32": {8: Figure((4.0, 8.0))}, "int8": {8: Figure((2.0, 2.0)), 16: Figure((3.0,))}},
+        throughput={"fp32": {8: Figure((10.0, 10.0))}, "int8": {8: Figure((20.0, 30.0))}},
+    )
+    table = tables.gains(dataclasses.replace(tiny_comparison, rows=(row,)))
+    assert table.rows == ((row.name, "8", "0.38", "2.50"),), "16 tokens were not run in fp32"
 
 
 def test_without_measurements_there_are_no_empty_tables(tiny_comparison: Comparison) -> None:
