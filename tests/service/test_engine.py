@@ -314,12 +314,12 @@ def test_shared_weights_are_refused_where_products_overflow(tmp_path: Path, monk
     """Never run inexactly: the message says what to do."""
     write_shared(tmp_path / "model.int8.onnx")
     monkeypatch.setattr(module, "_products_overflow", lambda: True)
-    with pytest.raises(InexactError, match=r"model\.int8\.onnx cannot run on this processor: without VNNI.*fp32 graph"):
+    with pytest.raises(InexactError, match=r"model\.int8\.onnx cannot run on this processor: without VNNI.*--precision w8a16"):
         cpu(tmp_path / "model.int8.onnx")
 
 
-@pytest.mark.parametrize("precisions", [("fp32", "int8"), ("int8",)])
-def test_where_products_overflow_the_fp32_graph_steps_in(
+@pytest.mark.parametrize("precisions", [("w8a16", "fp32", "int8"), ("w8a16", "int8"), ("int8",)])
+def test_where_products_overflow_an_exact_graph_steps_in(
     bundle_factory: Factory,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -328,14 +328,15 @@ def test_where_products_overflow_the_fp32_graph_steps_in(
     bundle = with_graphs(bundle_factory("sentiment"), *precisions)
     write_shared(bundle.folder / "model.int8.onnx")
     monkeypatch.setattr(module, "_products_overflow", lambda: True)
-    if "fp32" not in precisions:
+    if precisions == ("int8",):
         with pytest.raises(InexactError):
             choose(bundle, "cpu")
         return
     engine, graph = choose(bundle, "cpu")
-    assert (engine.precision, graph.file) == ("fp32", "model.fp32.onnx")
+    expected = "fp32" if "fp32" in precisions else "w8a16"
+    assert (engine.precision, graph.file) == (expected, f"model.{expected}.onnx")
     assert engine.run(batch(2, 5))[0].shape == (2, 2)
-    assert "bundle 'sentiment' runs in fp32: model.int8.onnx cannot run" in caplog.text
+    assert f"bundle 'sentiment' runs in {expected}: model.int8.onnx cannot run" in caplog.text
 
 
 # ---- where nodes run ------------------------------------------------------------------------------------------------
