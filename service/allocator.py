@@ -18,8 +18,8 @@ _KEPT_TOP = 256 << 20
 def keep_blocks() -> None:
     """Lets malloc keep the large blocks that are freed, for the next call of an engine.
 
-    By default those over 128 kB come from the kernel and go back to it, and each page is zeroed anew: a tenth of the time
-    of an int8 call of some hundred tokens (docs/lab.md). What is kept is what the largest calls at once have needed.
+    By default those over 128 kB come from the kernel and go back to it, and each page is zeroed anew: a tenth of the
+    time of an int8 call of some hundred tokens (docs/lab.md). What is kept is what the largest calls have needed.
     """
     mallopt = _function("mallopt")
     if mallopt is not None:

@@ -33,8 +33,8 @@ _SHARED = "Attempt to replace the existing tensor"
 
 
 EXACT = ("fp32", "w8a16")
-"""Graphs that run exactly on any CPU, in place of an int8 one that does not. w8a16 has the very weights of int8, and takes
-1.4 times as long here: the runtime computes with them in fp32."""
+"""Graphs that run exactly on any CPU, in place of an int8 one that does not. w8a16 has the very weights of int8, and
+takes 1.4 times as long here: the runtime computes with them in fp32."""
 
 
 class InexactError(BundleError):

@@ -314,7 +314,9 @@ def test_shared_weights_are_refused_where_products_overflow(tmp_path: Path, monk
     """Never run inexactly: the message says what to do."""
     write_shared(tmp_path / "model.int8.onnx")
     monkeypatch.setattr(module, "_products_overflow", lambda: True)
-    with pytest.raises(InexactError, match=r"model\.int8\.onnx cannot run on this processor: without VNNI.*--precision w8a16"):
+    with pytest.raises(
+        InexactError, match=r"model\.int8\.onnx cannot run on this processor: without VNNI.*--precision w8a16"
+    ):
         cpu(tmp_path / "model.int8.onnx")
 
 
