@@ -5,7 +5,7 @@
 #   make install    the CPU service alone, from the hash-pinned lock
 #   make check      ruff and mypy
 #   make format     let ruff rewrite what it can
-#   make models     rebuild models/{sentiment,nli,qa} from data: ENCODER=path DATA=path make models
+#   make models     rebuild the bundles in models/ from data: ENCODER=path DATA=path make models
 #   make bench      Bertie against other servers, side by side (BENCH='--rounds 1' for options; wants a quiet machine)
 #   make soak       100,000 requests of random shapes: does memory grow?
 #   make gpu-check  on a machine with a GPU: the CUDA engine checked and measured
@@ -19,7 +19,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet
 # What the recipes of `make models` read: the data, and the folder of the pre-trained encoder.
 export DATA    ?= ../shared/data
 export ENCODER ?=
-BUNDLES := sentiment nli qa
+BUNDLES := sentiment nli qa sentiment-albert
 
 # onnxruntime reports its use to its makers unless told not to before it is imported.
 export ORT_DISABLE_TELEMETRY := 1
@@ -91,24 +91,27 @@ $(PEERS): pyproject.toml requirements/constraints.txt
 # int8 and w8a16: one copy of the weights for CPUs and GPUs, that a repository can hold. The gate makes fp32 too.
 # The threshold for "no answer" is fitted on SQuAD 2.0; the answers themselves are scored on 1.1 as well.
 # int8 is scored on all of both sets; fp32, which takes twice as long, on 600 questions spread over each.
-EXPORT_sentiment := --licence 'Apache-2.0 (encoder); SST-2 is for research'
-EXPORT_nli := --licence 'Apache-2.0 (encoder); the data has a licence for each of its sources'
-EXPORT_qa := --licence 'Apache-2.0 (encoder); SQuAD is CC BY-SA 4.0' --gate-limit 600 \
+MINILM := MiniLM-L6-H384-uncased
+EXPORT_sentiment := --base-model $(MINILM) --licence 'Apache-2.0 (encoder); SST-2 is for research'
+EXPORT_sentiment-albert := --base-model '$(MINILM), shrunk to an ALBERT' --licence 'Apache-2.0 (encoder); SST-2 is for research'
+EXPORT_nli := --base-model $(MINILM) --licence 'Apache-2.0 (encoder); the data has a licence for each of its sources'
+EXPORT_qa := --base-model $(MINILM) --licence 'Apache-2.0 (encoder); SQuAD is CC BY-SA 4.0' --gate-limit 600 \
   --dev $(DATA)/squad/dev-v1.1.json.xz --dev $(DATA)/squad/dev-v2.0.json.xz
 
 models: $(BUNDLES:%=model-%)
 
-model-%: $(DEV)
+model-%: runs/%/final
+	$(PY) -m training export $< models/$* --precision int8 --precision w8a16 $(EXPORT_$*)
+
+# A run is made once: remove its folder to have it made again.
+.PRECIOUS: runs/%/final
+runs/%/final: | $(DEV)
 	@test -d "$$ENCODER" || { echo "make models: ENCODER must be the folder of a pre-trained encoder" >&2; exit 2; }
 	$(PY) -m training finetune training/recipes/$*.toml
-	$(PY) -m training export runs/$*/final models/$* --precision int8 --precision w8a16 --base-model MiniLM-L6-H384-uncased $(EXPORT_$*)
 
-# What models/nli learns from; see its recipe. Each is a run of half an hour on 2 cores, and is made once.
+# What models/nli learns from; see its recipe. Each is a run of half an hour on 2 cores.
 TEACH := $(PY) -m training finetune training/recipes/nli-teacher.toml
-model-nli: runs/nli-mean runs/nli-dropout/final
-
-runs/nli-teacher/final: | $(DEV)
-	$(TEACH)
+runs/nli/final: runs/nli-mean runs/nli-dropout/final
 
 runs/nli-mean: runs/nli-teacher/final
 	$(TEACH) --set model=$< --set output=runs/nli-longer --set epochs=0.6 --set learning_rate=1e-4
@@ -118,6 +121,15 @@ runs/nli-dropout/final: | $(DEV)
 	$(TEACH) --set output=runs/nli-dropout --set dropout=0.1 --set epochs=2 --set learning_rate=1.2e-4 --set seed=7 \
 	    --set source_weights.mnli_pada=1 --set source_weights.mnli_llmsknow=1 \
 	    --set source_weights.mnli_promptft=1 --set source_weights.mnli_taxinli=1
+
+# What models/sentiment-albert begins as, an hour on one core, and what it learns from.
+runs/sentiment-albert/final: runs/pretrain-albert-distilled/final runs/sentiment/final
+
+runs/albert-shrunk: | $(DEV)
+	$(PY) -m training shrink $(ENCODER) $@ $(DATA)/text/wikipedia-2014-sample.txt.xz
+
+runs/pretrain-albert-distilled/final: runs/albert-shrunk
+	$(PY) -m training pretrain training/recipes/pretrain-albert-distilled.toml
 
 gpu-check: PY := $(VENV)-gpu/bin/python
 gpu-check: $(GPU)

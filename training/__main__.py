@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from safetensors import SafetensorError
+
 from service.errors import BertieError
 from training.compare import command as compare
 from training.errors import DataError, TrainingError
@@ -22,7 +24,8 @@ PRECISIONS = ("fp32", "fp16", "int8", "w8a16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; errors that a person can mend are printed without a traceback, with exit status 1."""
+    """Runs one command; errors that a person can mend are printed without a traceback, with exit status 1. So is what
+    the system says of a full disk or of a file that may not be read, wherever it says it."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     command: Callable[[argparse.Namespace], None] = options.run
@@ -31,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command(options)
     except (TrainingError, BertieError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (OSError, SafetensorError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 

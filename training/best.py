@@ -18,14 +18,14 @@ from transformers import PreTrainedModel, TrainerCallback
 logger = logging.getLogger(__name__)
 
 FOLDER = "best"
-"""Of a run's output: the best weights so far and their score, so that a run that is resumed still has them."""
+"""Of a run's output: the best weights so far and the scores, so that a run that is resumed still has them."""
 
 
 class KeepBest(TrainerCallback):
     """Scores the model every so many steps and at the end, which it leaves with the best-scored weights.
 
     Attributes:
-        scores: (step, score) of each time, since the start or the resumption.
+        scores: (step, score) of each time, those before a resumption included.
     """
 
     def __init__(self, every: int, score: Callable[[PreTrainedModel], float], output: Path) -> None:
@@ -34,13 +34,14 @@ class KeepBest(TrainerCallback):
         self._score = score
         self._weights = output / FOLDER / "model.safetensors"
         self._state = output / FOLDER / "score.json"
-        self._best = float("-inf")
+        self._best, self._best_step = float("-inf"), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Takes up what an interrupted run had found by the step that this one goes on from."""
         found = json.loads(self._state.read_text(encoding="utf-8")) if self._state.is_file() else {}
+        self.scores = [(step, score) for step, score in found.get("scores", ()) if step <= state.global_step]
         if found and 0 < found["step"] <= state.global_step:
-            self._best = found["score"]
+            self._best, self._best_step = found["score"], found["step"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Scores the model when it is time."""
@@ -49,7 +50,7 @@ class KeepBest(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Scores the last weights too, and takes back the best."""
-        if not self.scores or self.scores[-1][0] != state.global_step:
+        if not self._best_step or self.scores[-1][0] != state.global_step:
             self._take(state.global_step, kwargs["model"])
         load_model(kwargs["model"], self._weights)
         logger.info("the best weights score %.2f on the dev set, the last %.2f", self._best, self.scores[-1][1])
@@ -58,15 +59,17 @@ class KeepBest(TrainerCallback):
         training = model.training
         score = self._score(model.eval())
         model.train(training)
-        self.scores.append((step, score))
-        if score <= self._best:
-            return
-        self._best = score
+        self.scores = [(before, known) for before, known in self.scores if before < step] + [(step, score)]
         self._weights.parent.mkdir(parents=True, exist_ok=True)
-        for path, write in (
-            (self._weights, lambda new: save_model(model, new)),
-            (self._state, lambda new: Path(new).write_text(json.dumps({"step": step, "score": score}))),
-        ):
-            new = f"{path}.new"
-            write(new)
-            os.replace(new, path)
+        if score > self._best:
+            self._best, self._best_step = score, step
+            _replace(self._weights, lambda new: save_model(model, str(new)))
+        found = json.dumps({"step": self._best_step, "score": self._best, "scores": self.scores})
+        _replace(self._state, lambda new: new.write_text(found, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file that is whole, or the one before it."""
+    new = path.with_name(f"{path.name}.new")
+    write(new)
+    os.replace(new, path)

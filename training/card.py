@@ -20,6 +20,7 @@ _BODIES: Mapping[str, dict[str, Any]] = {
     "pair": {"text": "A man is playing a guitar on stage.", "text_pair": "Somebody makes music."},
     "text": {"text": "a gorgeous, witty, seductive movie"},
 }
+_FAMILY = {"albert": "An ALBERT", "bert": "A BERT", "electra": "An ELECTRA", "roberta": "A RoBERTa"}
 _PURPOSE = {"span": "extractive question answering", "choice": "multiple-choice questions about a text"}
 _RECIPE_KEYS = ("epochs", "batch_size", "learning_rate", "max_length", "precision", "dropout", "max_steps", "seed")
 
@@ -28,7 +29,12 @@ DIAGRAM = "reliability.svg"
 
 
 def render(
-    manifest: Manifest, scores: Scores, recipe: Mapping[str, Any], sizes: Mapping[str, int], fit: Fit | None = None
+    manifest: Manifest,
+    scores: Scores,
+    recipe: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    fit: Fit | None = None,
+    halves: Mapping[str, float | None] | None = None,
 ) -> dict[str, str]:
     """The card's files by name: README.md, and the diagram where a temperature was fitted.
 
@@ -37,12 +43,13 @@ def render(
         recipe: of the fine-tuning run, empty for a checkpoint of another origin.
         sizes: bytes of each file.
         fit: of the temperature.
+        halves: largest difference of a logit, by precision, of graphs that compute in fp16; None where not compared.
     """
     kind = _kind(manifest)
     lines = [
         f"# {manifest.name}",
         "",
-        f"A {manifest.architecture} encoder of {manifest.parameters / 1e6:.1f} M parameters for "
+        f"{_FAMILY[manifest.architecture]} encoder of {manifest.parameters / 1e6:.1f} M parameters for "
         + (_PURPOSE.get(kind) or f"the labels {', '.join(manifest.labels)}")
         + (f", fine-tuned from `{manifest.base_model}`" if manifest.base_model else "")
         + ". Exported by `python -m training export`; serve it with Bertie.",
@@ -69,6 +76,12 @@ def render(
     lines += ["", "## Files", "", "| file | MB |", "|---|---|"]
     lines += [f"| {name} | {size / 1e6:.2f} |" for name, size in sorted(sizes.items())]
     lines += ["", "## Facts", "", f"- longest row: {manifest.max_length} tokens"]
+    lines += [
+        f"- {precision}: logits within {difference:.1e} of the same weights' in fp32"
+        if difference is not None
+        else f"- {precision}: not compared with fp32, for want of kernels"
+        for precision, difference in (halves or {}).items()
+    ]
     if manifest.multi_label:
         lines.append(
             f"- labels may hold together: those scored over {manifest.label_threshold:.4f}, the best F1 on the dev set"

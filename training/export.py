@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from transformers import PreTrainedModel
 
@@ -40,6 +41,11 @@ ENCODINGS: Mapping[str, quantize.Encoding] = {
     "int8": quantize.INT8,
     "w8a16": quantize.W8A16,
 }
+SAME_IN_FP32: Mapping[str, quantize.Encoding] = {
+    "fp16": quantize.FLOAT32,
+    "w8a16": quantize.WeightOnly(np.dtype(np.float32)),
+}
+"""The encoding of the same weights that computes in fp32, for those that compute in fp16."""
 KNOWN_LABELS = (
     frozenset({"positive", "negative"}),
     frozenset({"positive", "neutral", "negative"}),
@@ -134,6 +140,10 @@ def run(request: Request) -> Manifest:
         logger.info("%s: %.1f MB", bundles.WEIGHTS, (folder / bundles.WEIGHTS).stat().st_size / 1e6)
         logger.info("fp32 logits within %.1e of torch's", gate.parity(model, files["fp32"], max_length))
 
+        halves = {
+            p: _half(model, p, files, Path(temporary), max_length) for p in request.precisions if p in SAME_IN_FP32
+        }
+
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
         measured = measure.run(task, files, tokenizer.pad_id, examples, request.gate_limit)
@@ -165,7 +175,7 @@ def run(request: Request) -> Manifest:
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
         sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
-        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit).items():
+        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, halves).items():
             (folder / name).write_text(text, encoding="utf-8")
             manifest = dataclasses.replace(manifest, files={**manifest.files, name: _sha256(folder / name)})
         (folder / bundles.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -180,6 +190,21 @@ def _graph(model: PreTrainedModel, precision: str) -> onnx.ModelProto:
     proto = graph.build(model, encoding=ENCODINGS[precision])
     gate.attention(model, proto)
     return proto
+
+
+def _half(
+    model: PreTrainedModel, precision: str, files: Mapping[str, Path], temporary: Path, max_length: int
+) -> float | None:
+    """How far a graph that computes in fp16 is from its weights in fp32; see `gate.half`."""
+    encoding = SAME_IN_FP32[precision]
+    reference = files["fp32"]
+    if encoding is not quantize.FLOAT32:
+        reference = temporary / f"reference.{precision}.onnx"
+        onnx.save(graph.build(model, encoding=encoding), reference)
+    difference = gate.half(model, files[precision], reference, max_length, precision)
+    if difference is not None:
+        logger.info("%s logits within %.1e of the same weights' in fp32", precision, difference)
+    return difference
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, str]:

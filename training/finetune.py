@@ -34,7 +34,7 @@ from service.errors import InvalidInput
 from service.predict import ServedTask
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
 from service.tokenizer import Tokenizer
-from training import attention, best, checkpoints, distil, evaluate, graph, pretrained
+from training import best, checkpoints, distil, evaluate, graph, measure, pretrained
 from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
 from training.data import read as read_data
 from training.data.records import sha256
@@ -61,7 +61,8 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
 
     Raises:
         DataError: the data cannot be read, or holds bad records and they are not allowed.
-        CheckpointError: the encoder cannot be loaded or could not be exported, or there is nothing to resume from.
+        CheckpointError: the encoder cannot be loaded or could not be exported; or there is nothing to resume from, or
+            what there is is of another run.
         RecipeError: the recipe asks of the encoder what it cannot do.
     """
     transformers.set_seed(recipe.seed)
@@ -83,6 +84,10 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         path: _taken(task, path, _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed), report)
         for path in recipe.dev
     }
+    data = {path: sha256(path) for path in (*recipe.train, *recipe.dev)}  # of what was read: files change in hours
+    made = checkpoints.run_of(dataclasses.asdict(recipe), data)
+    if checkpoint:
+        checkpoints.check_run(checkpoint, made)
     rows = features(recipe, task, _weighted(recipe, train_examples), report)
     if report.summary():
         logger.warning(report.summary())
@@ -112,13 +117,13 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         rows = distil.taught(rows, teachers, tokenizer.pad_id, recipe.precision)
         del teachers
     model, _ = _load_model(recipe, config)
-    trainer = _trainer(recipe, model, rows, tokenizer.pad_id, guide)
+    trainer = _trainer(recipe, model, rows, tokenizer.pad_id, guide, made)
     keep = None
     if recipe.dev_steps:
-        path, examples = next(iter(dev.items()))
+        first = recipe.dev[0]
 
         def score(trained: PreTrainedModel) -> float:
-            found = evaluate.score(task, evaluate.TorchEngine(trained), tokenizer.pad_id, examples, path)
+            found = _scores(task, trained, tokenizer.pad_id, {first: dev[first]})[0][first]
             return found["f1"] if "f1" in found else found["accuracy"]
 
         keep = best.KeepBest(recipe.dev_steps, score, output)
@@ -130,12 +135,12 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
             f"{output} cannot be written ({error}); --resume goes on from its last checkpoint"
         ) from error
 
-    model.eval()
-    engine = evaluate.TorchEngine(model)
-    scores = {path: evaluate.score(task, engine, tokenizer.pad_id, examples, path) for path, examples in dev.items()}
+    # In fp32, as the weights are exported: accelerate leaves bf16's autocast on the model.
+    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    scores, threshold = _scores(task, model, tokenizer.pad_id, dev)
     metrics = {
         "recipe": dataclasses.asdict(recipe),
-        "data": {path: sha256(path) for path in (*recipe.train, *recipe.dev)},
+        "data": data,
         "examples": len(train_examples),
         "rows": rows.count,
         "tokens": int(rows.lengths.sum()),
@@ -144,6 +149,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         "train": result.metrics,
         "dev_by_step": keep.scores if keep else [],
         "dev": _together(scores),
+        "dev_threshold": threshold,
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "numpy")},
     }
     _write(output, trainer, recipe.model, json.dumps(metrics, indent=2) + "\n")
@@ -162,8 +168,9 @@ def _write(output: Path, trainer: Trainer, encoder: str, metrics: str) -> None:
         partial.rename(final)
         (output / "metrics.json").write_text(metrics, encoding="utf-8")
     except checkpoints.UNWRITTEN as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{final} cannot be written ({error}); --resume tries again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def make_task(recipe: Recipe, tokenizer: Tokenizer) -> ServedTask:
@@ -193,6 +200,17 @@ def features(recipe: Recipe, task: ServedTask, examples: Sequence[Labelled], rep
     if isinstance(task, MultipleChoiceTask):
         return choice_rows(task, [e for e in examples if isinstance(e, ChoiceQuestion)], report)
     return classification_rows(task, [e for e in examples if isinstance(e, LabelledText | TaggedText)])
+
+
+def _scores(
+    task: ServedTask, model: PreTrainedModel, pad_id: int, dev: Mapping[str, Sequence[Labelled]]
+) -> tuple[dict[str, dict[str, float]], float | None]:
+    """Scores by dev file, and the threshold that they are with: what `export` would fit on these examples, since at any
+    other one a model may be better or worse than it is served."""
+    engine = evaluate.TorchEngine(model)
+    outcomes = {path: evaluate.outcomes(task, engine, pad_id, examples, path) for path, examples in dev.items()}
+    task = measure.with_thresholds(task, outcomes)
+    return {path: evaluate.scores(task, each) for path, each in outcomes.items()}, measure.threshold(task)
 
 
 def _together(scores: Mapping[str, dict[str, float]]) -> dict[str, Any]:
@@ -321,13 +339,10 @@ def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> torch.nn.M
 
 
 def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-    """The encoder with its head, and the names of the weights that are begun anew."""
+    """The encoder with its head, and the names of the weights that are begun anew: a head's, or a pooler's."""
     _set_head(config, recipe)
-    attention.register()
     # A head for other labels is begun anew (an NLI model is a good start for other tasks: arXiv 1811.01088).
-    model, begun = pretrained.load(
-        HEADS[recipe.task], recipe.model, config, other_head=True, attn_implementation=recipe.attention
-    )
+    model, begun = pretrained.whole_encoder(HEADS[recipe.task], recipe.model, config, recipe.attention, other_head=True)
     if begun:
         logger.info("%s: begun anew: %s", recipe.model, ", ".join(begun))
     if recipe.freeze_word_embeddings:
@@ -335,7 +350,14 @@ def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedMod
     return model, begun
 
 
-def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int, guide: torch.nn.Module | None) -> Trainer:
+def _trainer(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    rows: Rows,
+    pad_id: int,
+    guide: torch.nn.Module | None,
+    made: Mapping[str, Any],
+) -> Trainer:
     arguments = TrainingArguments(
         output_dir=recipe.output,
         num_train_epochs=recipe.epochs,
@@ -362,7 +384,9 @@ def _trainer(recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int, gu
     )
     sampler = LengthGroupedSampler(rows, recipe.batch_size, recipe.seed)
     collator = Collator(pad_id, options=recipe.task == "multiple_choice")
-    return _Trainer(recipe, sampler, guide, model=model, args=arguments, train_dataset=rows, data_collator=collator)
+    return _Trainer(
+        recipe, sampler, guide, made, model=model, args=arguments, train_dataset=rows, data_collator=collator
+    )
 
 
 class _Trainer(Trainer):
@@ -370,11 +394,17 @@ class _Trainer(Trainer):
     data; and with the losses towards teachers."""
 
     def __init__(
-        self, recipe: Recipe, sampler: LengthGroupedSampler, guide: torch.nn.Module | None, **arguments: Any
+        self,
+        recipe: Recipe,
+        sampler: LengthGroupedSampler,
+        guide: torch.nn.Module | None,
+        made: Mapping[str, Any],
+        **arguments: Any,
     ) -> None:
         self._recipe = recipe
         self._sampler = sampler
         self._guide = guide
+        self._made = made
         super().__init__(**arguments)
         # It takes every forward with **kwargs for one that divides the loss by the rows of all accumulated batches. The
         # encoders' heads take the mean of their own batch, which it must divide by the number of batches.
@@ -415,7 +445,7 @@ class _Trainer(Trainer):
         folder = Path(self._recipe.output) / f"{checkpoints.PREFIX}{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-            checkpoints.seal(folder)
+            checkpoints.seal(folder, self._made)
         except checkpoints.UNWRITTEN as error:
             raise checkpoints.unwritten(folder, error) from error
 

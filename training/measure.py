@@ -67,17 +67,7 @@ def run(
     outcomes = {
         name: evaluate.outcomes(task, engine, pad_id, dev, f"{served} {name}") for name, dev in examples.items()
     }
-    if isinstance(task, SpanTask):
-        unanswerable = [o for name, o in outcomes.items() if any(_is_impossible(e) for e in examples[name])]
-        if unanswerable:
-            task = task.with_no_answer(
-                metrics.best_threshold(
-                    [o for answered in unanswerable for o in answered if isinstance(o, metrics.SpanOutcome)]
-                )
-            )
-    if isinstance(task, MultiLabelTask):
-        tags = [outcome for o in outcomes.values() for outcome in o if isinstance(outcome, metrics.TagOutcome)]
-        task = task.with_threshold(metrics.best_label_threshold(tags))
+    task = with_thresholds(task, outcomes)
     scores = {served: {name: evaluate.scores(task, o) for name, o in outcomes.items()}}
     for precision in others:
         reference = _open(files[precision], precision)
@@ -89,6 +79,30 @@ def run(
             gate.scores({name: reached}, {name: evaluate.scores(task, [outcomes[name][i] for i in chosen])}, served)
             scores[precision][name] = reached
     return _calibrated(Measured(scores, task), engine, pad_id, examples)
+
+
+def with_thresholds(task: ServedTask, outcomes: Mapping[str, Sequence[evaluate.Outcome]]) -> ServedTask:
+    """The task with what has the best F1 on what came of dev examples: the no-answer threshold, of data sets where some
+    questions have no answer; or that of labels which do not exclude one another. Any other task as it is.
+
+    Args:
+        outcomes: by data set.
+    """
+    if isinstance(task, SpanTask):
+        spans = [[o for o in each if isinstance(o, metrics.SpanOutcome)] for each in outcomes.values()]
+        unanswerable = [o for each in spans if any(o.question.is_impossible for o in each) for o in each]
+        return task.with_no_answer(metrics.best_threshold(unanswerable)) if unanswerable else task
+    if isinstance(task, MultiLabelTask):
+        tags = [o for each in outcomes.values() for o in each if isinstance(o, metrics.TagOutcome)]
+        return task.with_threshold(metrics.best_label_threshold(tags))
+    return task
+
+
+def threshold(task: ServedTask) -> float | None:
+    """What `with_thresholds` fitted; None for a task that has none."""
+    if isinstance(task, MultiLabelTask):
+        return task.threshold
+    return task.no_answer_threshold if isinstance(task, SpanTask) and task.no_answer else None
 
 
 def _calibrated(measured: Measured, engine: OrtEngine, pad_id: int, examples: Mapping[str, Examples]) -> Measured:

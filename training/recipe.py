@@ -21,6 +21,9 @@ from typing import Any, Literal, TypeVar
 from training.data import LAYOUTS, Layout, Table
 from training.errors import RecipeError, did_you_mean, nearest
 
+PATHS = ("model", "train", "dev", "output", "teacher", "corpus", "tokenizer", "cache", "init")
+"""Keys of any recipe in which `$NAME` is replaced: those of files and folders. In a label "$100" is a text."""
+
 Kind = TypeVar("Kind")
 """A frozen dataclass of a recipe's keys, which checks its bounds when it is made."""
 
@@ -36,7 +39,8 @@ class Recipe:
             `squad`: official JSON, 1.1 or 2.0; `race`: JSONL, a passage a line, or the published folder; `table`: CSV,
             TSV or JSONL with columns of your own. Each plain, .gz or .xz.
         model: pre-trained encoder: a folder in the Hugging Face layout, or a hub name.
-        train: training files, or `hub:NAME[:CONFIG]#SPLIT`. `$NAME` is replaced by the environment's NAME.
+        train: training files, or `hub:NAME[:CONFIG]#SPLIT`. In the keys of files and folders `$NAME` is replaced by the
+            environment's NAME.
         dev: dev files, likewise. Each is scored by itself; the first one's scores are the run's.
         output: folder for checkpoints, logs and the final model.
         labels: the labels in the order of their ids (classification). With `table` they may be left out: those of the
@@ -288,7 +292,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, str):
-        return _expanded(key, value)
+        return _expanded(key, value) if key.partition("[")[0] in PATHS else value
     if origin is None and type(value) is hint:
         return value
     is_table = origin is not None or dataclasses.is_dataclass(hint)

@@ -46,6 +46,9 @@ WANTED = {
 TILDE, HELD = "～", "\U0010fffe"
 """The full-width tilde, which SentencePiece leaves as it is; and a code point that is no character and in no text."""
 
+REMOVED = r"[\x{1}-\x{8}\x{b}\x{e}-\x{1f}\x{7f}\x{8f}\x{9f}]"
+"""The control characters that the map removes, by SentencePiece's rules "nmt"."""
+
 _IGNORED = r"\p{Case_Ignorable}"
 _CASED = r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
 LAST_SIGMA = f"(?:(?<={_CASED})|(?<={_CASED}{_IGNORED})|(?<={_CASED}{_IGNORED}{{2}}))Σ(?!{_IGNORED}*+\\p{{Cased}})"
@@ -68,7 +71,8 @@ def convert(path: Path, *, lowercase: bool, keep_accents: bool) -> tokenizers.To
         if (value := functools.reduce(getattr, name.split("."), model)) != wanted:
             raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read as SentencePiece reads it")
     backend = tokenizers.Tokenizer(models.Unigram(_vocabulary(path, model), _unknown(path, model), byte_fallback=False))
-    backend.normalizer = _normalizer(model.normalizer_spec.precompiled_charsmap, lowercase, keep_accents)
+    characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    backend.normalizer = normalizers.Sequence([preparation(lowercase=lowercase, keep_accents=keep_accents), characters])
     # Pieces do not reach over white space, so words can be cut one by one: each with the space that it begins with.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
@@ -109,9 +113,10 @@ def _ends_in_number_and_comma(piece: str) -> bool:
     return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
 
 
-def _normalizer(characters: bytes, lowercase: bool, keep_accents: bool) -> tokenizers.normalizers.Normalizer:
-    """ALBERT's own steps, then the model's map of characters. That is NFKC and some removals: NFKC first, since the map
-    is applied here to a character at a time, and would not put Hangul together again."""
+def preparation(*, lowercase: bool, keep_accents: bool) -> tokenizers.normalizers.Normalizer:
+    """What is done to a text before the model's own map of characters, in tokenising and in learning a model: ALBERT's
+    own steps. The map is NFKC and some removals: NFKC first, since the map is applied here to a character at a time,
+    and would not put Hangul together again."""
     steps: list[Any] = [normalizers.Replace(Regex(_class(str.isspace)), " ")]
     steps += [normalizers.Replace(quotes, '"') for quotes in ("``", "''")]
     if not keep_accents:
@@ -121,7 +126,9 @@ def _normalizer(characters: bytes, lowercase: bool, keep_accents: bool) -> token
     # The map is NFKC but for one character; and what it takes for spaces it would take with the marks that follow.
     steps += [normalizers.Replace(Regex(r"[\x{200c}\x{2581}\x{fffd}]"), " ")]
     steps += [normalizers.Replace(TILDE, HELD), normalizers.NFKC(), normalizers.Replace(HELD, TILDE)]
-    return normalizers.Sequence([*steps, normalizers.Precompiled(characters)])
+    # The map removes them too, but where a text begins with one its offsets of the whole first word are one too low.
+    steps += [normalizers.Replace(Regex(REMOVED), "")]
+    return normalizers.Sequence(steps)
 
 
 @functools.cache

@@ -277,8 +277,8 @@ async def test_an_odd_length_waits_for_few_who_came_after_it() -> None:
             task = asyncio.create_task(ask(batcher, wanted))
             await asyncio.sleep(0)
         assert await task == echo(wanted)
-        # Two batches' tokens from the head are 8, 40, 8, 40, 8, 40: of those the three of 8 go, and no later one.
-        assert [batch.shape for batch in engine.batches[1:3]] == [(3, 8), (1, 40)]
+        # A batch's tokens from the head are 8, 40, 8, 40: of those the two of 8 go, and no later one.
+        assert [batch.shape for batch in engine.batches[1:3]] == [(2, 8), (1, 40)]
 
 
 async def test_several_workers_run_side_by_side() -> None:

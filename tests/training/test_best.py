@@ -61,27 +61,49 @@ def test_the_best_scored_weights_are_the_last(tmp_path: Path, scores: list[float
 def test_an_interruption_forgets_nothing(tmp_path: Path, cut: int) -> None:
     scores = [0, 0, 5, 0, 9, 0, 6, 0, 7]
     train(tmp_path, scores, to=5)
-    _, model = train(tmp_path, scores, since=cut)
+    keep, model = train(tmp_path, scores, since=cut)
     assert model.value.item() == 4
+    assert keep.scores == [(step, scores[step]) for step in (2, 4, 6, 8)]
+    kept = json.loads((tmp_path / "best" / "score.json").read_text())
+    assert kept == {"step": 4, "score": 9, "scores": [list(each) for each in keep.scores]}
 
 
 def test_what_comes_after_the_checkpoint_is_found_anew(tmp_path: Path) -> None:
     """Resumed from before the best step, with another seed's luck: the old best is of a future that did not happen."""
     train(tmp_path, [0, 0, 5, 0, 9], to=4)
-    _, model = train(tmp_path, [0, 0, 5, 0, 4, 0, 3], since=2)
+    keep, model = train(tmp_path, [0, 0, 5, 0, 4, 0, 3], since=2)
     assert model.value.item() == 4
+    assert keep.scores == [(2, 5), (4, 4), (6, 3)]
+
+
+def test_resumed_at_its_end_before_the_best(tmp_path: Path) -> None:
+    """The weights of a step after it are not taken, though its own score is known."""
+    train(tmp_path, [0, 0, 5, 0, 9], to=4)
+    keep, model = train(tmp_path, [0, 0, 5], since=2)
+    assert model.value.item() == 0  # as the checkpoint had it: this model was not trained to its step
+    assert keep.scores == [(2, 0)]
+
+
+def test_scores_of_an_earlier_version(tmp_path: Path) -> None:
+    """It kept none but the best one."""
+    train(tmp_path, [0, 0, 5, 0, 9], to=4)
+    (tmp_path / "best" / "score.json").write_text('{"step": 4, "score": 9}')
+    keep, model = train(tmp_path, [0, 0, 5, 0, 9, 0, 6], since=4)
+    assert model.value.item() == 4
+    assert keep.scores == [(6, 6)]
 
 
 def test_a_run_ends_with_its_best_weights(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_sst2(tmp_path / "train.tsv", SENTENCES)
     base = recipe(encoder, tmp_path, data, epochs=4.0, save_steps=2, dev_steps=2)
-    real, given = evaluate.score, iter([50.0, 80.0, 60.0, 70.0, *[10.0] * 20])
-    monkeypatch.setattr(evaluate, "score", lambda *arguments: {**real(*arguments), "accuracy": next(given)})
+    real, given = evaluate.scores, iter([50.0, 80.0, 60.0, 70.0, *[10.0] * 20])
+    monkeypatch.setattr(evaluate, "scores", lambda *arguments: {**real(*arguments), "accuracy": next(given)})
     metrics = finetune.run(dataclasses.replace(base, output=str(tmp_path / "run")))
     assert metrics["dev_by_step"][:3] == [(2, 50.0), (4, 80.0), (6, 60.0)]
     final = load_file(tmp_path / "run" / "final" / "model.safetensors")
     kept = load_file(tmp_path / "run" / "best" / "model.safetensors")
-    assert json.loads((tmp_path / "run" / "best" / "score.json").read_text()) == {"step": 4, "score": 80.0}
+    found = json.loads((tmp_path / "run" / "best" / "score.json").read_text())
+    assert (found["step"], found["score"], len(found["scores"])) == (4, 80.0, len(metrics["dev_by_step"]))
     assert all(torch.equal(final[name], kept[name]) for name in final)
 
 

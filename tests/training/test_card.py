@@ -32,7 +32,13 @@ def test_scores_and_files() -> None:
     assert "| dev | fp32 | exact 78.12, total 10570 |" in text
     assert "| dev | int8 | exact 100.00, total 8 |" in text
     assert "| model.int8.onnx | 23.46 |" in text
-    assert "A bert encoder of 22.7 M parameters for extractive question answering, fine-tuned from `MiniLM`" in text
+    assert "A BERT encoder of 22.7 M parameters for extractive question answering, fine-tuned from `MiniLM`" in text
+
+
+def test_how_far_half_precision_is_off() -> None:
+    text = card.render(SENTIMENT, SCORES, {}, {}, halves={"fp16": 0.00123, "w8a16": None})["README.md"]
+    assert "- fp16: logits within 1.2e-03 of the same weights' in fp32" in text
+    assert "- w8a16: not compared with fp32, for want of kernels" in text
 
 
 def test_facts() -> None:

@@ -251,6 +251,17 @@ def test_fp16_graph_is_half_as_large_and_close(tmp_path: Path) -> None:
     assert 0 < np.abs(logits[0] - logits[1]).max() < 0.02
 
 
+def test_checkpoint_in_half_precision(tmp_path: Path) -> None:
+    """Its fp32 graph is held to torch in fp32: to torch in fp16 no graph is as near as the gate wants."""
+    make_model("ForSequenceClassification", **SENTIMENT).half().save_pretrained(tmp_path / "c")
+    save_tokenizer(tmp_path / "c")
+    run(tmp_path / "c", tmp_path / "models", precisions=("fp32", "fp16", "w8a16"))
+    card = (tmp_path / "models" / "c" / "README.md").read_text()
+    for precision in ("fp16", "w8a16"):
+        assert f"- {precision}: logits within " in card
+    assert not list((tmp_path / "models").glob(".export-*"))
+
+
 def test_roberta(tmp_path: Path) -> None:
     """Its positions begin after the padding id: of 66, 64 are of use."""
     checkpoint = classifier(tmp_path / "r", "Roberta", pad_token_id=1, type_vocab_size=1, max_position_embeddings=66)

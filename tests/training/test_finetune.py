@@ -36,7 +36,7 @@ from tests.training.checkpoints import (
     write_sst2,
     write_text,
 )  # fmt: skip
-from training import checkpoints, finetune
+from training import checkpoints, evaluate, finetune, metrics
 from training.data import Table
 from training.errors import CheckpointError, DataError, RecipeError
 from training.features import LengthGroupedSampler, Rows
@@ -306,6 +306,63 @@ def test_checkpoints_of_earlier_versions_have_no_seal(encoder: Path, tmp_path: P
     assert checkpoints.newest(tmp_path / "o").name == "checkpoint-2"
 
 
+# ---- --resume with another recipe, or other data --------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(encoder: Path, tmp_path: Path) -> Recipe:
+    """A run that has a checkpoint."""
+    path = write_sst2(tmp_path / "train.tsv")
+    made = recipe(encoder, tmp_path / "o", path, write_sst2(tmp_path / "dev.tsv"), epochs=1.0)
+    finetune.run(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 2}, "seed was 1 and is 2"),
+        ({"labels": ("positive", "negative")}, r"labels was \['negative', 'positive'\] and is \['positive', 'neg"),
+        ({"batch_size": 2, "max_length": 40}, "max_length was 48 and is 40; batch_size was 4 and is 2"),
+        ({"train_limit": 3}, "train_limit was 0 and is 3"),
+    ],
+)
+def test_another_run_is_not_resumed(begun: Recipe, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=f"checkpoint-2 is of another run: {message}"):
+        finetune.run(dataclasses.replace(begun, **changes), resume=True)
+
+
+def test_other_data_under_the_same_name_is_not_resumed(begun: Recipe, caplog: pytest.LogCaptureFixture) -> None:
+    write_sst2(Path(begun.dev[0]), SENTENCES[:6])
+    assert finetune.run(begun, resume=True)["dev"]["rows"] == 6
+    assert f"continues, and not as it would have: the sha256 of {begun.dev[0]} was " in caplog.text
+    write_sst2(Path(begun.train[0]), SENTENCES[::-1])
+    with pytest.raises(
+        CheckpointError, match=r"is of another run: the sha256 of .*train\.tsv was \w{64} and is \w{64}$"
+    ):
+        finetune.run(begun, resume=True)
+
+
+def test_what_changes_on_the_way_is_told(
+    begun: Recipe, data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet = {"save_steps": 7, "logging_steps": 3, "dev_limit": 4, "dev": (str(data_dir / "sst2.tsv"),)}
+    finetune.run(dataclasses.replace(begun, **quiet), resume=True)
+    assert "not as it would have" not in caplog.text
+    finetune.run(dataclasses.replace(begun, epochs=2.0, learning_rate=1e-3), resume=True)
+    assert "not as it would have: epochs was 1.0 and is 2.0; learning_rate was 0.003 and is 0.001" in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_says_not_what_run_it_is_of(
+    begun: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(begun.output) / "checkpoint-2"
+    for name in (checkpoints.RUN, checkpoints.SEAL):
+        (folder / name).unlink()
+    finetune.run(dataclasses.replace(begun, seed=2), resume=True)
+    assert "checkpoint-2 does not say what run it is of" in caplog.text
+
+
 def test_every_checkpoint_is_torn(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
     base = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), epochs=1.0)
     finetune.run(base)
@@ -337,6 +394,22 @@ def test_bf16_fits_too(encoder: Path, tmp_path: Path, data_dir: Path, attention:
     made = recipe(encoder, tmp_path, str(data_dir / "sst2.tsv"), precision="bf16", attention=attention)
     assert finetune.run(made)["dev"]["accuracy"] == 100.0
     assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.float32}  # autocast: the weights stay
+
+
+def test_final_scores_are_of_fp32(
+    encoder: Path, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the weights are exported, whatever they were trained in."""
+    trained = []
+    scores = finetune._scores
+    monkeypatch.setattr(
+        finetune, "_scores", lambda task, model, *rest: trained.append(model) or scores(task, model, *rest)
+    )
+    made = recipe(encoder, tmp_path / "o", str(data_dir / "sst2.tsv"), precision="bf16", epochs=2.0)
+    finetune.run(made)
+    ids = torch.arange(5, 25).view(2, 10)
+    written = AutoModelForSequenceClassification.from_pretrained(tmp_path / "o" / "final").eval()
+    torch.testing.assert_close(trained[-1](input_ids=ids).logits, written(input_ids=ids).logits, atol=1e-6, rtol=0)
 
 
 def test_frozen_word_embeddings_stay(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
@@ -462,14 +535,49 @@ def test_is_scored_without_dropout(
 ) -> None:
     modes = []
 
-    def score(task: Any, engine: Any, *rest: Any) -> dict[str, float]:
+    def outcomes(task: Any, engine: Any, *rest: Any) -> list[evaluate.Outcome]:
         modes.append(engine._model.training)
         return real(task, engine, *rest)
 
-    real = finetune.evaluate.score
-    monkeypatch.setattr(finetune.evaluate, "score", score)
+    real = finetune.evaluate.outcomes
+    monkeypatch.setattr(finetune.evaluate, "outcomes", outcomes)
     finetune.run(recipe(encoder, tmp_path, str(data_dir / "sst2.tsv"), epochs=1.0, dropout=0.5))
     assert modes == [False]
+
+
+def test_unanswerable_questions_are_scored_with_the_threshold_that_export_fits(
+    encoder: Path, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0.0, every question of this model would be called unanswerable."""
+    real = finetune.evaluate.outcomes
+
+    def shifted(*given: Any) -> list[evaluate.Outcome]:
+        found = [o for o in real(*given) if isinstance(o, metrics.SpanOutcome)]
+        return [dataclasses.replace(o, margin=50.0 + i, text="", exact=0.0, f1=1.0) for i, o in enumerate(found)]
+
+    monkeypatch.setattr(finetune.evaluate, "outcomes", shifted)
+    data = str(data_dir / "squad-v2.json")
+    made = recipe(encoder, tmp_path, data, task="span", epochs=2.0, dev_steps=2)
+    written = finetune.run(made)
+    assert written["dev_threshold"] > 50.0
+    assert written["dev"]["f1"] >= 100 * 4 / 6
+    assert [score for _, score in written["dev_by_step"]] == [written["dev"]["f1"]] * len(written["dev_by_step"])
+    answerable = recipe(encoder, tmp_path / "1", str(data_dir / "squad-v1.json"), task="span", epochs=1.0)
+    assert finetune.run(answerable)["dev_threshold"] is None
+
+
+def test_data_are_hashed_as_they_are_read(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is written anew during the training is not the one that was trained on."""
+    path = Path(write_sst2(tmp_path / "train.tsv"))
+    read = hashlib.sha256(path.read_bytes()).hexdigest()
+    real = finetune._load_model
+
+    def load(*given: Any) -> Any:
+        write_sst2(path, SENTENCES[:2])
+        return real(*given)
+
+    monkeypatch.setattr(finetune, "_load_model", load)
+    assert finetune.run(recipe(encoder, tmp_path / "o", str(path), epochs=1.0))["data"] == {str(path): read}
 
 
 def test_source_weights(encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -590,6 +698,32 @@ def test_lengths_that_the_encoder_has_not(encoder: Path, tmp_path: Path, data_di
             finetune.run(recipe(encoder, tmp_path / "o", train, task="span", **{key: 81}))
     with pytest.raises(RecipeError, match="a doc_stride of 24 leaves no room in a max_length of 48"):
         finetune.run(recipe(encoder, tmp_path / "o", train, task="span", doc_stride=24))
+
+
+def test_an_encoder_that_lacks_weights(tmp_path: Path, data_dir: Path) -> None:
+    """A config of more layers than the file has; and a file with the names of another family."""
+    folder = save_checkpoint(tmp_path / "shallow")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 3}))
+    with pytest.raises(CheckpointError, match=r"weights of the encoder are missing \(bert\.encoder\.layer\.2\.att"):
+        finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
+    folder = save_checkpoint(tmp_path / "albert", "ForMaskedLM", "Albert")
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"weights of the encoder are missing \(bert\.embeddings\."):
+        finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_checkpoint_in_half_precision_is_trained_in_fp32(tmp_path: Path, data_dir: Path) -> None:
+    """AdamW's steps are mostly lost in fp16, and transformers would take the file's precision for the model's."""
+    folder = tmp_path / "half"
+    make_model().half().save_pretrained(folder)
+    save_tokenizer(folder)
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    metrics = finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
+    assert metrics["dev"]["accuracy"] == 100.0
+    assert {tensor.dtype for tensor in weights(tmp_path / "o").values()} == {torch.float32}
+    assert json.loads((tmp_path / "o" / "final" / "config.json").read_text())["dtype"] == "float32"
 
 
 def test_from_a_checkpoint_with_other_labels(tmp_path: Path, data_dir: Path) -> None:

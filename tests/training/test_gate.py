@@ -9,8 +9,9 @@ import torch
 from onnx import numpy_helper
 from transformers import PreTrainedModel
 
+from service.errors import BundleError
 from tests.training.checkpoints import make_model
-from training import gate, graph
+from training import export, gate, graph
 from training.errors import GateError
 
 
@@ -18,6 +19,14 @@ def written(model: PreTrainedModel, folder: Path) -> Path:
     path = folder / "model.onnx"
     onnx.save(graph.build(model), path)
     return path
+
+
+def halves(model: PreTrainedModel, folder: Path, precision: str) -> tuple[Path, Path]:
+    """The graph in that precision, and the one of the same weights that computes in fp32."""
+    made = {"half": export.ENCODINGS[precision], "exact": export.SAME_IN_FP32[precision]}
+    for name, encoding in made.items():
+        onnx.save(graph.build(model, encoding=encoding), folder / f"{name}.onnx")
+    return folder / "half.onnx", folder / "exact.onnx"
 
 
 def tampered(path: Path, name: str, by: float) -> Path:
@@ -75,6 +84,50 @@ def test_parity_fails_for_what_is_not_a_number(tmp_path: Path) -> None:
         model.classifier.bias[0] = float("nan")
     with pytest.raises(GateError, match="by nan"):
         gate.parity(model, written(model, tmp_path), 80)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "w8a16"])
+@pytest.mark.parametrize(
+    ("family", "head"), [("Bert", "ForQuestionAnswering"), ("Albert", "ForSequenceClassification")]
+)
+def test_half_precision_is_near(tmp_path: Path, precision: str, family: str, head: str) -> None:
+    model = make_model(head, family, max_position_embeddings=400)
+    half, exact = halves(model, tmp_path, precision)
+    found = gate.half(model, half, exact, 400, precision)
+    assert found is not None
+    assert 0 < found < gate.HALF_TOLERANCE / 10
+
+
+@pytest.mark.parametrize("precision", ["fp16", "w8a16"])
+def test_half_precision_that_is_off(tmp_path: Path, precision: str) -> None:
+    model = make_model("ForSequenceClassification")
+    half, exact = halves(model, tmp_path, precision)
+    with pytest.raises(GateError, match=f"the {precision} graph's logits differ from those of its weights in fp32 by "):
+        gate.half(model, tampered(half, "classifier.bias", 0.2), exact, 80, precision)
+    with torch.no_grad():  # beyond fp16, and not beyond fp32
+        model.bert.encoder.layer[0].output.dense.bias[0] = 1e6
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        half, exact = halves(model, tmp_path, precision)
+    with pytest.raises(GateError, match="by nan"):
+        gate.half(model, half, exact, 80, precision)
+
+
+def test_half_precision_without_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model("ForSequenceClassification")
+    half, exact = halves(model, tmp_path, "fp16")
+
+    def refuse(*given: object, **options: object) -> None:
+        raise BundleError(f"no graph that ONNX Runtime can run: {said}")
+
+    monkeypatch.setattr(gate, "OrtEngine", refuse)
+    said = "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : no kernel for MatMul"
+    assert gate.half(model, half, exact, 80, "fp16") is None
+    assert "the fp16 graph was not compared: " in caplog.text
+    said = "[ONNXRuntimeError] : 10 : INVALID_GRAPH"
+    with pytest.raises(BundleError, match="INVALID_GRAPH"):
+        gate.half(model, half, exact, 80, "fp16")
 
 
 def test_attention_count() -> None:

@@ -68,7 +68,7 @@ def test_mnli_and_snli_as_published(tmp_path: Path, suffix: str) -> None:
 
 
 def test_nli_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"premise": "p", "hypothesis": "h", "label": label, "idx": 1} for label in (0, 1, 2, -1)]
+    rows = [{"premise": "p", "hypothesis": "h", "label": label, "idx": i} for i, label in enumerate((0, 1, 2, -1))]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows))
     report = Report()
     assert [e.label for e in read_nli("hub:nyu-mll/glue:mnli#train", NLI, report)] == list(NLI)
@@ -108,6 +108,27 @@ def test_bad_nli_records(tmp_path: Path, record: dict[str, Any], reason: str) ->
     assert list(read_nli(path, NLI, report)) == [pair("p", "h", "neutral")] * 2
     assert f"a.jsonl:2: {reason}" in report.summary()
     assert report.bad.total() == 1
+
+
+@pytest.mark.parametrize("name", ["pairID", "id", "index", "idx"])
+def test_an_id_of_two_records(tmp_path: Path, name: str) -> None:
+    """The same record may stand twice, and a prompt has several pairs."""
+    report = Report()
+    first = {"premise": "p", "hypothesis": "h", "label": "neutral", "promptID": "1", name: "7"}
+    other = first | {"hypothesis": "another"}
+    rows = [first, first | {name: "8"}, other, first, other | {name: "9"}, first | {"label": "entailment"}]
+    path = write_nli(tmp_path / "a.jsonl", rows)
+    assert [e.example.text_pair for e in read_nli(path, NLI, report)] == ["h", "h", "h", "another"]
+    assert report.bad == {"the id stands twice": 2}
+    assert "a.jsonl:3: the id stands twice ('7', first at a.jsonl:1)" in report.summary()
+    assert "a.jsonl:6: the id stands twice ('7', first at a.jsonl:1)" in report.summary()
+
+
+def test_records_without_an_id_are_all_taken(tmp_path: Path) -> None:
+    report = Report()
+    path = write_text(tmp_path / "a.tsv", "index\tsentence\tlabel\n\ta\t1\n\tb\t0\n0\tc\t0\n0\td\t0\n")
+    assert [e.example.text for e in read_sst2(path, SENTIMENT, report)] == ["a", "b", "c"]
+    assert "a.tsv:5: the id stands twice ('0', first at a.tsv:4)" in report.summary()
 
 
 def test_half_a_character_is_a_bad_record(tmp_path: Path) -> None:

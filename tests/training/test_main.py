@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from service import bundle as bundles
 from tests.training.checkpoints import QUESTIONS, save_checkpoint, write_sst2
+from training import average
 from training.__main__ import main
 
 
@@ -100,6 +102,36 @@ def test_missing_bundle_and_file(trained_models: Path, tmp_path: Path, capsys: p
     assert "error: bundle 'nothing'" in capsys.readouterr().err
     assert main(["evaluate", str(trained_models / "sentiment"), str(tmp_path / "x.tsv")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        PermissionError(13, "Permission denied", "/x/y"),
+        OSError(28, "No space left on device"),
+        SafetensorError("a\n b"),
+    ],
+)
+def test_what_the_system_says_is_one_line(
+    raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*given: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(average, "run", fail)
+    assert main(["average", str(tmp_path / "o"), "a", "b"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert " ".join(str(raised).split()) in error
+
+
+def test_predictions_that_cannot_be_written(
+    trained_models: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, data = trained_models / "sentiment", data_dir / "sst2.tsv"
+    assert main(["evaluate", str(bundle), str(data), "--predictions", str(tmp_path)]) == 1
+    assert f"error: [Errno 21] Is a directory: '{tmp_path}'" in capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize(

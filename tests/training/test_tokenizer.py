@@ -2,16 +2,21 @@
 
 import json
 import os
+import random
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 from transformers import AlbertTokenizer, BertTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from service.tasks import SpanExample, SpanTask
 from service.tokenizer import Tokenizer
 from tests.training import mixed_script, references
 from tests.training.vocabularies import KINDS, albert, sentencepiece_model
@@ -179,6 +184,105 @@ def test_byte_level_bpe(vocabularies: dict[str, Path]) -> None:
     for line, ids in zip(LINES, tokenizer.ids(LINES), strict=True):
         assert ids.tolist() == reference(line), repr(line)
     check_offsets(tokenizer, LINES, shortest=0)  # RoBERTa's leave the space out that a piece begins with, or is
+
+
+# ---- where in the text a piece stands -------------------------------------------------------------------------------
+
+BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+def surface(kind: str, piece: str) -> bytes:
+    """What of a text a piece is, in bytes, without the mark of where a word begins or goes on."""
+    if kind == "roberta":
+        return bytes(BYTES[character] for character in piece).strip()
+    return plain(piece.removeprefix("##") if kind.startswith("bert") else piece.replace("▁", "")).encode()
+
+
+def composed(line: str) -> set[int]:
+    """Where ALBERT's reading makes one character of several: the piece has the place of the first one, or the last."""
+    places = {i for found in re.finditer("``|''|[\u1160-\u11ff]", line) for i in range(*found.span())}
+    kept = [i for i, character in enumerate(line) if not unicodedata.combining(character)]  # the others are removed
+    for before, i in pairwise(kept):
+        if len(unicodedata.normalize("NFKC", line[before] + line[i])) < 2:
+            places |= set(range(before + 1, i + 1))
+    return places
+
+
+def plain(text: str) -> str:
+    """Whether a small sigma ends a word cannot be seen in a part of it."""
+    return text.replace("ς", "σ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_piece_is_the_text_at_its_offsets(kind: str, vocabularies: dict[str, Path]) -> None:
+    """To the letter where the tokenizer changes nothing but capitals, else as it reads that text; and each character is
+    of a piece, but for those that it drops."""
+    backend = load_tokenizer(vocabularies[kind])
+    normalizer = backend.normalizer
+    unknown = {backend.token_to_id(token) for token in ("<unk>", "[UNK]")}
+
+    def read(text: str) -> str:
+        return plain(normalizer.normalize_str(text)) if normalizer else text
+
+    same = 0
+    for line, tokens in zip(LINES, Tokenizer(backend)(LINES), strict=True):
+        joined = composed(line) if kind == "albert" else set()
+        left = {i for i, character in enumerate(line) if read(character).strip()} - joined
+        for piece, (start, end) in zip(tokens.ids.tolist(), tokens.offsets.tolist(), strict=True):
+            left -= set(range(start, end))
+            name, span = surface(kind, backend.id_to_token(piece)), read(line[start:end]).strip()
+            if piece in unknown or not name:  # a word's beginning may be a piece of its own
+                continue
+            given = plain(line[start:end]).strip()
+            alike = span in (given, given.lower()) and not {start, end} & joined
+            if alike and name.decode(errors="ignore").encode() == name:
+                assert name.decode().strip() == span, (line, start, end)
+                same += 1
+            while end in joined:
+                end += 1
+            while {start - 1, start} <= joined:
+                start -= 1
+            assert name in read(line[start:end]).encode(), (line, start, end)  # of "…" or of bytes there are several
+        assert not left, (line, left)
+    assert same > 30_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", ["\x07", "\x7f\x7f", "\u0301", "\u200b", "\ufeff"])
+def test_what_is_dropped_before_a_text_moves_no_offset(kind: str, first: str, vocabularies: dict[str, Path]) -> None:
+    tokenizer = Tokenizer(load_tokenizer(vocabularies[kind]))
+    (tokens,) = tokenizer([f"{first}the team won"])
+    ends = tokens.offsets[:, 1].tolist()
+    assert [len(first) + end for end in (3, 8, 12)] == [end for end in ends if end - len(first) in (3, 8, 12)]
+    assert ends[-1] == len(first) + 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_the_text_at_its_place(kind: str, vocabularies: dict[str, Path]) -> None:
+    """From the first piece to the last, with nothing changed between: accents, emoji and marks are the text's own."""
+    tokenizer = Tokenizer(load_tokenizer(vocabularies[kind]))
+    task = SpanTask(tokenizer, max_length=256, doc_stride=16)
+    generator = random.Random(0)
+    asked = 0
+    for line, tokens in zip(LINES[:300], tokenizer(LINES[:300]), strict=True):
+        if not 0 < len(tokens) < 200:
+            continue
+        first = generator.randrange(len(tokens))
+        last = min(first + generator.randrange(8), len(tokens) - 1)
+        begin, stop = int(tokens.offsets[first, 0]), int(tokens.offsets[last, 1])
+        example = SpanExample("q", (line,), max_answer_tokens=8)
+        ((window,),) = task.encode([example])
+        start, end = (np.full(len(window), -9.0, dtype=np.float32) for _ in range(2))
+        start[window.first + first] = end[window.first + last] = 9.0
+        answer = task.decode(example, [window], [(start, end)]).answers[0]
+        if not (core := line[begin:stop].strip()):
+            continue
+        assert answer.text == line[answer.start : answer.end], (line, first, last)
+        marks = answer.text.removeprefix(core)  # of its last letter, which the uncased leave out of their offsets
+        assert answer.text == core + marks, (line, first, last)
+        assert all(unicodedata.category(mark).startswith("M") for mark in marks), (line, first, last)
+        asked += 1
+    assert asked > 250
 
 
 # ---- special tokens that a caller writes ----------------------------------------------------------------------------

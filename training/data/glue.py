@@ -13,6 +13,11 @@ from training.errors import did_you_mean
 SST2_LABELS = {"0": "negative", "1": "positive"}
 NLI_LABELS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # the hub's numbering of MNLI and SNLI
 NO_CONSENSUS = ("-", "-1")
+IDS = ("pairID", "id", "index", "idx")
+"""What names a record in MNLI and SNLI, in GLUE and on the hub. A promptID is shared by the pairs of one premise."""
+
+_Seen = dict[str, tuple[str, "LabelledText"]]
+"""Records by id, each with its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +31,12 @@ class LabelledText:
 
 def read_sst2(path: str, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
     """GLUE's SST-2: columns `sentence` and `label` (0 negative, 1 positive)."""
+    seen: _Seen = {}
     for where, record in read_records(path, report):
         texts = _texts(record, (("sentence", "text"),), where, report)
         label = texts and _label(record, ("label",), SST2_LABELS, labels, where, report)
         if texts and label:
-            yield LabelledText(ClassificationExample(*texts), label)
+            yield from _unless_known(seen, record, LabelledText(ClassificationExample(*texts), label), where, report)
 
 
 def read_nli(path: str, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
@@ -38,6 +44,7 @@ def read_nli(path: str, labels: Sequence[str], report: Report) -> Iterator[Label
 
     Their pairs without a consensus ("-", or -1 on the hub) are set aside, as everyone does, and counted.
     """
+    seen: _Seen = {}
     for where, record in read_records(path, report):
         if str(record.get("gold_label", record.get("label"))) in NO_CONSENSUS:
             report.skip("pairs without a consensus label")
@@ -45,7 +52,20 @@ def read_nli(path: str, labels: Sequence[str], report: Report) -> Iterator[Label
         texts = _texts(record, (("premise", "sentence1"), ("hypothesis", "sentence2")), where, report)
         label = texts and _label(record, ("gold_label", "label"), NLI_LABELS, labels, where, report)
         if texts and label:
-            yield LabelledText(ClassificationExample(*texts), label, str(record.get("source", "")))
+            made = LabelledText(ClassificationExample(*texts), label, str(record.get("source", "")))
+            yield from _unless_known(seen, record, made, where, report)
+
+
+def _unless_known(
+    seen: _Seen, record: Mapping[str, Any], made: LabelledText, where: str, report: Report
+) -> Iterator[LabelledText]:
+    """The record, unless another one has its id, which is reported. The same one may stand twice; many have no id."""
+    identifier = next((str(record[name]) for name in IDS if record.get(name) not in (None, "")), "")
+    first, known = seen.setdefault(identifier, (where, made)) if identifier else (where, made)
+    if known == made:
+        yield made
+    else:
+        report.add(where, "the id stands twice", f"{identifier!r}, first at {first}")
 
 
 def _texts(record: Mapping[str, Any], columns: Sequence[Sequence[str]], where: str, report: Report) -> list[str]:

@@ -21,6 +21,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 from transformers import AlbertTokenizer, BertTokenizer, RobertaTokenizer
 
+from training import unigram
 from training.data.records import sha256
 from training.errors import DataError, TrainingError
 from training.pretrain import text
@@ -107,9 +108,10 @@ def _sample(stream: Iterable[str], count: int, seed: int) -> list[str]:
 
 def _sentencepiece(folder: Path, sample: Sequence[str], size: int, cased: bool) -> int:
     """ALBERT's: a unigram model over lower-cased text without accents. SentencePiece knows no such lower-casing, so it
-    learns from text that was normalised as the tokenizer will."""
+    learns from text that was prepared as `training.unigram` does it, whose tokenizer will read by the model:
+    transformers' own steps drop the vowel signs of Devanagari as if they were accents."""
     options: dict[str, Any] = {"do_lower_case": not cased, "keep_accents": cased}
-    normalizer = AlbertTokenizer(**options).backend_tokenizer.normalizer
+    normalizer = unigram.preparation(lowercase=not cased, keep_accents=cased)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -59,7 +59,9 @@ class Rows:
     Segments do not cross documents (RoBERTa, arXiv 1907.11692, section 4.2: DOC-SENTENCES). A row is filled to
     `max_length` while the document lasts, and a share of `short_rows` to a random shorter length (ALBERT, arXiv
     1909.11942, section 4.1). The sentence that did not fit whole is cut, and opens the next row; but where the order of
-    segments is the question rows end with whole sentences, since a cut one would give the answer away.
+    segments is the question rows end with whole sentences, since a cut one would give the answer away: all but those
+    that would be too short without a part of the next sentence, which is too long. No text is lost but what is left of
+    a document that is shorter than `SHORTEST` tokens.
     """
 
     def __init__(
@@ -121,13 +123,16 @@ class Rows:
                 end = min(begin + room, stop)
                 whole = int(np.searchsorted(ends, end, side="right")) - 1
                 whole_end = int(ends[whole]) if whole >= 0 else begin
-                if whole_end <= begin:  # one sentence is longer than the row
+                if self._pairs == "order" and whole_end < begin + SHORTEST:
+                    # Too little for a row: with the next sentence whole, where a full row has room for it, else cut.
+                    following = int(ends[np.searchsorted(ends, begin + SHORTEST)])
+                    whole_end = following if following <= begin + self._room else end
+                elif whole_end <= begin:  # one sentence is longer than the row
                     whole_end = end
                 row_end = whole_end if self._pairs == "order" else end
-                if row_end - begin >= SHORTEST:
-                    begins.append(begin)
-                    lengths.append(row_end - begin)
-                    owners.append(document)
+                begins.append(begin)
+                lengths.append(row_end - begin)
+                owners.append(document)
                 begin = whole_end if end < stop else stop
         if not begins:
             raise DataError(f"the corpus makes no row of {SHORTEST} tokens or more")

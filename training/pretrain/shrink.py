@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import AlbertConfig, AlbertForPreTraining, AutoModel, AutoTokenizer, PreTrainedModel
 
@@ -265,5 +266,7 @@ def _write(student: PreTrainedModel, teacher: str, output: Path) -> None:
         # Says of itself that it is BERT's, so that no loader takes it for the SentencePiece that ALBERTs mostly have.
         AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).save_pretrained(partial)
         partial.rename(output)
-    except OSError as error:
-        raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{output} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from training.errors import CheckpointError, RecipeError, TrainingError
 from training.pretrain import checkpoints, corpus, models, optimizers, processes, throughput, vocabulary
@@ -64,7 +65,7 @@ def run(recipe: PretrainRecipe, *, resume: bool = False, minutes: float = 0.0) -
         DataError: the corpus cannot be read.
         CheckpointError: nothing to resume from, or something that is not to be overwritten; or the disk is full.
         RecipeError: the recipe does not fit its tokenizer, its checkpoint or its processes.
-        TrainingError: the loss is no number any more.
+        TrainingError: the loss, or a weight that would be saved, is no number any more.
     """
     group = processes.start()
     try:
@@ -145,6 +146,8 @@ class _Run:
                 if not (scoring or saving or self.step % recipe.logging_steps == 0):
                     continue
                 self._log(sums, counts, meter)
+                if scoring or saving:
+                    self._check_finite()
                 sums, counts = self._zeros(), dict.fromkeys(counts, 0.0)
                 if scoring:
                     self._score()
@@ -223,11 +226,7 @@ class _Run:
     def _log(self, sums: Sums, counts: Mapping[str, float], meter: throughput.Meter) -> None:
         means = self._means(sums, counts)
         if not math.isfinite(means["loss"]):
-            last = checkpoints.found(self.output)
-            raise TrainingError(
-                f"the loss is {means['loss']} at step {self.step}: try a lower learning_rate or a longer warm-up; "
-                + (f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint before it")
-            )
+            raise self._lost(f"the loss is {means['loss']}")
         speed, share = meter.read(counts["tokens"])
         self.tokens += counts["tokens"]
         self.seconds += counts["tokens"] / speed
@@ -240,6 +239,17 @@ class _Run:
             "step %d/%d loss %.4f %s rate %.2e | %.0f tokens/s, %.1f %% of peak | %.0f min left",
             self.step, self.recipe.steps, means["loss"], _scores_text(means), rate, speed, 100 * share, left / 60,
         )  # fmt: skip
+
+    def _check_finite(self) -> None:
+        """The last step's gradient shows in no loss yet. Raises `TrainingError` where it made of a weight no number."""
+        for name, parameter in self.objective.named_parameters():
+            if not parameter.isfinite().all():
+                raise self._lost(f"{name} is no finite number any more")
+
+    def _lost(self, what: str) -> TrainingError:
+        last = checkpoints.found(self.output)
+        kept = f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint before it"
+        return TrainingError(f"{what} at step {self.step}: try a lower learning_rate or a longer warm-up; {kept}")
 
     def _score(self) -> None:
         """Scores the held-out rows."""
@@ -332,8 +342,10 @@ class _Run:
                 save_tokenizer(self.recipe.tokenizer, partial)
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 raise CheckpointError(f"{final} cannot be written ({error}); --resume tries again") from error
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
             if self.step < self.recipe.steps:
                 logger.warning("stopped at step %d of %d: --resume continues", self.step, self.recipe.steps)
         self.group.wait()
@@ -368,6 +380,7 @@ class _Run:
                 partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
                 partial.rename(path)
             except OSError as error:
+                partial.unlink(missing_ok=True)
                 raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
         return metrics
 

@@ -1,6 +1,7 @@
 """New vocabularies load as any tokenizer does, cut text as their own library does, and know where words begin."""
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 from tests.training.checkpoints import write_text
 from training.errors import CheckpointError, DataError, TrainingError
 from training.pretrain import pieces, text, vocabulary
+from training.tokenizer import load_tokenizer
 
 
 def lines(path: str) -> list[str]:
@@ -26,6 +28,25 @@ def test_sentencepiece_cuts_as_its_library_does(sentencepiece: Path, corpus_file
     assert [model.id_to_piece(i) for i in range(5)] == ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
     assert model.get_piece_size() == backend.get_vocab_size() == 45
     assert backend.encode("The RIVER").ids == backend.encode("thé river").ids
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_vowel_signs_are_learned(tmp_path: Path, cased: bool) -> None:
+    """They combine with the letter before them as an accent does, and are no accents."""
+    generator = random.Random(0)
+    scripts = (
+        ("कखगतनबमरलस", "\u093e\u093f\u0940\u0941\u0947\u094b\u0902"),
+        ("কখগতনবম", "\u09be\u09bf\u09c0\u09c1\u09c7"),
+    )
+    words = ["".join(generator.choice(part) for part in script * 2) for script in scripts for _ in range(60)]
+    lines = [" ".join(generator.choices(words, k=6)) for _ in range(200)]
+    pieces.learn(tmp_path / "t", [write_text(tmp_path / "c.txt", "\n".join(lines))], size=80, cased=cased)
+    backend = load_tokenizer(tmp_path / "t")
+    for line in lines[:50]:
+        encoded = backend.encode(line, add_special_tokens=False)
+        assert "<unk>" not in encoded.tokens, line
+        signs = {sign for _, marks in scripts for sign in marks if sign in line}
+        assert signs <= set("".join(encoded.tokens)), line
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece", "bytebpe"])

@@ -107,6 +107,25 @@ def test_no_text_is_lost_and_rows_are_full(family: str) -> None:
     assert filled > (105 if family == "albert" else 115)
 
 
+@pytest.mark.parametrize("pairs", ["order", "none"])
+@pytest.mark.parametrize("short_rows", [0.0, 0.5])
+def test_short_sentences_before_long_ones_are_not_lost(pairs: str, short_rows: float) -> None:
+    """Less than a row's least before a sentence that does not fit beside it. The tail alone may be left out."""
+    lengths = [[10, 60, 5, 5, 58, 12, 20, 3, 200, 7, 45], [9, 55, 14, 90, 15], [4] * 30]
+    count = sum(map(sum, lengths))
+    ids = iter(range(FIRST, FIRST + count))
+    text = Corpus([shard([[[next(ids) for _ in range(n)] for n in document] for document in lengths])])
+    made = recipe(pairs=pairs, max_length=64, short_rows=short_rows)
+    rows = Rows(made, text, range(3), vocabulary(count + FIRST))
+    seen = np.concatenate([s for number in range(len(rows)) for s in segments(rows.make(number, 0))])
+    assert max(rows.length(np.arange(len(rows)))) <= 64
+    ends = np.cumsum([sum(document) for document in lengths]) + FIRST
+    tails = [token for end in ends for token in range(end - SHORTEST + 1, end)]
+    assert not set(range(FIRST, FIRST + count)) - set(seen.tolist()) - set(tails)
+    if pairs == "order":  # no token is in two rows
+        assert len(set(seen.tolist())) == len(seen)
+
+
 def test_short_rows() -> None:
     shares = {}
     for share in (0.0, 0.1, 0.5):

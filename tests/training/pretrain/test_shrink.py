@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional
-from transformers import AlbertConfig, AlbertModel, AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
+from transformers import (
+    AlbertConfig,
+    AlbertForPreTraining,
+    AlbertModel,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+)
 
 from tests.training.checkpoints import recipe as finetune_recipe
 from tests.training.checkpoints import write_text
@@ -98,6 +108,21 @@ def test_an_albert_with_a_berts_tokenizer_is_served(
     assert manifest.architecture == "albert"
     served = json.loads((tmp_path / "models" / "tiny" / "tokenizer.json").read_text())
     assert served["model"]["type"] == "WordPiece"
+
+
+@pytest.mark.parametrize("raised", [OSError(28, "No space left on device"), SafetensorError("no"), KeyboardInterrupt()])
+def test_what_cannot_be_written_leaves_nothing(
+    teacher: Path, corpus_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    def fail(model: object, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise raised
+
+    monkeypatch.setattr(AlbertForPreTraining, "save_pretrained", fail)
+    with pytest.raises(KeyboardInterrupt if isinstance(raised, KeyboardInterrupt) else CheckpointError):
+        shrink.run(str(teacher), tmp_path / "made", [corpus_file], embedding_size=16)
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 def test_what_it_refuses(teacher: Path, wordpiece: Path, corpus_file: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -315,6 +316,38 @@ def test_a_loss_that_is_no_number(base: PretrainRecipe, monkeypatch: pytest.Monk
     made = at(base, "nan", learning_rate=1e30, optimizer="adamw", save_steps=1, max_grad_norm=0.0)
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d: .*lower learning_rate"):
         trainer.run(made)
+
+
+def test_a_gradient_that_is_no_number_is_not_saved(base: PretrainRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made on the step before a save, it shows in no loss."""
+    clip = torch.nn.utils.clip_grad_norm_
+    steps = []
+
+    def spoilt(parameters: Any, norm: float) -> torch.Tensor:
+        given = list(parameters)
+        steps.append(1)
+        if len(steps) == 6:
+            next(p for p in given if p.grad is not None).grad[0] = float("inf")
+        return clip(given, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoilt)
+    with pytest.raises(
+        TrainingError, match=r"is no finite number any more at step 6: .*last good checkpoint is .*checkpoint-3"
+    ):
+        trainer.run(base)
+    assert [path.name for path in checkpoints.found(Path(base.output))] == ["checkpoint-3"]
+    assert [entry["step"] for entry in scores(base.output)] == [3]
+
+
+def test_a_final_that_cannot_be_written_leaves_nothing(base: PretrainRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tokenizer: object, folder: Path) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(trainer, "save_tokenizer", full)
+    with pytest.raises(CheckpointError, match=r"final cannot be written .*--resume tries again"):
+        trainer.run(dataclasses.replace(base, steps=1))
+    assert not list(Path(base.output).glob(".partial-*"))
+    assert not (Path(base.output) / "final").exists()
 
 
 def test_the_command_line(
