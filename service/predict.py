@@ -241,7 +241,6 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
-    allocator.keep_blocks()
     models: list[Model] = []
     shared = Load()
     tokenizers: dict[str, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
@@ -277,6 +276,7 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
         provider, precision = engine.provider, graph.precision
         models.append(serve(bundle, tokenizer, task, engine, provider, precision, schedule, settings, metrics, shared))
     allocator.return_freed()
+    allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
     return Predictor(models, settings, metrics)
 
 
