@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from service import allocator
 from service.batch import Batch
 from service.engine import OrtEngine
 from training.compare import child
@@ -39,6 +40,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         intra_op_threads=request.get("threads", 1),
     )  # fmt: skip
     engine.warm_up(request["longest"])
+    allocator.return_freed()  # as the service does
+    allocator.keep_blocks()
     memory = child.resident()
     cells = {}
     for tokens in request["tokens"]:
