@@ -22,8 +22,8 @@ ROW_TOKENS = 32
 """Length of the rows that the batches are measured with: a sentence or two."""
 MOST_TOKENS = 1 << 16
 GAIN = 1.02
-"""A batch of twice the tokens must run so many times the tokens a second: it keeps other rows waiting longer. No more is
-asked, for a batch also costs what is not measured here, on the way to its engine and back (docs/lab.md)."""
+"""A batch of twice the tokens must run so many times the tokens a second: it keeps other rows waiting longer. No more
+is asked, for a batch also costs what is not measured here, on the way to its engine and back (docs/lab.md)."""
 LONE_WORTH = 1.4
 """All cores must be so many times as quick as one for the longest row: they want a second copy of the weights."""
 LONE_GAIN = 1.15
