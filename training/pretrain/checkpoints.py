@@ -23,13 +23,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from training.checkpoints import PREFIX
+from training.checkpoints import found as found  # both kinds of run number their checkpoints alike
 from training.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
-PREFIX, PARTIAL = "checkpoint-", ".partial-"
+PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,6 @@ def save(
     for old in found(output)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def found(output: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, whether whole or torn."""
-    numbered = [path for path in output.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
-    return sorted(numbered, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 
 
 def newest(output: Path) -> Checkpoint:
