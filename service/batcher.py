@@ -5,8 +5,9 @@ lengths, and nothing of text or tasks.
 
 Work-conserving: there is no timer. A worker that is free takes what waits; a batch is what came while all were busy. A
 batch begins with the request whose turn it is, so none is starved; it is filled with the waiting rows nearest to that
-one in length, so little is padding. A request of very many rows lets the others pass after a few batches, and counts
-for little in the queue: whoever sends a book neither keeps short questions waiting for all of its windows, nor out.
+one in length, so little is padding. A request of very many rows counts for little in the queue and runs in the
+background, on threads that leave the cores to all others: whoever sends a book neither keeps short questions waiting
+for its windows, nor out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +45,11 @@ LOOK_AHEAD = 1
 farther lets the odd lengths wait: with all that waits, the slowest twentieth of 32 callers waits 1.55 times the median,
 with this 1.3 times, at as many rows a second (docs/lab.md)."""
 TURN_BATCHES = 4
-"""Full batches' tokens that a request may run before the others' turn."""
+"""Full batches' tokens that a request may run before the others' turn. One of more runs in the background."""
+BACKGROUND_NICE = 10
+"""How much nicer threads in the background are: beside one busy thread of another kind they get a tenth of its time. A
+call under way is put off too, in the middle, whatever model it is of; that no order of a queue can do. Measured against
+5 and 19 in docs/lab.md."""
 COUNTED = 1 / 8
 """Share of a full queue for which a request counts at most, however long, or else a full batch: the others pass it."""
 HELD = 8
@@ -54,8 +61,26 @@ PADDING = 0.08
 """A row joins a batch only while at most this share of the batch's tokens is padding."""
 
 
+class _Lane:
+    """Threads that run jobs of one kind, in front or in the background.
+
+    Attributes:
+        changed: there is something to do for them.
+        threads: all that were started.
+        alive: how many of them have not died.
+        busy: how many run a batch.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.changed = threading.Condition(lock)
+        self.threads: list[threading.Thread] = []
+        self.alive = 0
+        self.busy = 0
+
+
 class Batcher:
-    """Feeds one engine from `engine.workers` threads. Made and used on one event loop."""
+    """Feeds one engine from `engine.workers` threads, and as many more in the background as `engine.background` says.
+    Made and used on one event loop."""
 
     def __init__(
         self,
@@ -91,16 +116,13 @@ class Batcher:
             turn_tokens=TURN_BATCHES * schedule.batch_tokens,
             most_counted=max(schedule.batch_tokens, int(COUNTED * max_queue_tokens)),
         )
-        self._busy = 0
         self._tokens_per_second = 0.0
         self._reopens: int | None = None  # the reading of `Turns.gone` at which a full queue will admit again
         self._draining = False
         self._stopped = False
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._lanes = (_Lane(self._lock), _Lane(self._lock))  # in front, in the background
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads: list[threading.Thread] = []
-        self._alive = 0
         self._metric_rows = metrics.batch_rows.labels(name)
         self._metric_tokens = metrics.batch_tokens.labels(name)
         self._metric_padding = metrics.padding_ratio.labels(name)
@@ -111,18 +133,21 @@ class Batcher:
     def start(self) -> None:
         """Starts the workers. Call it on the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"engine-{self.name}-{i}", daemon=True)
-            for i in range(self._engine.workers)
-        ]
-        self._alive = len(self._threads)
-        for thread in self._threads:
-            thread.start()
+        for background, count in ((False, self._engine.workers), (True, self._engine.background)):
+            lane, name = self._lanes[background], f"{'background' if background else 'engine'}-{self.name}"
+            lane.threads = [
+                threading.Thread(target=self._work, args=(background,), name=f"{name}-{i}", daemon=True)
+                for i in range(count)
+            ]
+            lane.alive = count
+            for thread in lane.threads:
+                thread.start()
 
     @property
     def ready(self) -> bool:
         """Whether rows are admitted: started, not draining, and no worker has died."""
-        return bool(self._threads) and not self._draining and self._alive == len(self._threads)
+        started = self._loop is not None
+        return started and not self._draining and all(lane.alive == len(lane.threads) for lane in self._lanes)
 
     def check_open(self) -> None:
         """Refuses what would be refused whatever its length: before the work of tokenising it.
@@ -153,16 +178,19 @@ class Batcher:
         if deadline < now:
             raise _too_late()
         self.check_open()
-        with self._changed:
+        with self._lock:
             if not self.ready:
                 raise (Draining if self._draining else NotReady)(f"model {self.name!r} takes no requests now")
             assert self._loop is not None
-            self._admit(sum(map(len, rows)))
+            tokens = sum(map(len, rows))
+            self._admit(tokens)
             waiting = dict(enumerate(rows))
             job = Job(self._loop.create_future(), deadline, now, waiting, [()] * len(rows), len(rows), priority)
+            many = tokens > TURN_BATCHES * self._schedule.batch_tokens
+            job.background = many and priority != "high" and bool(self._lanes[True].threads)
             self._turns.add(job)
             self._load.add(len(rows))
-            self._changed.notify(len(rows))
+            self._lanes[job.background].changed.notify(len(rows))
         return job
 
     def _admit(self, tokens: int) -> None:
@@ -207,23 +235,27 @@ class Batcher:
         until = time.perf_counter() + seconds
         while not (done := self._idle()) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
-        with self._changed:
+        with self._lock:
             self._stopped = True
-            self._fail_waiting(Draining("the service stopped before this request ran"))
-            self._changed.notify_all()
+            self._fail_all(list(self._turns), Draining("the service stopped before this request ran"))
+            for lane in self._lanes:
+                lane.changed.notify_all()
         await asyncio.sleep(0)  # what the workers posted reaches its futures
         return done
 
     def _idle(self) -> bool:
         with self._lock:  # without it, a batch that is just being taken is neither in the queue nor with a worker
-            return not self._turns and not self._busy
+            return not self._turns and not any(lane.busy for lane in self._lanes)
 
     # ---- the workers' side: everything below runs on their threads, under the lock where it touches the queue ----
 
-    def _work(self) -> None:
+    def _work(self, background: bool) -> None:
+        lane = self._lanes[background]
         try:
-            while (taken := self._next_batch())[0]:
-                self._run(*taken)
+            if background:
+                _step_back()
+            while (taken := self._next_batch(background))[0]:
+                self._run(*taken, lane)
         except BaseException:
             self._metric_lost.inc()
             logger.exception("a worker of model %r died", self.name)
@@ -231,18 +263,20 @@ class Batcher:
             with self._lock:
                 # One lost worker turns readiness off. What waits is the others' to finish; when none is left, nobody
                 # would ever resolve these futures.
-                self._alive -= 1
-                if not self._alive:
-                    self._fail_waiting(NotReady(f"model {self.name!r} has lost its workers"))
+                lane.alive -= 1
+                if not lane.alive:
+                    theirs = [job for job in self._turns if job.background == background]
+                    self._fail_all(theirs, NotReady(f"model {self.name!r} has lost its workers"))
 
-    def _next_batch(self) -> tuple[list[Waiting], Engine]:
+    def _next_batch(self, background: bool) -> tuple[list[Waiting], Engine]:
         """Waits for rows and takes the next batch and what is to run it; an empty batch means stop."""
-        with self._changed:
+        lane = self._lanes[background]
+        with self._lock:
             while not self._stopped:
-                if chosen := self._choose():
-                    self._busy += 1
-                    return chosen, self._engine_for(chosen)
-                self._changed.wait()
+                if chosen := self._choose(background):
+                    lane.busy += 1
+                    return chosen, self._engine if background else self._engine_for(chosen)
+                lane.changed.wait()
             return [], self._engine
 
     def _engine_for(self, chosen: list[Waiting]) -> Engine:
@@ -253,17 +287,20 @@ class Batcher:
         tokens = len(chosen) * max(len(waiting.row) for waiting in chosen)
         return lone if tokens >= self._schedule.lone_tokens else self._engine
 
-    def _choose(self) -> list[Waiting]:
+    def _choose(self, background: bool) -> list[Waiting]:
         """Takes the rows of the next batch out of the queue, and fails the jobs that it finds past their deadline."""
-        rows, late = self._turns.first(LOOK_AHEAD * self._schedule.batch_tokens, time.perf_counter())
+        now, lane = time.perf_counter(), self._lanes[background]
+        if background and self._turns.promote(now):
+            self._lanes[False].changed.notify_all()
+        rows, late = self._turns.first(LOOK_AHEAD * self._schedule.batch_tokens, now, background=background)
         for job in late:
             self._drop(job)
             self._post(_fail, job, _too_late())
         if not rows:
             return []
         first, *others = rows
-        idle = max(1, self._alive - self._busy)
-        share = math.ceil(self._turns.rows / idle)  # leave the other free workers theirs
+        idle = max(1, lane.alive - lane.busy)
+        share = math.ceil(self._turns.rows_in(background=background) / idle)  # leave the other free workers theirs
         others.sort(key=lambda w: abs(len(w.row) - len(first.row)))
         chosen, longest, total = [first], len(first.row), len(first.row)
         for waiting in others:
@@ -282,7 +319,7 @@ class Batcher:
         """Takes out what still waits of a job whose caller has gone, or that has failed: it costs no inference."""
         self._load.add(-self._turns.drop(job))
 
-    def _run(self, waiting: list[Waiting], engine: Engine) -> None:
+    def _run(self, waiting: list[Waiting], engine: Engine, lane: _Lane) -> None:
         """Runs one batch, outside the lock, and posts its rows back in one hop to the loop."""
         started = time.perf_counter()
         outputs: Outputs = ()
@@ -304,11 +341,13 @@ class Batcher:
             ended = time.perf_counter()
             self._post(self._deliver, waiting, outputs, error, ended)
             with self._lock:
-                self._busy -= 1
+                lane.busy -= 1
+                front = self._lanes[False]
                 self._load.add(-len(waiting))
                 if error is None:
-                    beside = 1 if engine is self._schedule.lone else self._alive
-                    self._note_rate(beside * sum(len(w.row) for w in waiting) / max(ended - started, 1e-6))
+                    if lane is front or not front.busy:  # else it tells what is left, not what there is
+                        beside = 1 if engine is self._schedule.lone else lane.alive
+                        self._note_rate(beside * sum(len(w.row) for w in waiting) / max(ended - started, 1e-6))
                 else:
                     for w in waiting:
                         self._drop(w.job)
@@ -333,8 +372,8 @@ class Batcher:
             retry_after=tokens / self._tokens_per_second if self._tokens_per_second else 1.0,
         )
 
-    def _fail_waiting(self, error: BertieError) -> None:
-        for job in list(self._turns):
+    def _fail_all(self, jobs: Sequence[Job], error: BertieError) -> None:
+        for job in jobs:
             self._drop(job)
             self._post(_fail, job, error)
 
@@ -356,6 +395,13 @@ class Batcher:
             job.finish(ended)
             if job.missing == 0 and not job.future.done():
                 job.future.set_result(job.logits)
+
+
+def _step_back() -> None:
+    """Makes the calling thread nicer than the process, where a thread has a niceness of its own."""
+    if sys.platform == "linux":
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + BACKGROUND_NICE
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _fail(job: Job, error: BertieError) -> None:

@@ -42,13 +42,15 @@ class InexactError(BundleError):
 
 
 class Engine(Protocol):
-    """Runs batches. `run` is called from `workers` threads at once.
+    """Runs batches. `run` is called from `workers` threads at once, and from `background` ones beside them.
 
     Attributes:
         workers: how many calls of `run` go side by side.
+        background: how many more of threads that leave the cores to those; 0 where they would gain nothing by it.
     """
 
     workers: int
+    background: int
 
     def run(self, batch: Batch) -> Outputs:
         """The graph's outputs, each of shape [rows, ...], in the graph's order."""
@@ -62,6 +64,7 @@ class OrtEngine:
         provider: where it really runs.
         precision: of the graph.
         workers: calls of `run` that go side by side.
+        background: as many more on CPUs; on a GPU a thread's niceness is nothing to the device.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class OrtEngine:
         self.provider: Provider = provider
         self.precision = precision
         self.workers = workers
+        self.background = workers if provider == "cpu" else 0
         self._path = path
         self._threads = intra_op_threads
         self._session = self._open(self._options())

@@ -157,6 +157,7 @@ class Routes:
     ) -> Predictions[P]:
         exchange = Exchange.of(request.scope)
         exchange.model = model.name
+        model.batcher.check_open()  # before the watch: what a refusal costs, a flood takes from those who are admitted
         try:
             async with caller.watched(request.receive):
                 predictions = await self._serving().predict(

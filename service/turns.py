@@ -3,7 +3,8 @@
 Owns their order and the counts of what waits. Knows nothing of engines and threads: who uses it holds the lock.
 
 Turns go by age, but a job of very many rows lets the others pass when it has run its share. A higher priority goes
-first; yet every few batches one begins with the job that has waited longest of the lower ones: none is starved.
+first; yet every few batches one begins with the job that has waited longest of the lower ones: none is starved. Jobs in
+the background have turns of their own, until half of their time is over.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Job:
         missing: rows that have no logits yet.
         tokens: of the rows that wait.
         turn_tokens: tokens of it that ran in its turn.
+        background: whether it waits among those in the background.
         queue_seconds: from admission to the start of the first batch with a row of it.
         inference_seconds: from there to the end of the last one.
     """
@@ -44,6 +46,7 @@ class Job:
     logits: list[RowLogits]
     missing: int
     priority: Priority = "normal"
+    background: bool = False
     queue_seconds: float = 0.0
     inference_seconds: float = 0.0
     tokens: int = 0
@@ -74,7 +77,6 @@ class Turns:
     """The jobs with waiting rows. Any row can leave at once: what is here is alive.
 
     Attributes:
-        rows: that wait.
         tokens: that wait.
         counted: of those tokens, what others may have to wait for: of each job at most `most_counted`.
         gone: tokens that have waited and do no more.
@@ -85,13 +87,15 @@ class Turns:
         Args:
             turn_tokens: that a job may run before the others' turn.
         """
-        self.rows = 0
         self.tokens = 0
         self.counted = 0
         self.gone = 0
         self._turn_tokens = turn_tokens
         self._most_counted = most_counted
-        self._queues: dict[Priority, OrderedDict[Job, None]] = {priority: OrderedDict() for priority in PRIORITIES}
+        self._queues: dict[tuple[bool, Priority], OrderedDict[Job, None]] = {
+            (background, priority): OrderedDict() for background in (False, True) for priority in PRIORITIES
+        }
+        self._rows = [0, 0]  # in front and in the background
         self._batches = 0
 
     def __bool__(self) -> bool:
@@ -100,6 +104,15 @@ class Turns:
     def __iter__(self) -> Iterator[Job]:
         for queue in self._queues.values():
             yield from queue
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return sum(self._rows)
+
+    def rows_in(self, *, background: bool) -> int:
+        """Rows that wait in the background, or in front of it."""
+        return self._rows[background]
 
     @property
     def held(self) -> int:
@@ -112,24 +125,37 @@ class Turns:
 
     def add(self, job: Job) -> None:
         """Puts a job at the end of those of its priority."""
-        self._queues[job.priority][job] = None
+        self._queue_of(job)[job] = None
         self._change(job, len(job.waiting), sum(map(len, job.waiting.values())))
 
     def drop(self, job: Job) -> int:
         """Takes out what still waits of a job. Returns how many rows that was."""
         rows = len(job.waiting)
         if rows:
-            del self._queues[job.priority][job]
+            del self._queue_of(job)[job]
             self._change(job, -rows, -job.tokens)
             job.waiting.clear()
         return rows
 
-    def first(self, tokens: int, now: float) -> tuple[list[Waiting], list[Job]]:
-        """The rows whose turn it is, of so many tokens in all and at least one; and the jobs met that are past their
-        deadline, of which no row is among those."""
+    def promote(self, now: float) -> bool:
+        """Brings to the front the jobs of which half the time is over; whether there were any."""
+        late = [job for job in self if job.background and now > (job.admitted + job.deadline) / 2]
+        for job in late:
+            del self._queue_of(job)[job]
+            self._rows[True] -= len(job.waiting)
+            job.background = False
+            self._queue_of(job)[job] = None
+            self._rows[False] += len(job.waiting)
+        return bool(late)
+
+    def first(self, tokens: int, now: float, *, background: bool = False) -> tuple[list[Waiting], list[Job]]:
+        """The rows whose turn it is, in the background or in front of it, of so many tokens in all and at least one.
+
+        Returns also the jobs met that are past their deadline, of which no row is among those.
+        """
         rows: list[Waiting] = []
         late: list[Job] = []
-        for job in self._in_turn():
+        for job in self._in_turn(background):
             if job.deadline < now:
                 late.append(job)
                 continue
@@ -150,11 +176,11 @@ class Turns:
             if job is turn:
                 job.turn_tokens += len(waiting.row)
             if not job.waiting:
-                del self._queues[job.priority][job]
+                del self._queue_of(job)[job]
         self._batches += 1
         if turn.waiting and turn.turn_tokens >= self._turn_tokens:
             turn.turn_tokens = 0
-            self._queues[turn.priority].move_to_end(turn)
+            self._queue_of(turn).move_to_end(turn)
 
     def tokens_until(self, counted: float, held: float = float("inf")) -> int:
         """Tokens that run, turn by turn, until so few are counted and held back."""
@@ -171,8 +197,11 @@ class Turns:
                 left.append(rest)
         return ran
 
-    def _in_turn(self) -> Iterator[Job]:
-        queues = [queue for queue in self._queues.values() if queue]
+    def _queue_of(self, job: Job) -> OrderedDict[Job, None]:
+        return self._queues[job.background, job.priority]
+
+    def _in_turn(self, background: bool) -> Iterator[Job]:
+        queues = [queue for priority in PRIORITIES if (queue := self._queues[background, priority])]
         lower = [next(iter(queue)) for queue in queues[1:]] if self._batches % LOWER_EVERY == LOWER_EVERY - 1 else []
         begin = min(lower, key=lambda job: job.admitted, default=None)
         if begin is not None:
@@ -184,6 +213,6 @@ class Turns:
         """Counts rows of a job in, or out below zero."""
         self.counted += self.count(job.tokens + tokens) - self.count(job.tokens)
         job.tokens += tokens
-        self.rows += rows
+        self._rows[job.background] += rows
         self.tokens += tokens
         self.gone += max(0, -tokens)

@@ -28,13 +28,16 @@ class FakeEngine:
         seconds: each call takes so long.
     """
 
-    def __init__(self, *outputs: tuple[float, ...] | None, workers: int = 1, seconds: float = 0.0) -> None:
+    def __init__(
+        self, *outputs: tuple[float, ...] | None, workers: int = 1, seconds: float = 0.0, background: int = 0
+    ) -> None:
         """
         Args:
             outputs: each a row's logits, given to every row; by default (0.0, 1.0), a class graph with two labels.
                 None is an output of zeros with a logit for each token (a span graph: `FakeEngine(None, None)`).
         """
         self.workers = workers
+        self.background = background
         self.seconds = seconds
         self.error: Exception | None = None
         self.batches: list[Batch] = []

@@ -55,6 +55,7 @@ class TorchEngine:
         self._bf16 = precision == "bf16"
         self._choice = type(model).__name__.endswith("ForMultipleChoice")
         self.workers = 1
+        self.background = 0
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[NDArray[np.float32], ...]:

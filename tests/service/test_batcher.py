@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import os
 import random
 import threading
 import time
@@ -20,13 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batch import Batch, Encoded
-from service.batcher import HELD, PADDING, TURN_BATCHES, Batcher
+from service.batcher import BACKGROUND_NICE, HELD, PADDING, TURN_BATCHES, Batcher
 from service.engine import OrtEngine, Outputs
 from service.errors import ConfigurationError, DeadlineExceeded, InferenceError, NotReady, QueueFull
 from service.metrics import Metrics
 from service.schedule import Load, Schedule
 from service.tokenizer import Tokenizer
-from service.turns import PRIORITIES, Job
+from service.turns import PRIORITIES, Job, Priority
 from tests.engines import FakeEngine, until
 
 SECONDS = 10.0
@@ -131,10 +132,13 @@ def waiting(batcher: Batcher, metrics: Metrics) -> tuple[float, float]:
     jobs=st.lists(st.lists(st.integers(1, 64), min_size=1, max_size=20), min_size=1, max_size=12),
     budget=st.integers(64, 300),
     workers=st.integers(1, 3),
+    background=st.integers(0, 2),
 )
-@settings(deadline=None, max_examples=40)
-def test_every_row_is_answered_once_within_budget_and_padding(jobs: list[list[int]], budget: int, workers: int) -> None:
-    engine = Echo(workers=workers)
+@settings(deadline=None, max_examples=60)
+def test_every_row_is_answered_once_within_budget_and_padding(
+    jobs: list[list[int]], budget: int, workers: int, background: int
+) -> None:
+    engine = Echo(workers=workers, background=background)
 
     async def main() -> None:
         async with running(engine, max_batch_tokens=budget, max_queue_tokens=10**6) as batcher:
@@ -152,7 +156,7 @@ def test_every_row_is_answered_once_within_budget_and_padding(jobs: list[list[in
                 count, tokens = batch.shape
                 assert count * tokens <= budget
                 assert batch.padding_ratio <= PADDING + 1e-9
-            if workers == 1:
+            if workers == 1 and not background:
                 check_turns(asked, engine.batches, TURN_BATCHES * budget)
 
     asyncio.run(main())
@@ -224,6 +228,114 @@ async def test_a_book_does_not_keep_a_short_question_waiting() -> None:
     # The question is the third in turn: after one turn of each book, of four batches of 256 tokens.
     assert turns[:10] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 0]
     assert all(len(set(turns[i : i + 9])) == 2 for i in range(9, 90))
+
+
+class Lanes(Echo):
+    """Notes by which thread, and at what niceness, each batch runs; in the background only while `reading` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(workers=1, background=1)
+        self.ran: list[tuple[str, int]] = []
+        self.reading = threading.Event()
+        self.reading.set()
+
+    def run(self, batch: Batch) -> Outputs:
+        name = threading.current_thread().name
+        self.ran.append((name, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+        if name.startswith("background"):
+            self.reading.wait(SECONDS)
+        return super().run(batch)
+
+
+BOOK = [64] * (TURN_BATCHES * 4 + 1)
+"""A row more than may run in a turn."""
+
+
+async def test_a_book_runs_in_the_background_and_a_question_beside_it() -> None:
+    """The question is answered while a call for the book is under way, by a thread that goes first."""
+    engine, own = Lanes(), os.getpriority(os.PRIO_PROCESS, 0)
+    engine.reading.clear()
+    async with running(engine, max_queue_tokens=10**6) as batcher:
+        book, question = rows(*BOOK), rows(8)
+        reading = batcher.submit(book, deadline=soon())
+        await until(lambda: engine.ran)
+        assert await ask(batcher, question) == echo(question)
+        assert engine.ran == [("background-m-0", own + BACKGROUND_NICE), ("engine-m-0", own)]
+        engine.reading.set()
+        assert await batcher.result(reading) == echo(book)
+        assert {name for name, _ in engine.ran[2:]} == {"background-m-0"}
+
+
+@pytest.mark.parametrize(("lengths", "priority"), [(BOOK[:-1], "normal"), (BOOK, "high")])
+async def test_what_fits_in_a_turn_or_is_urgent_does_not_run_in_the_background(
+    lengths: list[int], priority: Priority
+) -> None:
+    engine = Lanes()
+    async with running(engine, max_queue_tokens=10**6) as batcher:
+        await batcher.result(batcher.submit(rows(*lengths), deadline=soon(), priority=priority))
+    assert {name for name, _ in engine.ran} == {"engine-m-0"}
+
+
+async def test_a_book_comes_to_the_front_when_half_of_its_time_is_over() -> None:
+    """However little time the background gets, most of it is read in time: by the other threads."""
+    engine = Lanes()
+    async with running(engine, max_queue_tokens=10**6) as batcher:
+        engine.reading.clear()
+        first = batcher.submit(rows(*BOOK), deadline=soon(60))
+        await until(lambda: engine.ran)
+        book = rows(*BOOK)
+        job = batcher.submit(book, deadline=soon(1.0))
+        await asyncio.sleep(0.55)
+        engine.reading.set()
+        assert await batcher.result(job) == echo(book)
+        assert await batcher.result(first)
+        assert "engine-m-0" in {name for name, _ in engine.ran}
+        assert not job.background
+        assert first.background
+
+
+async def test_a_dead_thread_of_the_background_fails_what_waits_there_alone() -> None:
+    class DiesReading(Lanes):
+        def run(self, batch: Batch) -> Outputs:
+            outputs = super().run(batch)
+            if threading.current_thread().name.startswith("background"):
+                raise Death
+            return outputs
+
+    engine = DiesReading()
+    engine.reading.clear()
+    async with running(engine, max_queue_tokens=10**6) as batcher:
+        reading = batcher.submit(rows(*BOOK), deadline=soon())
+        await until(lambda: engine.ran)
+        next_book = batcher.submit(rows(*BOOK), deadline=soon())
+        engine.gate.clear()
+        question = rows(8)
+        asking = asyncio.create_task(ask(batcher, question))
+        await until(lambda: len(engine.ran) == 2)
+        engine.reading.set()
+        engine.gate.set()
+        with pytest.raises(InferenceError, match="died"):
+            await batcher.result(reading)
+        with pytest.raises(NotReady, match="lost its workers"):
+            await batcher.result(next_book)
+        assert await asking == echo(question)
+        assert not batcher.ready
+
+
+async def test_drain_waits_for_the_background() -> None:
+    engine = Lanes()
+    engine.reading.clear()
+    async with running(engine, max_queue_tokens=10**6) as batcher:
+        book = rows(*BOOK)
+        job = batcher.submit(book, deadline=soon())
+        await until(lambda: engine.ran)
+        draining = asyncio.create_task(batcher.drain(SECONDS))
+        await asyncio.sleep(0.03)
+        assert not draining.done()
+        engine.reading.set()
+        assert await draining
+        assert await batcher.result(job) == echo(book)
+        await until(lambda: not any(thread.is_alive() for lane in batcher._lanes for thread in lane.threads))
 
 
 async def test_a_higher_priority_goes_first() -> None:
@@ -790,7 +902,7 @@ async def test_drain_gives_up_in_time() -> None:
             with pytest.raises(NotReady, match="stopped before"):
                 await batcher.result(job)
         await first  # what was in the engine is answered even so
-        await until(lambda: not any(thread.is_alive() for thread in batcher._threads))
+        await until(lambda: not any(thread.is_alive() for thread in batcher._lanes[0].threads))
 
 
 async def test_drain_at_any_moment_loses_nothing() -> None:
@@ -821,7 +933,7 @@ def test_a_loop_that_is_gone_kills_no_worker() -> None:
     asyncio.run(leave())
     engine.gate.set()
     assert asyncio.run(batcher.drain(SECONDS))
-    for thread in batcher._threads:
+    for thread in batcher._lanes[0].threads:
         thread.join(SECONDS)
         assert not thread.is_alive()
 

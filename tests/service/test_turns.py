@@ -103,3 +103,20 @@ def test_word_of_batches_may_come_in_any_order(loop: asyncio.AbstractEventLoop) 
     job.finish(5.0)
     job.finish(4.0)
     assert (job.queue_seconds, job.inference_seconds) == (0.5, 4.0)
+
+
+def test_the_background_has_turns_of_its_own_until_half_of_the_time_is_over(loop: asyncio.AbstractEventLoop) -> None:
+    book, question = make(loop, 50, 50), make(loop, 10)
+    book.background, book.deadline = True, book.admitted + 10
+    turns = filled(book, question)
+    assert (turns.rows, turns.rows_in(background=True), turns.rows_in(background=False)) == (3, 2, 1)
+    assert [each.job for each in turns.first(1, now=0.0, background=True)[0]] == [book]
+    assert [run(turns)] == [question]
+    assert not turns.first(1, now=0.0)[0]
+    assert not turns.promote(book.admitted + 5)
+    assert turns.promote(book.admitted + 5.1)
+    assert not turns.promote(book.admitted + 5.1)
+    assert (turns.rows_in(background=True), turns.rows_in(background=False)) == (0, 2)
+    assert run(turns) is book
+    assert turns.drop(book) == 1
+    assert not turns
