@@ -129,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--base-model", default="", help="what was fine-tuned, for the card")
     export.set_defaults(run=_export)
 
+    restore = commands.add_parser("restore", help="a bundle back to a checkpoint, to fine-tune on or to teach with")
+    restore.add_argument("bundle", type=Path)
+    restore.add_argument("encoder", type=Path, help="what was fine-tuned: its config and tokenizer are taken")
+    restore.add_argument("output", type=Path, help="the Hugging Face folder to write")
+    restore.set_defaults(run=_restore)
+
     evaluate = commands.add_parser("evaluate", help="score a bundle as it is served")
     evaluate.add_argument("bundle", type=Path)
     evaluate.add_argument(
@@ -243,6 +249,13 @@ def _export(options: argparse.Namespace) -> None:
     )
     print(f"{options.bundle}: {', '.join(graph.file for graph in manifest.graphs)}")
     print(json.dumps({graph.precision: graph.scores for graph in manifest.graphs}))
+
+
+def _restore(options: argparse.Namespace) -> None:
+    from training import restore
+
+    precision = restore.run(options.bundle, options.encoder, options.output)
+    print(f"{options.output}: its weights are those of the {precision} graph")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

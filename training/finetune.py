@@ -27,19 +27,18 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     Trainer,
-    TrainingArguments,
 )
 
 from service.errors import InvalidInput
 from service.predict import ServedTask
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
 from service.tokenizer import Tokenizer
-from training import best, checkpoints, distil, evaluate, graph, measure, pretrained
+from training import best, checkpoints, distil, evaluate, graph, loop, measure, precision, pretrained
 from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
 from training.data import read as read_data
 from training.data.records import sha256
 from training.errors import CheckpointError, DataError, RecipeError
-from training.features import Collator, LengthGroupedSampler, Rows, choice_rows, classification_rows, span_rows
+from training.features import Rows, choice_rows, classification_rows, span_rows
 from training.recipe import Recipe
 from training.tokenizer import load_tokenizer, open_tokenizer, save_tokenizer
 
@@ -66,6 +65,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         RecipeError: the recipe asks of the encoder what it cannot do.
     """
     transformers.set_seed(recipe.seed)
+    recipe = precision.possible(recipe)
     output = Path(recipe.output)
     checkpoint = checkpoints.newest(output) if resume else None
     if not resume and checkpoints.found(output):  # a later --resume would take the older for the newer
@@ -117,7 +117,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         rows = distil.taught(rows, teachers, tokenizer.pad_id, recipe.precision)
         del teachers
     model, _ = _load_model(recipe, config)
-    trainer = _trainer(recipe, model, rows, tokenizer.pad_id, guide, made)
+    trainer = loop.make(recipe, model, rows, tokenizer.pad_id, guide, made)
     keep = None
     if recipe.dev_steps:
         first = recipe.dev[0]
@@ -302,14 +302,14 @@ def _load_config(recipe: Recipe) -> PreTrainedConfig:
     return config
 
 
-def _set_head(config: PreTrainedConfig, recipe: Recipe) -> None:
-    """The recipe's head, whatever the encoder was trained for before."""
-    if recipe.task == "classification":
-        config.id2label = dict(enumerate(recipe.labels))
-        config.label2id = {label: i for i, label in enumerate(recipe.labels)}
-        config.problem_type = "multi_label_classification" if recipe.multi_label else "single_label_classification"
+def set_head(config: PreTrainedConfig, task: str, labels: Sequence[str], *, multi_label: bool) -> None:
+    """Gives a config the head of a task, whatever it was of before."""
+    if task == "classification":
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+        config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
     else:
-        config.num_labels = 2 if recipe.task == "span" else 1  # start and end, or an option's score
+        config.num_labels = 2 if task == "span" else 1  # start and end, or an option's score
         config.problem_type = None
 
 
@@ -340,7 +340,7 @@ def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> torch.nn.M
 
 def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     """The encoder with its head, and the names of the weights that are begun anew: a head's, or a pooler's."""
-    _set_head(config, recipe)
+    set_head(config, recipe.task, recipe.labels, multi_label=recipe.multi_label)
     # A head for other labels is begun anew (an NLI model is a good start for other tasks: arXiv 1811.01088).
     model, begun = pretrained.whole_encoder(HEADS[recipe.task], recipe.model, config, recipe.attention, other_head=True)
     if begun:
@@ -348,106 +348,3 @@ def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedMod
     if recipe.freeze_word_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
     return model, begun
-
-
-def _trainer(
-    recipe: Recipe,
-    model: PreTrainedModel,
-    rows: Rows,
-    pad_id: int,
-    guide: torch.nn.Module | None,
-    made: Mapping[str, Any],
-) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=recipe.output,
-        num_train_epochs=recipe.epochs,
-        max_steps=recipe.max_steps or -1,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.scheduler,
-        warmup_steps=recipe.warmup_steps or recipe.warmup_ratio,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        label_smoothing_factor=recipe.label_smoothing if recipe.task != "span" else 0.0,
-        optim="adamw_torch_fused",
-        use_cpu=not torch.cuda.is_available(),
-        bf16=recipe.precision == "bf16",
-        remove_unused_columns=False,
-        save_steps=recipe.save_steps,
-        save_total_limit=2,
-        logging_steps=recipe.logging_steps,
-        report_to=["tensorboard"],
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    sampler = LengthGroupedSampler(rows, recipe.batch_size, recipe.seed)
-    collator = Collator(pad_id, options=recipe.task == "multiple_choice")
-    return _Trainer(
-        recipe, sampler, guide, made, model=model, args=arguments, train_dataset=rows, data_collator=collator
-    )
-
-
-class _Trainer(Trainer):
-    """The Trainer with our sampler, since its own draws from torch's global random state and resuming would reorder
-    data; and with the losses towards teachers."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        sampler: LengthGroupedSampler,
-        guide: torch.nn.Module | None,
-        made: Mapping[str, Any],
-        **arguments: Any,
-    ) -> None:
-        self._recipe = recipe
-        self._sampler = sampler
-        self._guide = guide
-        self._made = made
-        super().__init__(**arguments)
-        # It takes every forward with **kwargs for one that divides the loss by the rows of all accumulated batches. The
-        # encoders' heads take the mean of their own batch, which it must divide by the number of batches.
-        self.model_accepts_loss_kwargs = False
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The loss towards the labels, towards the teachers' logits where the rows have them, and towards the hidden
-        states of the guide."""
-        teachers = distil.pop(inputs)
-        mask = inputs.get("attention_mask")
-        if self._guide is not None:
-            inputs["output_hidden_states"] = True
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if teachers:
-            share, temperature = self._recipe.teacher_weight, self._recipe.teacher_temperature
-            loss = (1 - share) * loss + share * distil.loss(outputs, teachers, mask, temperature)
-        if self._guide is not None:
-            errors = distil.state_errors(outputs.hidden_states[-1], self._guided(self._guide, inputs), mask)
-            loss = loss + self._recipe.teacher_hidden_weight * errors.mean()
-        return (loss, outputs) if return_outputs else loss
-
-    @torch.no_grad()
-    def _guided(self, guide: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The guide's last hidden states [rows, tokens, hidden]; options are rows."""
-        names = ("input_ids", "token_type_ids", "attention_mask")
-        given = {name: inputs[name].flatten(0, -2) for name in names if name in inputs}
-        states: torch.Tensor = guide.to(inputs["input_ids"].device)(**given).last_hidden_state
-        return states
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a checkpoint and seals it. Raises `CheckpointError` where the disk is full."""
-        folder = Path(self._recipe.output) / f"{checkpoints.PREFIX}{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, trial)
-            checkpoints.seal(folder, self._made)
-        except checkpoints.UNWRITTEN as error:
-            raise checkpoints.unwritten(folder, error) from error
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return self._sampler

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from training import precision
 from training.errors import CheckpointError, RecipeError, TrainingError
 from training.pretrain import checkpoints, corpus, models, optimizers, processes, throughput, vocabulary
 from training.pretrain.batches import Batch, Batches, dev_batches, real_tokens
@@ -71,7 +72,7 @@ def run(recipe: PretrainRecipe, *, resume: bool = False, minutes: float = 0.0) -
     try:
         if not group.main:
             logging.getLogger("training").setLevel(logging.WARNING)
-        return _Run(recipe, group, resume=resume).train(minutes)
+        return _Run(precision.possible(recipe), group, resume=resume).train(minutes)
     finally:
         group.stop()
 
