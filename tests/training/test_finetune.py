@@ -36,7 +36,7 @@ from tests.training.checkpoints import (
     write_sst2,
     write_text,
 )  # fmt: skip
-from training import checkpoints, evaluate, finetune, metrics
+from training import checkpoints, evaluate, finetune, loop, metrics
 from training.data import Table
 from training.errors import CheckpointError, DataError, RecipeError
 from training.features import LengthGroupedSampler, Rows
@@ -520,7 +520,7 @@ def test_rows_come_in_the_samplers_order(
 
     get = Rows.__getitem__
     monkeypatch.setattr(Rows, "__getitem__", spied)
-    monkeypatch.setattr(finetune, "LengthGroupedSampler", Spied)
+    monkeypatch.setattr(loop, "LengthGroupedSampler", Spied)
     finetune.run(recipe(encoder, tmp_path, str(data_dir / "sst2.tsv"), epochs=3.0, batch_size=2))
     expected = []
     for epoch in range(3):
