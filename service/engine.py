@@ -147,7 +147,7 @@ class OrtEngine:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if _products_overflow():
             options.add_session_config_entry("session.x64quantprecision", "1")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is an error to it is raised too, and told here, in one line
         return options
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:

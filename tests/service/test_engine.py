@@ -310,14 +310,17 @@ def test_shared_weights_run_where_the_fast_products_are_exact(tmp_path: Path, mo
     assert cpu(tmp_path / "model.int8.onnx").run(batch(2, 3))[0].shape == (2, 3, 8)
 
 
-def test_shared_weights_are_refused_where_products_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never run inexactly: the message says what to do."""
+def test_shared_weights_are_refused_where_products_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Never run inexactly: the message says what to do, and the runtime writes nothing between the lines of a log."""
     write_shared(tmp_path / "model.int8.onnx")
     monkeypatch.setattr(module, "_products_overflow", lambda: True)
     with pytest.raises(
         InexactError, match=r"model\.int8\.onnx cannot run on this processor: without VNNI.*--precision w8a16"
     ):
         cpu(tmp_path / "model.int8.onnx")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("precisions", [("w8a16", "fp32", "int8"), ("w8a16", "int8"), ("int8",)])
