@@ -21,6 +21,9 @@ from service.errors import InvalidInput
 from service.tasks.task import RowLogits
 from service.tokenizer import Tokenizer, Tokens
 
+_JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
+"""Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpanExample:
@@ -315,12 +318,12 @@ def _log_sum_exp(logits: NDArray[np.float64]) -> float:
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Moves a span's ends off white space, and past marks that belong to its last character (a decomposed accent, a
-    variation selector), which tokenizers that strip accents leave out of their offsets."""
+    """Moves a span's ends off white space, and past what belongs to its last character (a decomposed accent, a
+    variation selector, the rest of a decomposed syllable), which tokenizers that strip or compose leave out."""
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
-    while start < end < len(text) and unicodedata.category(text[end]).startswith("M"):
+    while start < end < len(text) and (unicodedata.category(text[end]).startswith("M") or text[end] in _JAMO):
         end += 1
     return start, end

@@ -260,6 +260,7 @@ def test_a_spiked_span_is_found_wherever_windows_fall(
         ("Ada likes 💜 and Grace 💛 best", "💛"),
         ("the 👩‍👩‍👧‍👦 family lives in 東京", "東京"),
         ("first cafe\u0301, then the cafe\u0301s", "cafe\u0301"),
+        ("the word \u1112\u1161\u11ab\u1100\u1173\u11af is Korean", "\u1112\u1161\u11ab\u1100\u1173\u11af"),
         ("he said שלום to all", "שלום"),
         ("they met in Zürich, then in Ångström", "Zürich"),
         ("東京は日本の首都です", "東京"),
