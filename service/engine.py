@@ -6,12 +6,12 @@ Owns the ONNX Runtime session and its settings. Knows nothing of text, tasks or 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -21,24 +21,15 @@ from service.batch import Batch, Encoded, pad
 from service.bundle import Bundle, Graph, Provider
 from service.errors import BundleError, ConfigurationError
 
-logger = logging.getLogger(__name__)
-
 Outputs = tuple[NDArray[np.float32], ...]
 
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CPUINFO = Path("/proc/cpuinfo")
 _WARM_UP_TOKENS = (8, 32, 128)
-_SHARED = "Attempt to replace the existing tensor"
-"""How ONNX Runtime fails to convert, for `session.x64quantprecision`, a weight that several nodes use."""
-
-
-EXACT = ("fp32", "w8a16")
-"""Graphs that run exactly on any CPU, in place of an int8 one that does not. w8a16 has the very weights of int8, and
-takes 1.4 times as long here: the runtime computes with them in fp32."""
-
-
-class InexactError(BundleError):
-    """An int8 graph that this processor could only run with products that overflow."""
+SEVEN_BITS: Mapping[str, np.generic] = {"activation.largest": np.float32(63), "activation.zero": np.uint8(64)}
+"""Parameters of an int8 graph, and their values for activations in 7 bits. x64 processors without VNNI add two products
+in 16 bits, where those of 8 bits do not fit (2 * 255 * 127), and these do (2 * 127 * 127): exact, and as quick as can
+be there. Dev scores stay what they are (docs/lab.md)."""
 
 
 class Engine(Protocol):
@@ -72,7 +63,7 @@ class OrtEngine:
     ) -> None:
         """
         Raises:
-            BundleError: the file is no graph that ONNX Runtime can run, or (`InexactError`) run exactly.
+            BundleError: the file is no graph that ONNX Runtime can run, or run exactly on this processor.
             ConfigurationError: the provider is not to be had on this machine.
         """
         if _EXECUTION_PROVIDERS[provider] not in ort.get_available_providers():
@@ -88,12 +79,17 @@ class OrtEngine:
         self._threads = intra_op_threads
         self._session = self._open(self._options())
         self._output_names = [output.name for output in self._session.get_outputs()]
+        self._parameters: dict[str, NDArray[Any]] = {}
+        if provider == "cpu" and precision == "int8" and _products_overflow():
+            if SEVEN_BITS.keys() - {each.name for each in self._session.get_overridable_initializers()}:
+                raise BundleError(f"{path.name} is of an earlier version, for processors with VNNI: export it again")
+            self._parameters = {name: np.array(value) for name, value in SEVEN_BITS.items()}
 
     def run(self, batch: Batch) -> Outputs:
         """Runs the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
         if self.provider == "cuda":
             return self._run_on_device(batch)
-        outputs: list[NDArray[np.float32]] = self._session.run(self._output_names, _inputs(batch))
+        outputs: list[NDArray[np.float32]] = self._session.run(self._output_names, _inputs(batch) | self._parameters)
         return tuple(outputs)
 
     def placement(self, batch: Batch) -> dict[str, dict[str, int]]:
@@ -107,7 +103,7 @@ class OrtEngine:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "nodes")
             session = self._open(options)
-            session.run(self._output_names, _inputs(batch))
+            session.run(self._output_names, _inputs(batch) | self._parameters)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         ran: dict[str, Counter[str]] = {}
         for event in events:
@@ -145,8 +141,6 @@ class OrtEngine:
         # 1.2 to 1.5 times as quick. Between calls they sleep: a container's CPU quota is not for spinning.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.workers == 1 else "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if _products_overflow():
-            options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 4  # what is an error to it is raised too, and told here, in one line
         return options
 
@@ -162,12 +156,6 @@ class OrtEngine:
         except Exception as error:  # ONNX Runtime has a dozen kinds, none of them public
             if self.provider == "cuda":
                 raise ConfigurationError(f"no session on CUDA for {self._path.name}: {error}") from error
-            if _products_overflow() and _SHARED in str(error):
-                raise InexactError(
-                    f"{self._path.name} cannot run on this processor: without VNNI, 8-bit products need weights in "
-                    "another form, and ONNX Runtime cannot convert those that layers share (ALBERT); export it with "
-                    f"--precision int8 --precision {EXACT[-1]}"
-                ) from error
             raise BundleError(f"{self._path.name} is no graph that ONNX Runtime can run: {error}") from error
         # Asked for CUDA without a usable driver, ONNX Runtime logs a line and runs on the CPU.
         if session.get_providers()[0] != wanted:
@@ -194,8 +182,7 @@ def open_engine(
 
     `auto` takes CUDA where ONNX Runtime can really run there and the bundle has a graph for it. On the CPU, by default,
     each core makes calls of its own with one thread inside a call: twice the rows a second of one call on all cores,
-    because short rows leave those waiting for one another. An int8 graph that the processor cannot run exactly gives
-    way to another of the bundle's graphs (`EXACT`).
+    because short rows leave those waiting for one another.
 
     Raises:
         BundleError: the bundle has no graph for the device.
@@ -211,15 +198,7 @@ def open_engine(
     graph = bundle.graph_for("cpu")
     workers = workers or max(1, cores // max(1, intra_op_threads))
     threads = intra_op_threads or max(1, cores // workers)
-    try:
-        return _open(bundle, graph, "cpu", workers, threads), graph
-    except InexactError as error:
-        graphs = {each.precision: each for each in bundle.manifest.graphs}
-        exact = next((graphs[precision] for precision in EXACT if precision in graphs), None)
-        if exact is None:
-            raise
-        logger.warning("bundle %r runs in %s: %s", bundle.name, exact.precision, error.detail)
-        return _open(bundle, exact, "cpu", workers, threads), exact
+    return _open(bundle, graph, "cpu", workers, threads), graph
 
 
 def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, intra_op_threads: int) -> OrtEngine:
@@ -232,7 +211,7 @@ def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, intra_
     )
 
 
-def _inputs(batch: Batch) -> dict[str, NDArray[np.int64]]:
+def _inputs(batch: Batch) -> dict[str, NDArray[Any]]:
     return {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
@@ -253,10 +232,7 @@ def _has_cuda_provider() -> bool:
 
 
 def _products_overflow() -> bool:
-    """Whether this is an x64 processor without VNNI, whose fast kernels add 8-bit products in 16 bits and may overflow.
-
-    The exact ones are asked for there alone: they take 1.7 times as long, where the fast ones are exact too.
-    """
+    """Whether this is an x64 processor without VNNI, whose kernels add 8-bit products in 16 bits and may overflow."""
     try:
         flags = next(line for line in CPUINFO.read_text(encoding="ascii").splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):  # no Linux, or no x64

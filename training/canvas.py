@@ -27,6 +27,7 @@ class Canvas:
         self._weights: dict[str, onnx.TensorProto] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
+        self._parameters: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
     def weight(self, name: str, value: Array) -> str:
@@ -42,6 +43,15 @@ class Canvas:
         name = f"constant.{array.dtype}.{value}"
         if name not in self._weights:
             self.weight(name, array)
+        return name
+
+    def parameter(self, name: str, value: np.generic) -> str:
+        """Store a scalar, once, that a caller may replace: an input with a default, which no optimiser takes for a
+        constant (ONNX IR 4 and later: an initializer that is an input too)."""
+        if name not in self._weights:
+            self.weight(name, np.array(value))
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self._parameters.append(helper.make_tensor_value_info(name, kind, []))
         return name
 
     def node(self, op: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
@@ -61,6 +71,7 @@ class Canvas:
 
     def finish(self) -> onnx.ModelProto:
         """Return the model."""
-        graph = helper.make_graph(self._nodes, "bertie", self._inputs, self._outputs, list(self._weights.values()))
+        inputs = [*self._inputs, *self._parameters]
+        graph = helper.make_graph(self._nodes, "bertie", inputs, self._outputs, list(self._weights.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="bertie")

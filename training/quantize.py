@@ -71,7 +71,8 @@ class Int8:
     """8-bit weights and activations, for CPUs: a scale per output of a matrix, and per token of its input.
 
     A token's scale is its own largest value, found as it passes, so no calibration is needed and a row's result does
-    not depend, not by a bit, on the rows it shares a batch with.
+    not depend, not by a bit, on the rows it shares a batch with. The largest code and the one for zero are parameters:
+    where 8 bits would overflow, the service asks for 7 (`service.engine.SEVEN_BITS`).
     """
 
     @property
@@ -81,8 +82,9 @@ class Int8:
     def matmul(self, canvas: Canvas, name: str, matrix: Array) -> Use:
         codes, scales = symmetric(matrix.T)
         weights = canvas.weight(f"{name}.codes", codes.T), canvas.weight(f"{name}.scales", scales[:, 0])
-        one, top, floor = (canvas.constant(np.float32(value)) for value in (1, 127, 1e-12))
-        middle = canvas.constant(np.uint8(128))  # the kernels want unsigned activations: code 128 stands for zero
+        one, floor = (canvas.constant(np.float32(value)) for value in (1, 1e-12))
+        top = canvas.parameter("activation.largest", np.float32(127))
+        middle = canvas.parameter("activation.zero", np.uint8(128))  # the kernels want unsigned activations
 
         def use(x: str, to: str) -> str:
             peak = canvas.node("ReduceMax", [canvas.node("Abs", [x], f"{to}.abs"), canvas.constant([-1])], f"{to}.max")

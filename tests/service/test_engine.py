@@ -17,11 +17,18 @@ from service import bundle as bundles
 from service import engine as module
 from service.batch import Batch, Encoded, pad
 from service.bundle import MANIFEST, Bundle, Graph
-from service.engine import InexactError, OrtEngine, open_engine
+from service.engine import SEVEN_BITS, OrtEngine, open_engine
 from service.errors import BundleError, ConfigurationError
 
 Factory = Callable[..., Path]
+THIS_PROCESSORS = module._products_overflow
 ONLY_CPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+
+@pytest.fixture(autouse=True)
+def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever processor this is: what tests call int8 is mostly fp32 under another name."""
+    monkeypatch.setattr(module, "_products_overflow", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -244,57 +251,65 @@ def test_a_graph_of_the_bundle_that_is_broken_is_refused(bundle_factory: Factory
         (None, False),  # no Linux
     ],
 )
-def test_exact_products_are_asked_for_where_the_fast_ones_overflow(
+def test_seven_bits_are_for_processors_whose_products_overflow(
     text: str | None, expected: bool, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
     monkeypatch.setattr("service.engine.CPUINFO", path)
-    asked: list[tuple[str, str]] = []
-    options = onnxruntime.SessionOptions
-
-    class Recorded(options):  # type: ignore[misc, valid-type]
-        def add_session_config_entry(self, name: str, value: str) -> None:
-            asked.append((name, value))
-            super().add_session_config_entry(name, value)
-
-    monkeypatch.setattr("service.engine.ort.SessionOptions", Recorded)
-    cpu(graph)
-    assert (("session.x64quantprecision", "1") in asked) is expected
+    monkeypatch.setattr(module, "_products_overflow", THIS_PROCESSORS)
+    write_shared(tmp_path / "model.int8.onnx")
+    assert int8(tmp_path / "model.int8.onnx")._parameters == (SEVEN_BITS if expected else {})
+    assert not cpu(graph)._parameters  # it has none
 
 
 # ---- int8 without VNNI ----------------------------------------------------------------------------------------------
 
 
-def write_shared(path: Path) -> None:
-    """An int8 graph in which two layers use one weight, as ALBERT's do."""
-    random = np.random.default_rng(0)
+LARGEST, ZERO = SEVEN_BITS
+
+
+def int8(path: Path) -> OrtEngine:
+    return OrtEngine(path, provider="cpu", precision="int8", workers=1, intra_op_threads=1)
+
+
+def write_shared(path: Path, *, parameters: bool = True) -> None:
+    """An int8 graph as bundles have them, in which two layers use one weight (ALBERT), of the largest codes there are.
+    Each number of the mask goes in as a vector of 8."""
     constants = [
-        numpy_helper.from_array(random.integers(-127, 128, (8, 8)).astype(np.int8), "codes"),
+        numpy_helper.from_array(np.full((8, 8), 127, np.int8), "codes"),
         numpy_helper.from_array(np.ones(8, np.float32), "scales"),
         numpy_helper.from_array(np.float32(1), "one"),
-        numpy_helper.from_array(np.uint8(128), "middle"),
+        numpy_helper.from_array(np.float32(127), LARGEST),
+        numpy_helper.from_array(np.uint8(128), ZERO),
         numpy_helper.from_array(np.ones((1, 8), np.float32), "ones"),
+        numpy_helper.from_array(np.array([2]), "axis"),
+        numpy_helper.from_array(np.float32(8 * 127), "sum"),
     ]
     nodes = [
         helper.make_node("Unsqueeze", ["attention_mask", "axis"], ["column"]),
         helper.make_node("Cast", ["column"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("MatMul", ["float", "ones"], ["layer.0"]),
     ]
-    constants.append(numpy_helper.from_array(np.array([2]), "axis"))
     for i in range(2):
         nodes += [
-            helper.make_node("QuantizeLinear", [f"layer.{i}", "one", "middle"], [f"codes.{i}"]),
+            helper.make_node("Mul", [f"layer.{i}", LARGEST], [f"scaled.{i}"]),
+            helper.make_node("QuantizeLinear", [f"scaled.{i}", "one", ZERO], [f"codes.{i}"]),
             helper.make_node(
-                "MatMulIntegerToFloat", [f"codes.{i}", "codes", "one", "scales", "middle"], [f"layer.{i + 1}"],
+                "MatMulIntegerToFloat", [f"codes.{i}", "codes", "one", "scales", ZERO], [f"product.{i}"],
                 domain="com.microsoft",
             ),
+            helper.make_node("Div", [f"product.{i}", LARGEST], [f"rescaled.{i}"]),
+            helper.make_node("Div", [f"rescaled.{i}", "sum"], [f"layer.{i + 1}"]),
         ]  # fmt: skip
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "tokens"])
         for name in ("input_ids", "attention_mask", "token_type_ids")
     ]
+    if parameters:
+        inputs.append(helper.make_tensor_value_info(LARGEST, TensorProto.FLOAT, []))
+        inputs.append(helper.make_tensor_value_info(ZERO, TensorProto.UINT8, []))
     outputs = [helper.make_tensor_value_info("layer.2", TensorProto.FLOAT, ["rows", "tokens", 8])]
     model = helper.make_model(
         helper.make_graph(nodes, "shared", inputs, outputs, constants),
@@ -304,44 +319,27 @@ def write_shared(path: Path) -> None:
     onnx.save(model, path)
 
 
-def test_shared_weights_run_where_the_fast_products_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("overflow", [THIS_PROCESSORS, lambda: True], ids=["this processor", "seven bits"])
+def test_the_largest_products_are_exact(
+    overflow: Callable[[], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On whatever processor this runs, and in 7 bits on every one; of weights that layers share, too."""
     write_shared(tmp_path / "model.int8.onnx")
+    monkeypatch.setattr(module, "_products_overflow", overflow)
+    (out,) = int8(tmp_path / "model.int8.onnx").run(batch(2, 3))
+    np.testing.assert_allclose(out, np.ones((2, 3, 8)), rtol=1e-6)
+    assert capfd.readouterr().err == ""  # the runtime writes nothing between the lines of a log
+
+
+def test_a_graph_without_parameters_is_refused_where_products_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shared(tmp_path / "model.int8.onnx", parameters=False)
+    monkeypatch.setattr(module, "_products_overflow", lambda: True)
+    with pytest.raises(BundleError, match=r"model\.int8\.onnx is of an earlier version.*export it again"):
+        int8(tmp_path / "model.int8.onnx")
     monkeypatch.setattr(module, "_products_overflow", lambda: False)
-    assert cpu(tmp_path / "model.int8.onnx").run(batch(2, 3))[0].shape == (2, 3, 8)
-
-
-def test_shared_weights_are_refused_where_products_overflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Never run inexactly: the message says what to do, and the runtime writes nothing between the lines of a log."""
-    write_shared(tmp_path / "model.int8.onnx")
-    monkeypatch.setattr(module, "_products_overflow", lambda: True)
-    with pytest.raises(
-        InexactError, match=r"model\.int8\.onnx cannot run on this processor: without VNNI.*--precision w8a16"
-    ):
-        cpu(tmp_path / "model.int8.onnx")
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("precisions", [("w8a16", "fp32", "int8"), ("w8a16", "int8"), ("int8",)])
-def test_where_products_overflow_an_exact_graph_steps_in(
-    bundle_factory: Factory,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    precisions: tuple[str, ...],
-) -> None:
-    bundle = with_graphs(bundle_factory("sentiment"), *precisions)
-    write_shared(bundle.folder / "model.int8.onnx")
-    monkeypatch.setattr(module, "_products_overflow", lambda: True)
-    if precisions == ("int8",):
-        with pytest.raises(InexactError):
-            choose(bundle, "cpu")
-        return
-    engine, graph = choose(bundle, "cpu")
-    expected = "fp32" if "fp32" in precisions else "w8a16"
-    assert (engine.precision, graph.file) == (expected, f"model.{expected}.onnx")
-    assert engine.run(batch(2, 5))[0].shape == (2, 2)
-    assert f"bundle 'sentiment' runs in {expected}: model.int8.onnx cannot run" in caplog.text
+    int8(tmp_path / "model.int8.onnx")
 
 
 # ---- where nodes run ------------------------------------------------------------------------------------------------

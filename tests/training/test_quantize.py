@@ -3,7 +3,9 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
+from service.engine import SEVEN_BITS
 from tests.training.tiny import FAMILIES, HEADS, rows, session, tiny, torch_logits
 from training.graph import build, fused_attention_count, layer_names
 from training.quantize import FLOAT16, INT8, W8A16, Encoding, symmetric
@@ -68,3 +70,27 @@ def test_file_sizes() -> None:
         weights = model.num_parameters()
         assert build(model, encoding=FLOAT16).ByteSize() <= 1.05 * 2 * weights
         assert build(model, encoding=INT8).ByteSize() <= 1.1 * weights  # small models: biases and norms show
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_in_seven_bits_is_what_its_parameters_say(family: str) -> None:
+    """No optimiser has taken the defaults for constants: the same as a graph of those values, to the bit."""
+    model = tiny(family, "SequenceClassification")
+    graph, written = (build(model, encoding=INT8) for _ in range(2))
+    stored = {tensor.name: tensor for tensor in written.graph.initializer}
+    for name, value in SEVEN_BITS.items():
+        assert numpy_helper.to_array(stored[name]).dtype == value.dtype
+        stored[name].CopyFrom(numpy_helper.from_array(np.array(value), name))
+    del written.graph.input[3:]  # constants now
+    batch = rows(model, 16, 24)
+    asked = session(graph).run(None, batch | {name: np.array(value) for name, value in SEVEN_BITS.items()})
+    (expected,) = torch_logits(model, batch)
+    assert np.array_equal(asked[0], session(written).run(None, batch)[0])
+    assert np.corrcoef(expected.ravel(), asked[0].ravel())[0, 1] > 0.99
+
+
+def test_int8_has_its_defaults() -> None:
+    graph = build(tiny("Albert", "SequenceClassification"), encoding=INT8).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor).item() for tensor in graph.initializer if not tensor.dims}
+    assert [stored[name] for name in SEVEN_BITS] == [127, 128]
+    assert [each.name for each in graph.input][3:] == list(SEVEN_BITS)
