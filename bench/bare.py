@@ -22,6 +22,7 @@ from bench import rows
 from bench.load import percentile
 from service import bundle as bundles
 from service.batch import Encoded, pad
+from service.engine import parameters
 from service.predict import make_task
 from service.tasks import ClassificationExample, ClassificationTask
 from service.tokenizer import Tokenizer
@@ -84,7 +85,7 @@ class Bare:
             while (now := time.perf_counter()) < until:
                 with lock:
                     call = next(feed)
-                _call(session, call, self._tokenizer.pad_id)
+                self._call(session, call)
                 took.append((len(call), time.perf_counter() - now))
 
         threads = [threading.Thread(target=caller) for _ in range(schedule.callers)]
@@ -126,20 +127,20 @@ class Bare:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         session = ort.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+        self._parameters = parameters(session) if "int8" in self._path.name else {}
         for size in (1, BEST_BATCH, 32):
-            _call(session, self._rows[:size], self._tokenizer.pad_id)
+            self._call(session, self._rows[:size])
         return session
 
     def _label(self, i: int) -> str:
-        logits = _call(self._session(1), [self._rows[i]], self._tokenizer.pad_id)[0]
+        logits = self._call(self._session(1), [self._rows[i]])[0]
         return self._task.labels[int(logits[0].argmax())]
 
-
-def _call(session: ort.InferenceSession, encoded: Sequence[Encoded], pad_id: int) -> list[Any]:
-    batch = pad(encoded, pad_id)
-    inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    outputs: list[Any] = session.run(None, inputs)
-    return outputs
+    def _call(self, session: ort.InferenceSession, encoded: Sequence[Encoded]) -> list[Any]:
+        batch = pad(encoded, self._tokenizer.pad_id)
+        inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+        outputs: list[Any] = session.run(None, inputs | self._parameters)
+        return outputs
 
 
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:

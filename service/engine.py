@@ -79,11 +79,7 @@ class OrtEngine:
         self._threads = intra_op_threads
         self._session = self._open(self._options())
         self._output_names = [output.name for output in self._session.get_outputs()]
-        self._parameters: dict[str, NDArray[Any]] = {}
-        if provider == "cpu" and precision == "int8" and _products_overflow():
-            if SEVEN_BITS.keys() - {each.name for each in self._session.get_overridable_initializers()}:
-                raise BundleError(f"{path.name} is of an earlier version, for processors with VNNI: export it again")
-            self._parameters = {name: np.array(value) for name, value in SEVEN_BITS.items()}
+        self._parameters = parameters(self._session) if precision == "int8" else {}
 
     def run(self, batch: Batch) -> Outputs:
         """Runs the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
@@ -199,6 +195,19 @@ def open_engine(
     workers = workers or max(1, cores // max(1, intra_op_threads))
     threads = intra_op_threads or max(1, cores // workers)
     return _open(bundle, graph, "cpu", workers, threads), graph
+
+
+def parameters(session: ort.InferenceSession) -> dict[str, NDArray[Any]]:
+    """What an int8 graph must be given beside a batch for its products to be exact on this processor, by input.
+
+    Raises:
+        BundleError: it has no such inputs.
+    """
+    if not _products_overflow():
+        return {}
+    if SEVEN_BITS.keys() - {each.name for each in session.get_overridable_initializers()}:
+        raise BundleError("an int8 graph of an earlier version, for processors with VNNI: export it again")
+    return {name: np.array(value) for name, value in SEVEN_BITS.items()}
 
 
 def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, intra_op_threads: int) -> OrtEngine:
