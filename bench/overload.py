@@ -14,7 +14,8 @@ against the same without him, in turns.
 *Padding*: 32 callers with texts of one to eight sentences: the share of the computed tokens that is padding, by the
 service's own count of tokens against the texts' tokens.
 
-The load generator shares the cores, so that what it could send is told too. Ends with one JSON object.
+The load generator shares the cores, so that what it could send is told too; with `--apart` it has the last one to itself
+and the service the others. Ends with one JSON object.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import bisect
+import contextlib
 import itertools
 import json
 import math
+import os
 import random
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--times", type=float, default=10.0, help="the peak that is sent (%(default)s)")
     parser.add_argument("--rows", type=_counts, default=(1, 32), metavar="N,N", help="of a request in a flood; 1,32")
     parser.add_argument("--connections", type=_counts, default=(1, 8), help="that call sentiment; 1,8")
+    parser.add_argument("--apart", action="store_true", help="keep the last core for the load generator")
     parser.add_argument("--rounds", type=int, default=3, help="turns with and without documents (%(default)s)")
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {}
@@ -105,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "overload" in parts:
             found["overload"] = []
             for size in options.rows:
-                with serving.bertie(options.models, ("sentiment",)) as (_, url):
+                with _placed(options.apart) as settle, serving.bertie(options.models, ("sentiment",)) as (_, url):
+                    settle()
                     flood = overload(f"{url}/classify", size=size, seconds=options.seconds, times=options.times)
                 found["overload"].append(asdict(flood))
                 print(tell(flood))
@@ -134,6 +139,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(json.dumps(plain(found), allow_nan=False))
     return 0
+
+
+@contextlib.contextmanager
+def _placed(apart: bool) -> Iterator[Callable[[], None]]:
+    """While it lasts, what is started has all cores but the last, and this process the last from the call on, if they
+    are to be apart."""
+    cores = sorted(os.sched_getaffinity(0))
+    if not apart:
+        yield lambda: None
+        return
+    if len(cores) < 2:
+        raise BenchError("there is one core: the service and its load cannot be apart")
+    os.sched_setaffinity(0, cores[:-1])
+    try:
+        yield lambda: os.sched_setaffinity(0, cores[-1:])
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def tell(flood: Overload) -> str:

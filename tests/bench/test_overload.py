@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from bench import overload, serving, startup
 from bench.client import Answer
+from bench.errors import BenchError
 from service import bundle as bundles
 from service.predict import make_task
 from service.tasks import ClassificationExample
@@ -100,3 +102,22 @@ def test_startup_tells_what_is_wanted(models_dir: Path) -> None:
     assert set(startup.WANTED) <= set(found)
     assert 0 < found["import_seconds"] < found["program_import_seconds"] < found["ready_seconds"]
     assert found["idle_rss"] > 20e6
+
+
+def test_service_and_load_have_cores_of_their_own() -> None:
+    cores = os.sched_getaffinity(0)
+    with overload._placed(apart=False) as settle:
+        settle()
+        assert os.sched_getaffinity(0) == cores
+    if len(cores) < 2:
+        with pytest.raises(BenchError, match="there is one core"), overload._placed(apart=True):
+            pass
+        return
+    with overload._placed(apart=True) as settle:
+        service = os.sched_getaffinity(0)
+        settle()
+        load = os.sched_getaffinity(0)
+    assert len(load) == 1
+    assert service | load == cores
+    assert not service & load
+    assert os.sched_getaffinity(0) == cores
