@@ -14,8 +14,8 @@ against the same without him, in turns.
 *Padding*: 32 callers with texts of one to eight sentences: the share of the computed tokens that is padding, by the
 service's own count of tokens against the texts' tokens.
 
-The load generator shares the cores, so that what it could send is told too; with `--apart` it has the last one to itself
-and the service the others. Ends with one JSON object.
+The load generator shares the cores, so that what it could send is told too; with `--apart` it has the last one to
+itself and the service the others. Ends with one JSON object.
 """
 
 from __future__ import annotations
