@@ -9,14 +9,10 @@ import pytest
 
 from service.engine import OrtEngine
 from service.errors import BundleError
-from tests.training.tiny import rows, session, tiny
+from tests.training.tiny import Session, rows, session, tiny
 from training import external
 from training.graph import build
 from training.quantize import FLOAT32, INT8, W8A16
-
-
-def opened(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("encoding", [FLOAT32, INT8, W8A16])
@@ -27,7 +23,7 @@ def test_answers_are_those_of_the_graph_in_one_file(tmp_path: Path, family: str,
     expected = session(build(model, encoding=encoding)).run(None, batch)  # type: ignore[arg-type]
     graph = build(model, encoding=encoding)  # type: ignore[arg-type]
     external.save({tmp_path / "model.onnx": graph}, tmp_path / "weights.bin")
-    for ours, theirs in zip(opened(tmp_path / "model.onnx").run(None, batch), expected, strict=True):
+    for ours, theirs in zip(Session(tmp_path / "model.onnx").run(None, batch), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -40,7 +36,7 @@ def test_graphs_of_the_same_codes_share_them(tmp_path: Path) -> None:
     one, both = ((tmp_path / name).stat().st_size for name in ("one.bin", "both.bin"))
     assert both <= 1.02 * one
     batch = rows(model, 3, 20)
-    int8, w8a16 = (opened(path).run(None, batch)[0] for path in graphs)
+    int8, w8a16 = (Session(path).run(None, batch)[0] for path in graphs)
     assert np.corrcoef(int8.ravel(), w8a16.ravel())[0, 1] > 0.99
 
 

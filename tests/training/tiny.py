@@ -1,5 +1,7 @@
 """Tiny random models of every family and head, rows for them, and what torch answers."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -67,10 +69,11 @@ def torch_logits(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> list[n
 class Session(onnxruntime.InferenceSession):
     """A graph on one thread, in products that are exact on this processor."""
 
-    def __init__(self, graph: onnx.ModelProto) -> None:
+    def __init__(self, graph: onnx.ModelProto | Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        super().__init__(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        model = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
+        super().__init__(model, options, providers=["CPUExecutionProvider"])
         asked = engine.SEVEN_BITS if engine._products_overflow() else {}
         known = {each.name for each in self.get_overridable_initializers()}
         self._exact = {name: np.array(value) for name, value in asked.items() if name in known}
