@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.predict import Predictor
 from service.routes import Routes
 from service.settings import Settings
+from service.shedding import SheddingMiddleware
 
 DESCRIPTION = (
     "Question answering, natural-language inference and sentiment. Errors are RFC 9457 problem documents. "
@@ -69,6 +70,7 @@ def create_app(
     )
     app.state.routes = handlers
     described = APIRouter()
+    paths: dict[str, Route] = {}
     for tag, method, path, handler in (
         ("predictions", "POST", "/qa", handlers.qa),
         ("predictions", "POST", "/classify", handlers.classify),
@@ -82,7 +84,8 @@ def create_app(
         described.add_api_route(
             path, handler, methods=[method], response_model=None, operation_id=handler.__name__, tags=[tag]
         )
-        app.router.routes.append(_Route(path, handler, methods=[method]))
+        paths[path] = _Route(path, handler, methods=[method])
+        app.router.routes.append(paths[path])
     for_people = pages.handlers()
     for path, serve in for_people.items():
         app.router.routes.append(_Route(path, serve, methods=["GET"]))
@@ -97,6 +100,8 @@ def create_app(
     app.openapi = document  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(CallerGone, routes.gone)
+    checks = {"/qa": handlers.check_qa, "/classify": handlers.check_classify}
+    app.add_middleware(SheddingMiddleware, checks={path: (paths[path], check) for path, check in checks.items()})
     if settings.api_keys:
         keys = [key.get_secret_value() for key in settings.api_keys]
         app.add_middleware(KeyMiddleware, keys=keys, open_paths=(*OPEN_PATHS, *for_people))

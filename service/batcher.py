@@ -370,6 +370,7 @@ class Batcher:
         return QueueFull(
             f"{self._turns.counted} tokens wait for model {self.name!r}; {limit}",
             retry_after=tokens / self._tokens_per_second if self._tokens_per_second else 1.0,
+            model=self.name,
         )
 
     def _fail_all(self, jobs: Sequence[Job], error: BertieError) -> None:

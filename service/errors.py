@@ -116,6 +116,7 @@ class QueueFull(BertieError):
 
     Attributes:
         retry_after: seconds until enough of the waiting rows will have run to admit it, at the rate measured of late.
+        model: whose queue it is.
     """
 
     status = 429
@@ -123,9 +124,10 @@ class QueueFull(BertieError):
     title = "Queue full"
     reason = "queue_full"
 
-    def __init__(self, detail: str, *, retry_after: float) -> None:
+    def __init__(self, detail: str, *, retry_after: float, model: str = "") -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+        self.model = model
 
 
 class NotReady(BertieError):

@@ -21,7 +21,16 @@ from service.batch import Encoded
 from service.batcher import Batcher
 from service.bundle import Bundle
 from service.engine import Engine, open_engine
-from service.errors import BertieError, BundleError, DeadlineExceeded, Draining, InvalidInput, TooLarge, UnknownModel
+from service.errors import (
+    BertieError,
+    BundleError,
+    DeadlineExceeded,
+    Draining,
+    InvalidInput,
+    QueueFull,
+    TooLarge,
+    UnknownModel,
+)
 from service.metrics import PHASES, Metrics
 from service.schedule import Load, Schedule
 from service.settings import Settings, cpu_quota
@@ -154,6 +163,23 @@ class Predictor:
                 if _fits(model, task, wanted, without):
                     return model
         raise UnknownModel("no loaded model can answer these fields", field="model")
+
+    def check_open(self, *tasks: type) -> None:
+        """Refuses a request for one of these tasks that would be refused whatever it holds.
+
+        Raises:
+            QueueFull: no model of these tasks takes any; of the one that will first.
+        """
+        full: list[QueueFull] = []
+        for model in self.models.values():
+            if isinstance(model.task, tasks):
+                try:
+                    model.batcher.check_open()
+                    return
+                except QueueFull as error:
+                    full.append(error)
+        if full:
+            raise min(full, key=lambda error: error.retry_after)
 
     async def predict(
         self,

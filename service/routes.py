@@ -112,6 +112,16 @@ class Routes:
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(self._metrics.registry), headers={"Content-Type": content_type})
 
+    def check_qa(self) -> None:
+        """Raises QueueFull while no question would be taken."""
+        if self.predictor is not None:
+            self.predictor.check_open(SpanTask, MultipleChoiceTask)
+
+    def check_classify(self) -> None:
+        """Raises QueueFull while no text would be taken."""
+        if self.predictor is not None:
+            self.predictor.check_open(ClassificationTask)
+
     def can_answer(self, shapes: schemas.Shapes, body: Any) -> bool:
         """Whether a loaded model takes such a body; true of every body before any is loaded."""
         if self.predictor is None:

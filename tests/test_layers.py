@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.answers", "service.schemas", "service.pages"),
     ("service.problems", "service.caller", "service.auth"),
     ("service.exchange", "service.openapi"),
+    ("service.shedding",),
     ("service.routes",),
     ("service.app",),
     ("service.__main__",),
