@@ -15,15 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from service import __version__, openapi, pages, predict, problems, routes
+from service import __version__, openapi, pages, predict, problems
 from service.auth import KeyMiddleware
-from service.caller import CallerGone
 from service.exchange import Exchange, ExchangeMiddleware
+from service.express import Express, ExpressMiddleware
 from service.metrics import Metrics
 from service.predict import Predictor
 from service.routes import Routes
 from service.settings import Settings
-from service.shedding import SheddingMiddleware
 
 DESCRIPTION = (
     "Question answering, natural-language inference and sentiment. Errors are RFC 9457 problem documents. "
@@ -99,9 +98,11 @@ def create_app(
 
     app.openapi = document  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(CallerGone, routes.gone)
-    checks = {"/qa": handlers.check_qa, "/classify": handlers.check_classify}
-    app.add_middleware(SheddingMiddleware, checks={path: (paths[path], check) for path, check in checks.items()})
+    express = {
+        "/qa": Express(paths["/qa"], handlers.qa, handlers.check_qa),
+        "/classify": Express(paths["/classify"], handlers.classify, handlers.check_classify),
+    }
+    app.add_middleware(ExpressMiddleware, paths=express)
     if settings.api_keys:
         keys = [key.get_secret_value() for key in settings.api_keys]
         app.add_middleware(KeyMiddleware, keys=keys, open_paths=(*OPEN_PATHS, *for_people))

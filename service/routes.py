@@ -18,7 +18,7 @@ from starlette.responses import Response
 from service import answers, caller, schemas
 from service.answers import Prediction
 from service.errors import InvalidInput, NotReady, TooLarge, UnknownModel
-from service.exchange import CALLER_GONE, Exchange
+from service.exchange import Exchange
 from service.metrics import PHASES, Metrics
 from service.predict import Model, Predictions, Predictor
 from service.schemas import ManyRequest
@@ -213,11 +213,6 @@ class Routes:
 def _limit(values: Sequence[Any], most: int, noun: str, field: str) -> None:
     if len(values) > most:
         raise TooLarge(f"{len(values)} {noun}; the limit is {most}", field=field)
-
-
-async def gone(request: Request, error: Exception) -> Response:
-    """The answer that nobody reads."""
-    return Response(status_code=CALLER_GONE)
 
 
 def _locate(task: Task[Any, Any, Any], examples: Sequence[Any], error: InvalidInput) -> InvalidInput:

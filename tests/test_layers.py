@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.answers", "service.schemas", "service.pages"),
     ("service.problems", "service.caller", "service.auth"),
     ("service.exchange", "service.openapi"),
-    ("service.shedding",),
+    ("service.express",),
     ("service.routes",),
     ("service.app",),
     ("service.__main__",),
