@@ -1,6 +1,6 @@
 """How the C library's malloc treats the memory that engines ask for, and what loading has freed.
 
-Owns the two calls to glibc; on another C library they do nothing.
+Owns the calls to glibc; on another C library they do nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 # <malloc.h>
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _KEPT_BLOCK = 32 << 20  # the most that glibc takes
 _KEPT_TOP = 256 << 20
 
@@ -25,6 +26,16 @@ def keep_blocks() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_TOP)
+
+
+def share_arenas(count: int) -> None:
+    """Lets threads share so many of malloc's arenas. To be called before they are started.
+
+    By default each has its own, up to 8 a core, and each keeps what its largest calls have needed.
+    """
+    mallopt = _function("mallopt")
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, count)
 
 
 def return_freed() -> None:

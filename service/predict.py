@@ -267,6 +267,7 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
+    allocator.share_arenas(cpu_quota())
     models: list[Model] = []
     shared = Load()
     tokenizers: dict[str, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each

@@ -37,7 +37,41 @@ def run(mode: str) -> tuple[int, int]:
     return faults, returned
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+THREADS = """
+import resource, sys, threading
+import numpy as np
+from service import allocator
+
+if sys.argv[1] == "shared":
+    allocator.share_arenas(1)
+allocator.keep_blocks()
+turn, alive = threading.Lock(), threading.Barrier(8)
+
+def call():
+    alive.wait()
+    with turn:
+        blocks = [np.ones(1 << 17) for _ in range(16)]  # 16 MB
+        del blocks
+    alive.wait()
+
+threads = [threading.Thread(target=call) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+
+
+@LINUX
+def test_threads_that_share_an_arena_keep_what_one_needs() -> None:
+    own, shared = (
+        int(subprocess.run([sys.executable, "-c", THREADS, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("own", "shared")
+    )
+    assert own - shared > 48 << 10  # of 112 MB, in kB
+
+
+@LINUX
 def test_large_blocks_are_kept_and_freed_ones_returned() -> None:
     kept, returned = run("kept")
     assert kept < 1000  # 20 times 2048 pages otherwise
@@ -48,5 +82,6 @@ def test_a_library_without_them_is_no_error(monkeypatch: pytest.MonkeyPatch) -> 
     from service import allocator
 
     monkeypatch.setattr(allocator, "_function", lambda name: None)
+    allocator.share_arenas(1)
     allocator.keep_blocks()
     allocator.return_freed()
