@@ -127,7 +127,7 @@ class Bare:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         session = ort.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
-        self._parameters = parameters(session) if "int8" in self._path.name else {}
+        self._parameters = parameters(session, self._path) if "int8" in self._path.name else {}
         for size in (1, BEST_BATCH, 32):
             self._call(session, self._rows[:size])
         return session

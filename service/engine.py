@@ -79,7 +79,7 @@ class OrtEngine:
         self._threads = intra_op_threads
         self._session = self._open(self._options())
         self._output_names = [output.name for output in self._session.get_outputs()]
-        self._parameters = parameters(self._session) if precision == "int8" else {}
+        self._parameters = parameters(self._session, path) if precision == "int8" else {}
 
     def run(self, batch: Batch) -> Outputs:
         """Runs the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
@@ -137,7 +137,8 @@ class OrtEngine:
         # 1.2 to 1.5 times as quick. Between calls they sleep: a container's CPU quota is not for spinning.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.workers == 1 else "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.log_severity_level = 4  # what is an error to it is raised too, and told here, in one line
+        # On CPUs what is an error to it is raised too, and told here in one line; why there is no CUDA it only logs.
+        options.log_severity_level = 3 if self.provider == "cuda" else 4
         return options
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -197,8 +198,8 @@ def open_engine(
     return _open(bundle, graph, "cpu", workers, threads), graph
 
 
-def parameters(session: ort.InferenceSession) -> dict[str, NDArray[Any]]:
-    """What an int8 graph must be given beside a batch for its products to be exact on this processor, by input.
+def parameters(session: ort.InferenceSession, path: Path) -> dict[str, NDArray[Any]]:
+    """What the int8 graph of `path` must be given beside a batch for exact products on this processor, by input.
 
     Raises:
         BundleError: it has no such inputs.
@@ -206,7 +207,9 @@ def parameters(session: ort.InferenceSession) -> dict[str, NDArray[Any]]:
     if not _products_overflow():
         return {}
     if SEVEN_BITS.keys() - {each.name for each in session.get_overridable_initializers()}:
-        raise BundleError("an int8 graph of an earlier version, for processors with VNNI: export it again")
+        raise BundleError(
+            f"{path.parent.name}/{path.name} is of an earlier version, for processors with VNNI: export it again"
+        )
     return {name: np.array(value) for name, value in SEVEN_BITS.items()}
 
 
