@@ -48,6 +48,7 @@ def test_our_own_recipes_parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     loaded = recipe.load(path)
     ours = {
         "nli": "runs/nli-mean",
+        "race": "runs/qa-restored",
         "sentiment-albert": "runs/pretrain-albert-distilled/final",
     }  # these go on from others
     assert loaded.model == ours.get(path.stem, "encoder")
