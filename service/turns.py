@@ -139,7 +139,8 @@ class Turns:
 
     def promote(self, now: float) -> bool:
         """Brings to the front the jobs of which half the time is over; whether there were any."""
-        late = [job for job in self if job.background and now > (job.admitted + job.deadline) / 2]
+        queues = [self._queues[True, priority] for priority in PRIORITIES]
+        late = [job for queue in queues for job in queue if now > (job.admitted + job.deadline) / 2]
         for job in late:
             del self._queue_of(job)[job]
             self._rows[True] -= len(job.waiting)
