@@ -1,9 +1,9 @@
 """The paths that are asked thousands of times a second, answered past the framework's layers.
 
 Owns the way from a request to its handler there: first whether all would be refused, before the body is read or
-anything is looked at; then the handler itself. Routing, exit stacks and exception handlers of the framework take 60
-microseconds of a request, a fifth of what it costs the event loop, and do nothing for these (docs/lab.md). Knows
-nothing of models and queues.
+anything is looked at; then the handler itself. Routing, exit stacks and exception handlers of the framework take a
+twelfth of what a request costs the event loop, and do nothing for these (docs/lab.md). Knows nothing of models and
+queues.
 """
 
 from __future__ import annotations
