@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import difflib
+import gc
 import logging
 import math
 import os
@@ -81,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"bertie: {PREFIX}{str(detail['loc'][0]).upper()}: {detail['msg']}", file=sys.stderr)
         return CANNOT_START
     logs.configure(settings.log_format, settings.log_level)
+    # Texts of one request tokenised on all cores take 1.4 times the processor's time, and beside busy engines more of
+    # the clock's as well (docs/lab.md): requests go side by side, not texts.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _warn_of_unknown_variables()
     config = uvicorn.Config(
         create_app(settings),
@@ -113,6 +117,7 @@ async def _serve(config: uvicorn.Config, settings: Settings) -> None:
                 fields = {"model": model.name, "provider": model.provider, "precision": model.precision}
                 fields |= {"version": model.bundle.version, "batch_tokens": str(model.schedule.batch_tokens)}
                 logger.info("loaded", extra={"fields": fields})
+            gc.freeze()  # what is here stays: a full collection would look at it all, 50 ms in which nobody is answered
             server = Server(config, predictor, settings.drain_seconds)
             with contextlib.suppress(ValueError):  # signals belong to the main thread
                 # uvicorn raises the signal again when it has stopped; having stopped as asked is success.

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from service import __version__, openapi, pages, predict, problems
+from service import __version__, loading, openapi, pages, problems
 from service.auth import KeyMiddleware
 from service.exchange import Exchange, ExchangeMiddleware
 from service.express import Express, ExpressMiddleware
@@ -34,7 +34,7 @@ OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/openapi.json")
 def create_app(
     settings: Settings,
     *,
-    load: Callable[[Settings, Metrics], Predictor] = predict.load,
+    load: Callable[[Settings, Metrics], Predictor] = loading.load,
     metrics: Metrics | None = None,
 ) -> FastAPI:
     """The service as an ASGI application. Its lifespan loads the models, and drains them at the end.

@@ -118,8 +118,10 @@ class OrtEngine:
         )
 
     def warm_up(self, max_length: int) -> None:
-        """Runs rows of several lengths on every worker, so that the first caller waits for no allocation or kernel."""
-        lengths = sorted({min(tokens, max_length) for tokens in (*_WARM_UP_TOKENS, max_length)})
+        """Runs rows on every worker, so that the first caller waits for no allocation or kernel: on a GPU of several
+        lengths, for each may have kernels of its own."""
+        tried = _WARM_UP_TOKENS if self.provider == "cuda" else ()
+        lengths = sorted({min(tokens, max_length) for tokens in (*tried, max_length)})
         rows = [Encoded(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)) for n in lengths]
         with ThreadPoolExecutor(self.workers) as pool:
             for row in rows:

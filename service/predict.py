@@ -14,16 +14,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from prometheus_client import Histogram
 
-from service import allocator
-from service import bundle as bundles
-from service import schedule as schedules
 from service.batch import Encoded
 from service.batcher import Batcher
 from service.bundle import Bundle
-from service.engine import Engine, open_engine
 from service.errors import (
-    BertieError,
-    BundleError,
     DeadlineExceeded,
     Draining,
     InvalidInput,
@@ -31,8 +25,8 @@ from service.errors import (
     TooLarge,
     UnknownModel,
 )
-from service.metrics import PHASES, Metrics
-from service.schedule import Load, Schedule
+from service.metrics import Metrics
+from service.schedule import Schedule
 from service.settings import Settings, cpu_quota
 from service.tasks import (
     ClassificationTask,
@@ -259,93 +253,6 @@ class Predictor:
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
-
-def load(settings: Settings, metrics: Metrics) -> Predictor:
-    """Loads, checks and warms up the bundles of the settings, and starts their workers. Call it on the event loop.
-
-    Raises:
-        BundleError, ConfigurationError: start-up must stop; the message says why.
-    """
-    allocator.share_arenas(cpu_quota())
-    models: list[Model] = []
-    shared = Load()
-    tokenizers: dict[str, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
-    for folder in bundles.find(settings.models_dir, settings.models):
-        bundle = bundles.load(folder)
-        if any(bundle.name == model.name for model in models):
-            raise BundleError(f"bundle {folder.name!r} calls itself {bundle.name!r}, and so does another")
-        try:
-            digest = bundle.manifest.files[bundles.TOKENIZER]
-            if digest not in tokenizers:
-                tokenizers[digest] = Tokenizer.from_file(bundle.folder / bundles.TOKENIZER)
-            tokenizer = tokenizers[digest]
-            task = make_task(bundle, tokenizer)
-        except BertieError:
-            raise
-        except Exception as error:  # `tokenizers` raises bare Exceptions
-            raise BundleError(f"bundle {bundle.name!r}: its tokenizer cannot be used: {error}") from error
-        engine, graph = open_engine(
-            bundle,
-            device=settings.device,
-            workers=settings.workers,
-            intra_op_threads=settings.intra_op_threads,
-            cores=cpu_quota(),
-        )
-        engine.warm_up(bundle.manifest.max_length)
-        schedule = schedules.measure(
-            engine,
-            bundle.manifest.max_length,
-            cores=cpu_quota(),
-            most_tokens=settings.max_batch_tokens,
-            lone=settings.lone_session and not (settings.workers or settings.intra_op_threads),
-        )
-        provider, precision = engine.provider, graph.precision
-        models.append(serve(bundle, tokenizer, task, engine, provider, precision, schedule, settings, metrics, shared))
-    allocator.return_freed()
-    allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
-    return Predictor(models, settings, metrics)
-
-
-def serve(
-    bundle: Bundle,
-    tokenizer: Tokenizer,
-    task: ServedTask,
-    engine: Engine,
-    provider: str,
-    precision: str,
-    schedule: Schedule,
-    settings: Settings,
-    metrics: Metrics,
-    load: Load | None = None,
-) -> Model:
-    """Puts an engine behind a started batcher. Tests come in here with a fake engine.
-
-    Args:
-        load: shared by the models of the process.
-    """
-    manifest = bundle.manifest
-    batcher = Batcher(
-        bundle.name,
-        engine,
-        pad_id=tokenizer.pad_id,
-        max_length=manifest.max_length,
-        schedule=schedule,
-        max_queue_tokens=settings.max_queue_tokens,
-        metrics=metrics,
-        load=load,
-    )
-    batcher.start()
-    loaded = time.time()
-    metrics.model_info.labels(
-        bundle.name, manifest.task, manifest.architecture, precision, provider, bundle.version
-    ).set(1)
-    metrics.model_loaded.labels(bundle.name).set(loaded)
-    zero_shot = None
-    if isinstance(task, ClassificationTask) and ZeroShotTask.serves(task.labels):
-        zero_shot = ZeroShotTask(task)
-    phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
-    return Model(bundle, provider, precision, task, zero_shot, schedule, batcher, phases, loaded)
 
 
 def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ServedTask:

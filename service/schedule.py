@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.batch import Batch, Encoded, pad
-from service.engine import Engine, OrtEngine
+from service.engine import Engine
 
 ROW_TOKENS = 32
 """Length of the rows that the batches are measured with: a sentence or two."""
-MOST_TOKENS = 1 << 16
+LEAST_TOKENS, MOST_TOKENS = 128, 1 << 16
+"""Of the batches that are tried."""
+SHORTEST = 8
+"""Tokens of the shortest row that all cores are tried on."""
+ALIKE = 0.01
+"""Models whose parameters differ by no more are of one shape, if they are of one family."""
 GAIN = 1.02
 """A batch of twice the tokens must run so many times the tokens a second: it keeps other rows waiting longer. No more
 is asked, for a batch also costs what is not measured here, on the way to its engine and back (docs/lab.md)."""
@@ -63,34 +68,59 @@ class Load:
             self.rows += rows
 
 
-def measure(engine: OrtEngine, longest: int, *, cores: int, most_tokens: int = 0, lone: bool = True) -> Schedule:
-    """The schedule for an engine that is warmed up.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An engine whose work is to be cut up.
+
+    Attributes:
+        engine: warmed up.
+        lone: the same graph on all cores, or None where it is not wanted.
+        longest: tokens of the longest row.
+        kind: what engines of the same speed have in common: family, precision, where they run.
+        parameters: of the model.
+    """
+
+    engine: Engine
+    lone: Engine | None
+    longest: int
+    kind: tuple[str, ...]
+    parameters: int
+
+    def resembles(self, other: Subject) -> bool:
+        """Whether what is measured of one does for the other: they may differ by their heads and their weights."""
+        return self.kind == other.kind and abs(self.parameters - other.parameters) <= ALIKE * other.parameters
+
+
+def measure(subjects: Sequence[Subject], *, most_tokens: int = 0, clock: Clock = time.perf_counter) -> list[Schedule]:
+    """The schedule of each engine. Of those that resemble one another the one with the longest rows is measured.
 
     Args:
-        longest: tokens of the longest row.
-        cores: for a row that is alone.
         most_tokens: of a batch; 0: measured.
-        lone: whether to open a second session, with its own copy of the weights, for rows that are alone, if it gains.
     """
-    tokens = most_tokens or batch_tokens(engine, longest)
-    if lone and cores > 1 and engine.provider == "cpu":
-        wide = engine.reopened(workers=1, intra_op_threads=cores)
-        wide.warm_up(longest)
-        found = lone_tokens(engine, wide, longest)
-        if found is not None:
-            return Schedule(tokens, wide, found)
-    return Schedule(tokens)
+    measured: list[tuple[Subject, int, int | None]] = []
+    for subject in sorted(subjects, key=lambda subject: subject.longest, reverse=True):
+        if not any(subject.resembles(other) for other, *_ in measured):
+            tokens = most_tokens or batch_tokens(subject.engine, min(subject.longest, LEAST_TOKENS), clock)
+            found = lone_tokens(subject.engine, subject.lone, subject.longest, clock) if subject.lone else None
+            measured.append((subject, tokens, found))
+    schedules = []
+    for subject in subjects:
+        tokens, found = next((tokens, found) for other, tokens, found in measured if subject.resembles(other))
+        tokens = most_tokens or max(tokens, subject.longest)
+        lone = subject.lone if found is not None and found <= subject.longest else None
+        schedules.append(Schedule(tokens, lone, found if lone and found else 0))
+    return schedules
 
 
-def batch_tokens(engine: Engine, longest: int, clock: Clock = time.perf_counter) -> int:
+def batch_tokens(engine: Engine, least: int, clock: Clock = time.perf_counter) -> int:
     """The tokens of a batch from which twice as many would be no quicker a token, all workers being busy.
 
     Args:
         engine: warmed up.
-        longest: tokens of the longest row: a batch holds at least one.
+        least: tokens of the smallest batch that is tried.
     """
-    tokens, best = longest, 0.0
-    row = min(ROW_TOKENS, longest)
+    tokens, best = least, 0.0
+    row = min(ROW_TOKENS, least)
     with ThreadPoolExecutor(engine.workers) as pool:
         while tokens <= MOST_TOKENS:
             batches = [_batch(tokens // row, row)] * engine.workers
@@ -112,14 +142,18 @@ def lone_tokens(engine: Engine, lone: Engine, longest: int, clock: Clock = time.
         lone: runs it on all of them.
         longest: tokens of the longest row.
     """
-    tokens, found, wanted = longest, None, LONE_WORTH
-    while tokens >= 8:
+
+    def gain(tokens: int) -> float:
         row = _batch(1, tokens)
-        one = _quickest(lambda given=row: engine.run(given), clock)  # type: ignore[misc]
-        if one < wanted * _quickest(lambda given=row: lone.run(given), clock):  # type: ignore[misc]
-            break
-        tokens, found, wanted = tokens // 2, tokens, LONE_GAIN
-    return found
+        return _quickest(lambda: engine.run(row), clock) / _quickest(lambda: lone.run(row), clock)
+
+    if gain(longest) < LONE_WORTH:
+        return None
+    lengths = [longest]
+    while lengths[-1] // 2 >= SHORTEST:
+        lengths.append(lengths[-1] // 2)
+    # From the shortest on, which cost the least: a long row's calls take most of what a start takes.
+    return next((tokens for tokens in reversed(lengths[1:]) if gain(tokens) >= LONE_GAIN), longest)
 
 
 def _quickest(call: Callable[[], object], clock: Clock) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 from service import bundle as bundles
 from service.batch import Batch
 from service.engine import Engine, Outputs, open_engine
+from service.loading import serve
 from service.metrics import Metrics
-from service.predict import Predictor, make_task, serve
+from service.predict import Predictor, make_task
 from service.schedule import Schedule
 from service.settings import Settings
 from service.tokenizer import Tokenizer
@@ -74,7 +75,7 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
-    """Like `service.predict.load`, with these engines behind the models of those names and ONNX Runtime behind the
+    """Like `service.loading.load`, with these engines behind the models of those names and ONNX Runtime behind the
     others."""
 
     def load(settings: Settings, metrics: Metrics) -> Predictor:

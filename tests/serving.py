@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service import predict
+from service import loading
 from service.app import create_app
 from service.metrics import Metrics
 from service.predict import Predictor
@@ -28,7 +28,7 @@ from service.settings import Settings
 async def serving(
     settings: Settings,
     *,
-    load: Callable[[Settings, Metrics], Predictor] = predict.load,
+    load: Callable[[Settings, Metrics], Predictor] = loading.load,
     metrics: Metrics | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application in its lifespan. `client.app` is the application."""

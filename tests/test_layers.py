@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.schedule", "service.turns"),
     ("service.batcher",),
     ("service.predict",),
+    ("service.loading",),
     ("service.answers", "service.schemas", "service.pages"),
     ("service.problems", "service.caller", "service.auth"),
     ("service.exchange", "service.openapi"),

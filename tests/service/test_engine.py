@@ -98,11 +98,13 @@ def test_concurrent_calls_agree_with_one_after_another(graph: Path) -> None:
 
 def test_warm_up_runs_rows_up_to_the_longest(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, seen = cpu(graph, workers=2), []
-    run = engine.run
-    monkeypatch.setattr(engine, "run", lambda batch: seen.append(batch.shape) or run(batch))
+    monkeypatch.setattr(engine, "run", lambda batch: seen.append(batch.shape))
     engine.warm_up(40)
-    assert sorted(set(seen)) == [(1, 8), (1, 32), (1, 40)]
-    assert len(seen) == 6
+    assert seen == [(1, 40)] * 2  # once a worker
+    monkeypatch.setattr(engine, "provider", "cuda")
+    seen.clear()
+    engine.warm_up(40)
+    assert sorted(seen) == [(1, 8)] * 2 + [(1, 32)] * 2 + [(1, 40)] * 2
 
 
 def test_memory_stays_flat_while_shapes_change(graph: Path) -> None:

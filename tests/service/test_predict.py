@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service import predict
+from service import loading, predict
 from service.batch import Batch
 from service.bundle import MANIFEST
 from service.engine import Engine, Outputs
@@ -46,7 +46,7 @@ LONG = "the city is big. " * 400
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, metrics: Metrics, **engines: Engine) -> AsyncIterator[Predictor]:
     """The three bundles, with these engines behind the models of those names."""
-    predictor = load_with(**engines)(settings, metrics) if engines else predict.load(settings, metrics)
+    predictor = load_with(**engines)(settings, metrics) if engines else loading.load(settings, metrics)
     try:
         async with asyncio.timeout(60):
             yield predictor
@@ -337,7 +337,7 @@ async def test_load_refuses_what_cannot_work(
 ) -> None:
     folder = bundle_factory(kind, **changes)
     with pytest.raises(error, match=match) as raised:
-        predict.load(settings.model_copy(update={"models_dir": folder.parent, "max_batch_tokens": budget}), metrics)
+        loading.load(settings.model_copy(update={"models_dir": folder.parent, "max_batch_tokens": budget}), metrics)
     assert repr(kind) in str(raised.value)
 
 
@@ -351,7 +351,7 @@ async def test_load_names_a_bundle_whose_tokenizer_is_broken(
     values["files"]["tokenizer.json"] = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     (folder / MANIFEST).write_text(json.dumps(values))
     with pytest.raises(BundleError, match="'qa': its tokenizer cannot be used"):
-        predict.load(settings.model_copy(update={"models_dir": folder.parent}), metrics)
+        loading.load(settings.model_copy(update={"models_dir": folder.parent}), metrics)
 
 
 async def test_load_refuses_two_bundles_of_one_name(
@@ -361,7 +361,7 @@ async def test_load_refuses_two_bundles_of_one_name(
     values = json.loads((bundle_factory("qa", name="second") / MANIFEST).read_text())
     (folder.parent / "second" / MANIFEST).write_text(json.dumps(values | {"name": "first"}))
     with pytest.raises(BundleError, match="'second' calls itself 'first'"):
-        predict.load(settings.model_copy(update={"models_dir": folder.parent}), metrics)
+        loading.load(settings.model_copy(update={"models_dir": folder.parent}), metrics)
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------

@@ -2,15 +2,14 @@
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from service import schedule
-from service.batch import Batch, Encoded, pad
-from service.engine import OrtEngine, Outputs
-from service.schedule import Schedule, batch_tokens, lone_tokens
+from service.batch import Batch
+from service.engine import Outputs
+from service.schedule import Schedule, Subject, batch_tokens, lone_tokens, measure
 
 
 class Priced:
@@ -22,6 +21,7 @@ class Priced:
 
     def __init__(self, price: Callable[[int, int], float], clock: "Hands", workers: int = 1) -> None:
         self.workers = workers
+        self.background = 0
         self.shapes: list[tuple[int, int]] = []
         self._price = price
         self._clock = clock
@@ -99,35 +99,37 @@ def test_all_cores_for_rows_that_are_long_enough(start: float, longest: int, exp
     assert all(rows == 1 for rows, _ in one.shapes + wide.shapes)
 
 
-# ---- with a real session --------------------------------------------------------------------------------------------
+def subject(
+    clock: Hands, longest: int, *, kind: str = "bert", parameters: int = 1000, lone: bool = True, start: float = 0.0005
+) -> Subject:
+    one = Priced(lambda rows, tokens: rows * tokens * 50e-6, clock)
+    wide = Priced(lambda rows, tokens: start + rows * tokens * 25e-6, clock) if lone else None
+    return Subject(one, wide, longest, (kind, "int8", "cpu"), parameters)
 
 
-@pytest.fixture
-def engine(models_dir: Path) -> OrtEngine:
-    return OrtEngine(models_dir / "sentiment" / "model.fp32.onnx", provider="cpu", workers=1, intra_op_threads=1)
+def test_one_engine_of_a_shape_is_measured_for_all_and_each_has_its_own_lone_one() -> None:
+    clock = Hands()
+    few, most = subject(clock, 64), subject(clock, 320, parameters=1009)
+    short, long = measure([few, most], clock=clock)
+    assert not few.engine.shapes  # type: ignore[attr-defined]
+    assert (short, long) == (Schedule(128, few.lone, 40), Schedule(320, most.lone, 40))
 
 
-def test_a_lone_session_is_opened_only_where_it_gains(engine: OrtEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "lone_tokens", lambda *_: 48)
-    found = schedule.measure(engine, 64, cores=2, most_tokens=512)
-    assert (found.batch_tokens, found.lone_tokens) == (512, 48)
-    batch = pad([Encoded(np.arange(9), np.zeros(9, dtype=np.int64))], 0)
-    assert found.lone is not None
-    for ours, theirs in zip(engine.run(batch), found.lone.run(batch), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-    monkeypatch.setattr(schedule, "lone_tokens", lambda *_: None)
-    assert schedule.measure(engine, 64, cores=2, most_tokens=512) == Schedule(512)
+@pytest.mark.parametrize("other", [{"kind": "albert"}, {"parameters": 1011}])
+def test_engines_of_other_shapes_are_measured_each(other: dict[str, Any]) -> None:
+    clock = Hands()
+    quick, slow = subject(clock, 320), subject(clock, 320, start=1.0, **other)
+    assert measure([quick, slow], clock=clock) == [Schedule(320, quick.lone, 40), Schedule(320)]
 
 
-@pytest.mark.parametrize(("cores", "lone"), [(1, True), (2, False)])
-def test_no_second_copy_of_the_weights_where_it_is_not_wanted(
-    engine: OrtEngine, monkeypatch: pytest.MonkeyPatch, cores: int, lone: bool
-) -> None:
-    monkeypatch.setattr(OrtEngine, "reopened", lambda *_, **__: pytest.fail("a second session was opened"))
-    assert schedule.measure(engine, 64, cores=cores, most_tokens=512, lone=lone).lone is None
+def test_rows_too_short_to_gain_get_no_lone_engine() -> None:
+    clock = Hands()
+    few, most = subject(clock, 32), subject(clock, 320)
+    assert measure([few, most], clock=clock)[0] == Schedule(128)
 
 
-def test_the_measured_tokens_hold_the_longest_row(engine: OrtEngine) -> None:
-    for longest in (16, 64, 384):
-        assert schedule.measure(engine, longest, cores=1).batch_tokens >= longest
+def test_a_budget_that_is_given_is_not_measured() -> None:
+    clock = Hands()
+    given = subject(clock, 64, lone=False)
+    assert measure([given], most_tokens=512, clock=clock) == [Schedule(512)]
+    assert not given.engine.shapes  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service import bundle as bundles
-from service import predict
+from service import loading
 from service.batch import Batch, Encoded
 from service.metrics import Metrics
 from service.settings import Settings
@@ -146,7 +146,7 @@ async def test_answers_are_those_of_the_service(trained_models: Path, tmp_path: 
     _, labels = evaluate.bundle(bundles.load(trained_models / "sentiment"), dev)
 
     settings = Settings(models_dir=trained_models, device="cpu", workers=1, intra_op_threads=1)
-    predictor = predict.load(settings, Metrics())
+    predictor = loading.load(settings, Metrics())
     try:
         qa, sentiment = predictor.models["qa"], predictor.models["sentiment"]
         assert isinstance(sentiment.task, ClassificationTask)
