@@ -6,7 +6,8 @@ shape of the network. It does not know how a matrix is stored (`training.quantiz
 
 Every graph has the inputs input_ids, attention_mask and token_type_ids, int64 [rows, tokens], rows padded on the right,
 and fp32 outputs: logits [rows, labels] (multiple choice: [rows, 1], a row an option), or start_logits and end_logits
-[rows, tokens], which mean nothing at padding.
+[rows, tokens], which mean nothing at padding. A packed graph, for GPUs, does no work on padding in between: its hidden
+states are the tokens of all rows, one after another.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from training.canvas import Array, Canvas
 from training.errors import CheckpointError
-from training.quantize import FLOAT32, Encoding, Normalise, Use
+from training.quantize import FLOAT32, Encoding, Int8, Normalise, Use
 
 # What a config calls its activation, by the operator that computes it. The first two add the bias before it too.
 GELU, TANH_GELU, RELU, TANH = "com.microsoft.BiasGelu", "com.microsoft.FastGelu", "Relu", "Tanh"
@@ -93,14 +94,20 @@ class SpanHead:
     last: str
 
 
-def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32) -> onnx.ModelProto:
+def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool = False) -> onnx.ModelProto:
     """Write the graph of a fine-tuned `model`, its weights kept as `encoding` says.
 
-    Raises `UnsupportedArchitecture` for a family, head or configuration that would be served wrongly.
+    With `packed` it does no work on padding, with operators that have kernels on CUDA alone (`training.packing`). Its
+    weights are those of the graph that is not, to the bit.
+
+    Raises `UnsupportedArchitecture` for a family, head or configuration that would be served wrongly, and `ValueError`
+    for a packed graph in int8.
     """
+    if packed and isinstance(encoding, Int8):
+        raise ValueError("int8 graphs are for CPUs, which have no kernels for packed ones")
     check(model.config)
     head = head_of(model)
-    writer = _Writer(model, encoding)
+    writer = _Writer(model, encoding, packed=packed)
     hidden = writer.encoder(first_only=isinstance(head, ClassHead))
     match head:
         case ClassHead():
@@ -159,7 +166,7 @@ def layer_names(config: PretrainedConfig) -> list[str]:
 
 def fused_attention_count(graph: onnx.ModelProto) -> int:
     """Count the fused attention operators; a whole graph has `len(layer_names(config))`."""
-    return sum(node.op_type == "MultiHeadAttention" for node in graph.graph.node)
+    return sum(node.op_type in ("MultiHeadAttention", "PackedMultiHeadAttention") for node in graph.graph.node)
 
 
 def unique_weight_count(graph: onnx.ModelProto) -> int:
@@ -193,17 +200,29 @@ class _Layer:
     norm: Normalise
 
 
+@dataclass(frozen=True)
+class _Packing:
+    """Where the tokens of a packed graph belong, as RemovePadding tells it, int32."""
+
+    token_offset: str  # [rows, tokens]: places in rows * tokens, those of the tokens first, then those of padding
+    row_starts: str  # [rows + 1]: where each row begins among the tokens, and how many there are
+    firsts: str  # [rows]: the same without the last
+
+
 class _Writer:
     """Writes one model to a canvas, from the embeddings up.
 
-    Hidden states are [rows, tokens, hidden], of the encoding's type. `to` names what a method writes.
+    Hidden states are [rows, tokens, hidden], packed [all tokens, hidden], of the encoding's type; those of first tokens
+    [rows, 1, hidden], packed [rows, hidden]. `to` names what a method writes.
     """
 
-    def __init__(self, model: PreTrainedModel, encoding: Encoding) -> None:
+    def __init__(self, model: PreTrainedModel, encoding: Encoding, *, packed: bool) -> None:
         self.config: Any = model.config
         self.family = FAMILIES[model.config.model_type]
         self.tensors = model.state_dict()
         self.encoding = encoding
+        self.packed = packed
+        self.packing: _Packing | None = None  # once padding is removed
         self.canvas = Canvas()
         self.node = self.canvas.node
         self.constant = self.canvas.constant
@@ -211,7 +230,7 @@ class _Writer:
     # The network
 
     def encoder(self, *, first_only: bool) -> str:
-        """Write embeddings and layers; return the last hidden states, [rows, 1, hidden] if only the first is read."""
+        """Write embeddings and layers; return the last hidden states, of first tokens alone if only those are read."""
         input_ids, attention_mask, token_type_ids = (
             self.canvas.input(name, ["rows", "tokens"]) for name in ("input_ids", "attention_mask", "token_type_ids")
         )
@@ -219,6 +238,9 @@ class _Writer:
         lengths = self.node("ReduceSum", [attention_mask, self.constant([1])], "lengths.int64", keepdims=0)
         lengths = self.node("Cast", [lengths], "lengths", to=TensorProto.INT32)
         x = self.embeddings(input_ids, token_type_ids)
+        if self.packed:
+            x = self.remove_padding(x, lengths, "packed")
+        x = self.projected(x)
         names = layer_names(self.config)
         stored = {name: self.stored_layer(f"{self.family.base}.{name}") for name in dict.fromkeys(names)}
         for i, name in enumerate(names):
@@ -226,7 +248,7 @@ class _Writer:
         return x
 
     def embeddings(self, input_ids: str, token_type_ids: str) -> str:
-        """Write the sum of word, position and type embeddings, normalised and projected to the hidden size."""
+        """Write the sum of word, position and type embeddings, normalised: [rows, tokens, embedding size]."""
         base = f"{self.family.base}.embeddings"
         words, positions, types = (
             self.take(f"{base}.{kind}_embeddings.weight") for kind in ("word", "position", "token_type")
@@ -246,28 +268,40 @@ class _Writer:
             typed = self.encoding.embedding(self.canvas, f"{base}.type", types)(token_type_ids, "embeddings.types")
             x = self.node("Add", [x, typed], "embeddings.typed")
         placed = self.encoding.embedding(self.canvas, f"{base}.position", positions)(position_ids, "embeddings.places")
-        x = self.norm(f"{base}.LayerNorm")(x, placed, "", "embeddings")
+        return self.norm(f"{base}.LayerNorm")(x, placed, "", "embeddings")
+
+    def remove_padding(self, x: str, lengths: str, to: str) -> str:
+        """Write x [rows, tokens, size] without its padding, [all tokens, size]."""
+        token_offset, row_starts = f"{to}.token_offset", f"{to}.row_starts"
+        outputs = (to, token_offset, row_starts, f"{to}.longest_row")
+        self.node("com.microsoft.RemovePadding", [x, lengths], *outputs)
+        firsts = self.node("Slice", [row_starts, self.constant([0]), self.constant([-1])], f"{to}.firsts")
+        self.packing = _Packing(token_offset, row_starts, firsts)
+        return to
+
+    def projected(self, x: str) -> str:
+        """Write the projection of the embeddings to the hidden size, where the family has one."""
         projection = self.family.projection
-        if projection and f"{projection}.weight" in self.tensors:
-            linear = self.linear(projection)
-            x = self.node("Add", [linear.project(x, "embeddings.project"), linear.bias], "embeddings.projected")
-        return x
+        if projection is None or f"{projection}.weight" not in self.tensors:
+            return x
+        linear = self.linear(projection)
+        return self.node("Add", [linear.project(x, "embeddings.project"), linear.bias], "embeddings.projected")
 
     def layer(self, layer: _Layer, x: str, lengths: str, to: str, *, first_only: bool) -> str:
         """Write one layer over x. With `first_only`, every token is attended to but only the first is computed."""
         query, key, value = f"{to}.query", f"{to}.key", f"{to}.value"
-        packed = layer.qkv.project(x, f"{to}.qkv")
-        self.node("Split", [packed], query, key, value, axis=2, num_outputs=3)
-        if first_only:
+        self.node("Split", [layer.qkv.project(x, f"{to}.qkv")], query, key, value, axis=-1, num_outputs=3)
+        op, places = "com.microsoft.MultiHeadAttention", [lengths]
+        if self.packing:
+            # It takes query, key and value in one tensor too, but head by head: those would be other weights than the
+            # ones of a graph that is not packed. Here all tokens ask, the last layer's too: as many as there are keys.
+            op, places = "com.microsoft.PackedMultiHeadAttention", [self.packing.token_offset, self.packing.row_starts]
+        elif first_only:
             # Two tokens ask and one is kept: a lone one would take the runtime's matrix-by-vector path, whose rounding
             # changes with the padding, and a row must not feel its neighbours' lengths.
-            query = self.first(query, f"{to}.asking", tokens=2)
-        attended = self.node(
-            "com.microsoft.MultiHeadAttention",
-            [query, key, value, layer.qkv.bias, lengths],
-            f"{to}.attention",
-            num_heads=self.config.num_attention_heads,
-        )
+            query = self.leading(query, 2, f"{to}.asking")
+        heads = self.config.num_attention_heads
+        attended = self.node(op, [query, key, value, layer.qkv.bias, *places], f"{to}.attention", num_heads=heads)
         if first_only:
             attended, x = (self.first(each, f"{each}.first") for each in (attended, x))
         mixed = layer.mix.project(attended, f"{to}.mix")
@@ -278,16 +312,21 @@ class _Writer:
         return layer.norm(narrow, x, layer.narrow.bias, to)
 
     def class_logits(self, x: str, head: ClassHead) -> None:
-        """Write `head` over the first tokens, x [rows, 1, hidden]."""
+        """Write `head` over the hidden states of first tokens."""
         dense = self.linear(head.dense)
-        first = self.node("Squeeze", [x, self.constant([1])], "first")
-        pooled = self.activate(dense.project(first, "pool"), dense.bias, head.activation, "pooled")
+        if not self.packing:
+            x = self.node("Squeeze", [x, self.constant([1])], "first")
+        pooled = self.activate(dense.project(x, "pool"), dense.bias, head.activation, "pooled")
         logits = self.last(pooled, head.last, "logits")
         self.canvas.output(logits, ["rows", len(self.tensors[f"{head.last}.bias"])])
 
     def span_logits(self, x: str, head: SpanHead) -> None:
         """Write `head` over all tokens."""
         logits = self.last(x, head.last, "span_logits")
+        if self.packing:
+            # Here, not before the head: two numbers a token are restored, and not all of its hidden state.
+            restored = [logits, self.packing.token_offset]
+            logits = self.node("com.microsoft.RestorePadding", restored, "span_logits.restored")
         for i, name in enumerate(("start_logits", "end_logits")):
             self.canvas.output(self.node("Gather", [logits, self.constant(i)], name, axis=2), ["rows", "tokens"])
 
@@ -301,7 +340,11 @@ class _Writer:
         bias = self.canvas.weight(f"{name}.bias", self.take(f"{name}.bias"))
         return self.node("Add", [matrix(x, f"{to}.project"), bias], to)
 
-    def first(self, x: str, to: str, *, tokens: int = 1) -> str:
+    def first(self, x: str, to: str) -> str:
+        """Keep each row's first token."""
+        return self.node("Gather", [x, self.packing.firsts], to) if self.packing else self.leading(x, 1, to)
+
+    def leading(self, x: str, tokens: int, to: str) -> str:
         """Keep the first `tokens` of x [rows, tokens, size]."""
         return self.node("Slice", [x, self.constant([0]), self.constant([tokens]), self.constant([1])], to)
 
