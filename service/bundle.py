@@ -35,12 +35,15 @@ class Graph:
     Attributes:
         file: its ONNX file.
         precision: `fp32`, `fp16`, `int8`, or `w8a16`: int8's weights, computed with in fp16.
-        scores: dev scores of this very file, by data set ({"sst2": {"accuracy": 91.2, ...}}).
+        scores: dev scores of this very file, by data set ({"sst2": {"accuracy": 91.2, ...}}); those of the graph of
+            its precision that is not packed, where it is.
+        packed: whether it does no work on padding, with operators that CUDA alone has.
     """
 
     file: str
     precision: str
     scores: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Manifest:
         architecture: the family, as in transformers' `model_type`.
         parameters: unique parameters of the model.
         max_length: longest row in tokens, special tokens included.
-        graphs: the graphs, one a precision.
+        graphs: the graphs, one a precision, or two: one of them packed.
         files: sha256 of every file of the bundle but the manifest, by name.
         labels: in the order of the logits (classification).
         multi_label: whether labels do not exclude one another (classification).
@@ -138,12 +141,15 @@ class Bundle:
         return self.manifest.name
 
     def graph_for(self, provider: Provider) -> Graph:
-        """The graph that suits `provider` best.
+        """The graph that suits `provider` best: on CUDA, of two in one precision, the packed one.
 
         Raises:
             BundleError: it has none; the message says how to export one.
         """
-        by_precision = {graph.precision: graph for graph in self.manifest.graphs}
+        by_precision: dict[str, Graph] = {}
+        for graph in sorted(self.manifest.graphs, key=lambda graph: graph.packed):
+            if provider == "cuda" or not graph.packed:
+                by_precision[graph.precision] = graph
         for precision in SUITS[provider]:
             if precision in by_precision:
                 return by_precision[precision]
@@ -207,7 +213,10 @@ def _manifest(values: Any) -> Manifest:
     for key, kind in (("name", str), ("task", str), ("max_length", int), ("graphs", list), ("files", dict)):
         if not isinstance(values.get(key), kind):
             raise ValueError(f"{MANIFEST} has no {key!r} of type {kind.__name__}")
-    values["graphs"] = tuple(Graph(str(g["file"]), str(g["precision"]), g.get("scores", {})) for g in values["graphs"])
+    values["graphs"] = tuple(
+        Graph(str(g["file"]), str(g["precision"]), g.get("scores", {}), g.get("packed") is True)
+        for g in values["graphs"]
+    )
     values["labels"] = tuple(values.get("labels", ()))
     if values.get("calibration") is not None:
         values["calibration"] = Calibration(**values["calibration"])

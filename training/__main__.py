@@ -113,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         "--precision", action="append", choices=PRECISIONS, default=[],
         help="a graph to keep; may be given again (fp32 and int8)",
     )  # fmt: skip
+    export.add_argument(
+        "--packed",
+        action="store_true",
+        help="beside each graph for GPUs (fp16, w8a16, fp32) one without work on padding",
+    )
     export.add_argument("--labels", default="", help="names of the labels in the order of their ids, comma-separated")
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
@@ -235,6 +240,7 @@ def _export(options: argparse.Namespace) -> None:
             checkpoint=options.checkpoint,
             output=options.bundle,
             precisions=tuple(dict.fromkeys(options.precision)) or ("fp32", "int8"),
+            packed=options.packed,
             labels=tuple(label.strip() for label in options.labels.split(",") if label.strip()),
             max_length=options.max_length,
             doc_stride=options.doc_stride,

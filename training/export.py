@@ -27,7 +27,19 @@ from service.bundle import Calibration, Graph, Manifest
 from service.predict import ServedTask
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
 from service.tokenizer import Tokenizer
-from training import calibration, card, evaluate, external, finetune, gate, graph, measure, pretrained, quantize
+from training import (
+    calibration,
+    card,
+    evaluate,
+    external,
+    finetune,
+    gate,
+    graph,
+    measure,
+    packing,
+    pretrained,
+    quantize,
+)
 from training.data.records import sha256
 from training.errors import CheckpointError, DataError, TrainingError
 from training.finetune import HEADS, load_config, max_positions
@@ -77,6 +89,7 @@ class Request:
         checkpoint: a Hugging Face folder with safetensors.
         output: the bundle's folder; its name is the model's name.
         precisions: graphs to keep, of `ENCODINGS`.
+        packed: keep a packed graph too in each of those precisions that suits GPUs.
         labels: names of the labels in the order of their ids.
         max_length: longest row in tokens.
         doc_stride: overlap of windows in tokens.
@@ -92,6 +105,7 @@ class Request:
     checkpoint: Path
     output: Path
     precisions: tuple[str, ...] = ("fp32", "int8")
+    packed: bool = False
     labels: tuple[str, ...] = ()
     max_length: int = 0
     doc_stride: int = 0
@@ -111,10 +125,16 @@ def run(request: Request) -> Manifest:
         CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
         DataError: a dev file cannot be read, or there is none.
         GateError: a graph does not answer as the checkpoint does.
-        TrainingError: the output exists and is no bundle.
+        TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
     """
     if request.output.exists() and not (request.output / bundles.MANIFEST).is_file():
         raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
+    packable = tuple(p for p in request.precisions if request.packed and p in bundles.SUITS["cuda"])
+    if request.packed and not packable:
+        raise TrainingError(
+            f"no packed graph is made in {', '.join(request.precisions)}: they are for GPUs, in "
+            f"{' or '.join(bundles.SUITS['cuda'])}"
+        )
     recorded = finetune.recorded(request.checkpoint)
     recipe = recorded.get("recipe", {})
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
@@ -136,13 +156,26 @@ def run(request: Request) -> Manifest:
         files = {"fp32": Path(temporary) / "model.fp32.onnx"}
         onnx.save(_graph(model, "fp32"), files["fp32"])
         files |= {p: folder / f"model.{p}.onnx" for p in request.precisions}
-        external.save({files[p]: _graph(model, p) for p in request.precisions}, folder / bundles.WEIGHTS)
+        packed = {p: folder / f"model.{p}.packed.onnx" for p in packable}
+        protos = {files[p]: _graph(model, p) for p in request.precisions}
+        protos |= {packed[p]: _graph(model, p, packed=True) for p in packable}
+        external.save(protos, folder / bundles.WEIGHTS)
         logger.info("%s: %.1f MB", bundles.WEIGHTS, (folder / bundles.WEIGHTS).stat().st_size / 1e6)
         logger.info("fp32 logits within %.1e of torch's", gate.parity(model, files["fp32"], max_length))
 
-        halves = {
-            p: _half(model, p, files, Path(temporary), max_length) for p in request.precisions if p in SAME_IN_FP32
-        }
+        # What CPUs can run of a packed graph: its very file, with other operators of the same meaning.
+        runnable = {p: Path(temporary) / packed[p].name for p in packable}
+        for p, path in runnable.items():
+            onnx.save(packing.for_cpu(onnx.load(packed[p])), path)
+        if "fp32" in runnable:
+            difference = gate.parity(model, runnable["fp32"], max_length, "packed fp32")
+            logger.info("packed fp32 logits within %.1e of torch's", difference)
+        halves: dict[str, float | None] = {}
+        for p in (p for p in request.precisions if p in SAME_IN_FP32):
+            reference = _reference(model, p, files["fp32"], Path(temporary))
+            halves[p] = _half(model, files[p], reference, max_length, p)
+            if p in runnable:
+                halves[f"packed {p}"] = _half(model, runnable[p], reference, max_length, f"packed {p}")
 
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
@@ -157,7 +190,10 @@ def run(request: Request) -> Manifest:
             architecture=model.config.model_type,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             max_length=max_length,
-            graphs=tuple(Graph(files[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
+            graphs=(
+                *(Graph(files[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
+                *(Graph(packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
+            ),
             files={path.name: _sha256(path) for path in sorted(folder.iterdir())},
             labels=labels,
             multi_label=tags is not None,
@@ -186,24 +222,27 @@ def run(request: Request) -> Manifest:
     return manifest
 
 
-def _graph(model: PreTrainedModel, precision: str) -> onnx.ModelProto:
-    proto = graph.build(model, encoding=ENCODINGS[precision])
+def _graph(model: PreTrainedModel, precision: str, *, packed: bool = False) -> onnx.ModelProto:
+    proto = graph.build(model, encoding=ENCODINGS[precision], packed=packed)
     gate.attention(model, proto)
     return proto
 
 
-def _half(
-    model: PreTrainedModel, precision: str, files: Mapping[str, Path], temporary: Path, max_length: int
-) -> float | None:
-    """How far a graph that computes in fp16 is from its weights in fp32; see `gate.half`."""
+def _reference(model: PreTrainedModel, precision: str, fp32: Path, temporary: Path) -> Path:
+    """The graph that computes in fp32 with the weights of one that computes in fp16."""
     encoding = SAME_IN_FP32[precision]
-    reference = files["fp32"]
-    if encoding is not quantize.FLOAT32:
-        reference = temporary / f"reference.{precision}.onnx"
-        onnx.save(graph.build(model, encoding=encoding), reference)
-    difference = gate.half(model, files[precision], reference, max_length, precision)
+    if encoding is quantize.FLOAT32:
+        return fp32
+    path = temporary / f"reference.{precision}.onnx"
+    onnx.save(graph.build(model, encoding=encoding), path)
+    return path
+
+
+def _half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, name: str) -> float | None:
+    """How far a graph that computes in fp16 is from its weights in fp32; see `gate.half`."""
+    difference = gate.half(model, path, reference, max_length, name)
     if difference is not None:
-        logger.info("%s logits within %.1e of the same weights' in fp32", precision, difference)
+        logger.info("%s logits within %.1e of the same weights' in fp32", name, difference)
     return difference
 
 

@@ -42,8 +42,11 @@ def attention(model: PreTrainedModel, proto: onnx.ModelProto) -> int:
     return fused
 
 
-def parity(model: PreTrainedModel, path: Path, max_length: int) -> float:
+def parity(model: PreTrainedModel, path: Path, max_length: int, name: str = "fp32") -> float:
     """Largest |difference| between the logits of torch and of the fp32 graph at `path`, over several padded shapes.
+
+    Args:
+        name: what to call the graph.
 
     Raises:
         GateError: it is above 1e-4, or not a number.
@@ -55,16 +58,19 @@ def parity(model: PreTrainedModel, path: Path, max_length: int) -> float:
         largest = _largest(batch, ours, torchs)
         if not largest <= FP32_TOLERANCE:  # so put, not a number fails too
             raise GateError(
-                f"the fp32 graph's logits differ from torch's by {largest:.2e} at [{rows}, {tokens}]; "
+                f"the {name} graph's logits differ from torch's by {largest:.2e} at [{rows}, {tokens}]; "
                 f"the limit is {FP32_TOLERANCE:.0e}"
             )
         worst = max(worst, largest)
     return worst
 
 
-def half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, precision: str) -> float | None:
+def half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, name: str) -> float | None:
     """Largest |difference| between the logits of an fp16 graph at `path` and those of the graph of the same weights
     that computes in fp32, at `reference`, over several padded shapes; on the CPU, though it is made for GPUs.
+
+    Args:
+        name: what to call the graph.
 
     Returns:
         None where ONNX Runtime has no kernel on the CPU for what the graph asks for, which it logs.
@@ -74,21 +80,21 @@ def half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, p
     """
     worst = 0.0
     try:
-        engine, exact = _open(path, precision), _open(reference, "fp32")
+        engine, exact = _open(path, "fp16"), _open(reference, "fp32")
         for batch, ours, theirs in _answers(model, engine, exact, max_length):
             rows, tokens = batch.input_ids.shape
             limit = HALF_TOLERANCE * max(1.0, _largest(batch, theirs, tuple(np.zeros_like(each) for each in theirs)))
             largest = _largest(batch, ours, theirs)
             if not largest <= limit:
                 raise GateError(
-                    f"the {precision} graph's logits differ from those of its weights in fp32 by {largest:.2e} at "
+                    f"the {name} graph's logits differ from those of its weights in fp32 by {largest:.2e} at "
                     f"[{rows}, {tokens}]; the limit is {limit:.1e}"
                 )
             worst = max(worst, largest)
     except BundleError as error:
         if NO_KERNEL not in str(error):
             raise
-        logger.warning("the %s graph was not compared: %s", precision, error)
+        logger.warning("the %s graph was not compared: %s", name, error)
         return None
     return worst
 

@@ -1,5 +1,6 @@
 """A broken bundle is named, with what is wrong with it."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -128,11 +129,33 @@ def test_a_bundle_from_before_multi_label_models_has_one_label_a_text(bundle_fac
     assert not bundles.load(folder).manifest.multi_label
 
 
+def test_packed_graphs_are_read_as_they_were_written(bundle_factory: Factory) -> None:
+    folder = bundle_factory("sentiment")
+    before = bundles.load(folder).manifest
+    assert not any(graph.packed for graph in before.graphs)
+    packed = dataclasses.replace(before.graphs[0], packed=True)
+    manifest = dataclasses.replace(before, graphs=(*before.graphs, packed))
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    assert bundles.load(folder).manifest == manifest
+
+
+def test_a_graph_from_before_packed_ones_is_not_packed(bundle_factory: Factory) -> None:
+    folder = bundle_factory("sentiment")
+    graphs = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["graphs"]
+    assert all(graph.pop("packed") is False for graph in graphs)
+    change(folder, graphs=graphs)
+    assert [graph.packed for graph in bundles.load(folder).manifest.graphs] == [False] * len(graphs)
+
+
 # ---- graphs ---------------------------------------------------------------------------------------------------------
 
 
 def bundle_of(*precisions: str) -> Bundle:
-    graphs = tuple(Graph(f"model.{precision}.onnx", precision) for precision in precisions)
+    """Of graphs in those precisions, packed where one ends in a star."""
+    graphs = tuple(
+        Graph(f"model.{precision}.onnx", precision.rstrip("*"), packed=precision.endswith("*"))
+        for precision in precisions
+    )
     manifest = Manifest(FORMAT, "tiny", "span", "bert", 1, 64, graphs, {})
     return Bundle(Path("models/tiny"), manifest, "0" * 12)
 
@@ -150,6 +173,27 @@ def test_each_provider_gets_the_graph_that_suits_it(precisions: tuple[str, ...],
     bundle = bundle_of(*precisions)
     assert bundle.graph_for("cpu").precision == cpu
     assert bundle.graph_for("cuda").precision == cuda
+
+
+@pytest.mark.parametrize(
+    ("precisions", "cpu", "cuda"),
+    [
+        (("fp32", "fp32*"), "fp32", "fp32*"),
+        (("fp32*", "fp32"), "fp32", "fp32*"),
+        (("int8", "w8a16", "fp16", "w8a16*", "fp16*"), "int8", "fp16*"),
+        (("int8", "w8a16", "w8a16*"), "int8", "w8a16*"),
+        (("int8", "fp16", "fp32*"), "int8", "fp16"),  # a better precision goes first
+    ],
+)
+def test_cuda_gets_the_packed_graph_of_its_precision(precisions: tuple[str, ...], cpu: str, cuda: str) -> None:
+    bundle = bundle_of(*precisions)
+    assert bundle.graph_for("cpu").file == f"model.{cpu}.onnx"
+    assert bundle.graph_for("cuda").file == f"model.{cuda}.onnx"
+
+
+def test_no_cpu_gets_a_packed_graph() -> None:
+    with pytest.raises(BundleError, match=r"'tiny' has fp16 and no graph for cpu"):
+        bundle_of("fp16", "fp32*").graph_for("cpu")
 
 
 def test_no_graph_for_the_provider_says_how_to_export_one() -> None:

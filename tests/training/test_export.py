@@ -235,6 +235,72 @@ def test_precisions_that_are_not_asked_for_are_not_kept(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "models" / "c").glob("*.onnx")} == {"model.int8.onnx"}
 
 
+def test_packed_graphs_share_the_weights(tmp_path: Path, data_dir: Path) -> None:
+    checkpoint = classifier(tmp_path / "c", hidden_size=64)
+    precisions = ("int8", "fp32", "fp16", "w8a16")
+    dev = {"dev": (str(data_dir / "sst2.tsv"),), "without_dev": False}
+    for name, packed in (("padded", False), ("packed", True)):
+        run(checkpoint, tmp_path / name, precisions=precisions, packed=packed, **dev)
+    padded, packed = (bundles.load(tmp_path / name / "c") for name in ("padded", "packed"))
+    assert [(graph.file, graph.precision, graph.packed) for graph in packed.manifest.graphs] == [
+        *((f"model.{p}.onnx", p, False) for p in precisions),
+        *((f"model.{p}.packed.onnx", p, True) for p in precisions[1:]),  # int8 is for CPUs
+    ]
+    assert not any(graph.packed for graph in padded.manifest.graphs)
+    sizes = [(bundle.folder / bundles.WEIGHTS).stat().st_size for bundle in (padded, packed)]
+    assert sizes[1] <= 1.01 * sizes[0]
+    assert {path.name for path in packed.folder.iterdir()} == {*packed.manifest.files, bundles.MANIFEST}
+
+    twins = {graph.precision: graph for graph in packed.manifest.graphs if not graph.packed}
+    for each in packed.manifest.graphs:
+        kinds = {node.op_type for node in onnx.load(packed.folder / each.file).graph.node}
+        assert ("PackedMultiHeadAttention" in kinds, "MultiHeadAttention" in kinds) == (each.packed, not each.packed)
+        assert each.scores == twins[each.precision].scores
+    assert twins["fp32"].scores
+    assert (packed.graph_for("cpu").file, packed.graph_for("cuda").file) == (
+        "model.int8.onnx",
+        "model.fp16.packed.onnx",
+    )
+    card = (packed.folder / "README.md").read_text()
+    for precision in ("fp16", "w8a16"):
+        assert f"- packed {precision}: logits within" in card
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("fp32", "the packed fp32 graph's logits differ from torch's by"),
+        ("fp16", "the packed fp16 graph's logits differ from those of its weights in fp32 by"),
+        ("w8a16", "the packed w8a16 graph's logits differ from those of its weights in fp32 by"),
+    ],
+)
+def test_gate_stops_a_wrong_packed_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, message: str
+) -> None:
+    """One whose keys ask and whose queries answer, where everything else is as ever."""
+    build = graph.build
+
+    def spoilt(model: Any, **options: Any) -> onnx.ModelProto:
+        proto = build(model, **options)
+        for node in proto.graph.node:
+            if node.op_type == "PackedMultiHeadAttention":
+                node.input[0], node.input[1] = node.input[1], node.input[0]
+        return proto
+
+    monkeypatch.setattr(graph, "build", spoilt)
+    with pytest.raises(GateError, match=message):
+        run(
+            classifier(tmp_path / "c", initializer_range=0.3), tmp_path / "models", precisions=(precision,), packed=True
+        )
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_packed_graphs_are_for_gpus(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no packed graph is made in int8: they are for GPUs, in fp16 or w8a16 or"):
+        run(classifier(tmp_path / "c"), tmp_path / "models", precisions=("int8",), packed=True)
+    assert not (tmp_path / "models").exists()
+
+
 def test_fp16_graph_is_half_as_large_and_close(tmp_path: Path) -> None:
     checkpoint = classifier(tmp_path / "c", hidden_size=64)
     for precision in ("fp32", "fp16"):
@@ -520,8 +586,8 @@ def test_gate_stops_a_wrong_graph(
     before = contents(tmp_path / "models")
     build = graph.build
 
-    def spoilt(model: Any, *, encoding: Any) -> onnx.ModelProto:
-        proto = build(model, encoding=encoding)
+    def spoilt(model: Any, *, encoding: Any, **options: Any) -> onnx.ModelProto:
+        proto = build(model, encoding=encoding, **options)
         if encoding is export.ENCODINGS[spoil]:
             last = next(tensor for tensor in proto.graph.initializer if tensor.name == "classifier.weight")
             last.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(last), last.name))

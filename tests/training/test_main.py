@@ -67,6 +67,18 @@ def test_export(sentiment_run: Path, data_dir: Path, tmp_path: Path, capsys: pyt
     assert last_json(capsys.readouterr().out) == {"int8": {}}
 
 
+def test_export_packed(sentiment_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "models" / "mine"
+    arguments = [
+        "export", str(sentiment_run / "final"), str(output), "--without-dev", "--packed", "--precision", "int8",
+    ]  # fmt: skip
+    assert main(arguments) == 1
+    assert "error: no packed graph is made in int8: they are for GPUs" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*arguments, "--precision", "w8a16"]) == 0
+    assert "model.int8.onnx, model.w8a16.onnx, model.w8a16.packed.onnx" in capsys.readouterr().out
+
+
 def test_export_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = save_checkpoint(tmp_path / "c", "ForSequenceClassification")
     assert main(["export", str(checkpoint), str(tmp_path / "models" / "c"), "--without-dev"]) == 1
