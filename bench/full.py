@@ -30,7 +30,7 @@ CONNECTIONS = 8
 """Enough rows in flight for full batches on a GPU, and not more than the queue admits."""
 
 
-def bundle(model: PreTrainedModel, folder: Path, precision: str, tokens: int) -> Path:
+def bundle(model: PreTrainedModel, folder: Path, precision: str, tokens: int, *, packed: bool = False) -> Path:
     """Exports `model` as training does, gate and all, and returns the bundle's folder, which is alone in its parent."""
     checkpoint = folder / "checkpoint"
     model.save_pretrained(checkpoint)
@@ -49,8 +49,10 @@ def bundle(model: PreTrainedModel, folder: Path, precision: str, tokens: int) ->
     labels = tuple(f"kind {chr(ord('a') + i)}" for i in range(model.config.num_labels))
     path = folder / "models" / "check"
     export.run(
-        export.Request(checkpoint, path, (precision,), labels=labels, max_length=tokens, without_dev=True)
-    )  # fmt: skip
+        export.Request(
+            checkpoint, path, (precision,), packed=packed, labels=labels, max_length=tokens, without_dev=True
+        )
+    )
     return path
 
 

@@ -14,9 +14,9 @@ def test_the_whole_path_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_check.main(["--device", "cpu", "--quick"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["passed"]
-    by_precision = {row["precision"]: row for row in report["rows"]}
-    assert set(by_precision) == {"fp32", "int8"}
-    assert by_precision["fp32"]["difference"] <= 1e-4
+    found = {(row["precision"], row["packed"]): row for row in report["rows"]}
+    assert set(found) == {("fp32", False), ("fp32", True), ("int8", False)}
+    assert all(found["fp32", packed]["difference"] <= 1e-4 for packed in (False, True))
     assert all(row["provider"] == "cpu" and row["rows_per_second"] > 0 for row in report["rows"])
 
 

@@ -1,10 +1,13 @@
 """What `make gpu-check` tells beyond the logits, on a CPU: where nodes ran, memory, and the whole service."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import full, gpu_check
+from service import bundle as bundles
 from service.batch import Batch
 
 
@@ -24,8 +27,11 @@ def told() -> tuple[int, str]:
 def test_it_tells_where_nodes_ran_and_how_memory_grew(told: tuple[int, str]) -> None:
     status, shown = told
     assert status == 0
-    engines = {engine["precision"]: engine for engine in json.loads(shown.splitlines()[-1])["engines"]}
-    assert set(engines) == {"fp32", "int8"}
+    engines = {
+        gpu_check._name(engine["precision"], packed=engine["packed"]): engine
+        for engine in json.loads(shown.splitlines()[-1])["engines"]
+    }
+    assert set(engines) == {"fp32", "fp32 packed", "int8"}
     for engine in engines.values():
         assert engine["astray"] == []
         assert engine["nodes"]["CPUExecutionProvider"]["MultiHeadAttention"] == 2  # one a layer
@@ -46,6 +52,67 @@ def test_it_sets_the_service_beside_the_session(told: tuple[int, str]) -> None:
     assert "service over the session, 32 rows a request, int8, 32 tokens" in shown
 
 
+def test_it_sets_packed_beside_padded(told: tuple[int, str]) -> None:
+    _, shown = told
+    (both,) = json.loads(shown.splitlines()[-1])["mixed"]
+    assert both["precision"] == "fp32"
+    assert both["packed_over_padded"] == both["packed_rows_per_second"] / both["padded_rows_per_second"] > 0
+    assert both["padding"] == pytest.approx(1 - (16 + 53 + 90 + 128) / (4 * 128))
+    assert both["apart"] <= 1e-3
+    assert "fp32, 4 rows of 16 to 128 tokens, 44% padding: " in shown
+
+
+class Fixed:
+    """An engine that answers each row with the same logits, in an order of its own."""
+
+    def __init__(self, order: list[int]) -> None:
+        self.order = order
+
+    def run(self, batch: Batch) -> tuple[np.ndarray]:
+        return (np.array([[0.01, 0.02], [0.02, 0.01], [0.03, 0.03], [0.04, 0.0]], dtype=np.float32)[self.order],)
+
+
+@pytest.mark.parametrize(("order", "fails"), [([0, 1, 2, 3], False), ([1, 0, 2, 3], True)])
+def test_packed_rows_that_are_mixed_up_are_seen_however_small_logits_are(order: list[int], fails: bool) -> None:
+    model = gpu_check._model(True)
+    both = gpu_check._side_by_side(Fixed([0, 1, 2, 3]), Fixed(order), model, "fp16", quick=True)  # type: ignore[arg-type]
+    assert (both["apart"] > gpu_check.APART) is fails
+
+
+def test_packed_logits_that_are_off_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "SHAPES", 1)
+    monkeypatch.setattr(gpu_check, "_service", lambda *given, **options: {})
+    assert gpu_check.check("cpu", quick=True)["passed"]
+    monkeypatch.setattr(gpu_check, "_side_by_side", lambda *given, **options: {"apart": 1.0})
+    assert not gpu_check.check("cpu", quick=True)["passed"]
+
+
+@pytest.mark.parametrize(("rates", "packed"), [((100.0, 90.0), False), ((100.0, 110.0), True)])
+def test_the_service_runs_the_quicker_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: tuple[float, float], packed: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(full, "bundle", lambda *given, packed: asked.append(packed) or tmp_path)
+    monkeypatch.setattr(full, "rows_per_second", lambda *given, **options: 55.0)
+    session = [
+        {"precision": "fp16", "packed": bool(i), "tokens": 128, "rows_per_second": rate, "share_of_matrix_rate": 0.6}
+        for i, rate in enumerate(rates)
+    ]
+    found = gpu_check._service(gpu_check._model(True), tmp_path, session, "cuda", quick=False)
+    assert asked == [found["service"]["packed"]] == [packed]
+    assert found["service"]["share_of_session"] == 55.0 / max(rates)
+    assert ("fp16 packed, 128 tokens" in found["aims"][0]["text"]) is packed
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_service_has_the_graph_that_it_is_to_run(tmp_path: Path, packed: bool) -> None:
+    path = full.bundle(gpu_check._model(True), tmp_path, "fp16", 32, packed=packed)
+    assert bundles.load(path).graph_for("cuda").packed is packed
+
+
+PACKED = ["PackedMultiHeadAttention", "RemovePadding", "RestorePadding"]
+
+
 class Astray:
     """An engine on CUDA whose matrix products went to the CPU."""
 
@@ -59,15 +126,22 @@ class Astray:
         }
 
 
-@pytest.mark.parametrize(("names", "astray"), [(("Shape", "MatMul"), ["MatMul"]), (("Shape", "Range"), [])])
-def test_a_matrix_product_on_the_cpu_is_astray(
+@pytest.mark.parametrize(
+    ("names", "astray"),
+    [
+        (("Shape", "MatMul"), ["MatMul"]),
+        (("Shape", "Range"), []),
+        (("RestorePadding", "RemovePadding", "PackedMultiHeadAttention", "Slice"), PACKED),
+    ],
+)
+def test_heavy_operators_on_the_cpu_are_astray(
     names: tuple[str, ...], astray: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = gpu_check._placed(Astray(*names), "fp16", "cuda")  # type: ignore[arg-type]
     assert found["astray"] == astray
     shown = capsys.readouterr().out
-    assert "6 on CPUExecutionProvider" in shown
-    assert ("ASTRAY: MatMul" in shown) == bool(astray)
+    assert f"{3 * len(names)} on CPUExecutionProvider" in shown
+    assert (f"ASTRAY: {', '.join(astray)}" in shown) == bool(astray)
 
 
 def test_rows_of_the_service_have_the_length_that_is_asked_for() -> None:
