@@ -173,6 +173,7 @@ class ModelInfo(BaseModel):
     architecture: str
     parameters: int
     precision: str
+    packed: bool = Field(description="Whether the graph does no work on padding (GPUs).")
     provider: str
     max_length: int = Field(description="Longest row, in tokens.")
     batch_tokens: int = Field(description="Most tokens of a batch, padding included.")

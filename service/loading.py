@@ -12,7 +12,7 @@ from service import allocator
 from service import bundle as bundles
 from service import schedule as schedules
 from service.batcher import Batcher
-from service.bundle import Bundle
+from service.bundle import Bundle, Graph
 from service.engine import Engine, OrtEngine, open_engine
 from service.errors import BertieError, BundleError
 from service.metrics import PHASES, Metrics
@@ -31,12 +31,13 @@ class _Opened:
     tokenizer: Tokenizer
     task: ServedTask
     engine: OrtEngine
+    graph: Graph
     lone: OrtEngine | None
 
     @property
     def subject(self) -> Subject:
         manifest, engine = self.bundle.manifest, self.engine
-        kind = (manifest.architecture, engine.precision, engine.provider)
+        kind = (manifest.architecture, engine.precision, engine.provider, "packed" if self.graph.packed else "padded")
         return Subject(engine, self.lone, manifest.max_length, kind, manifest.parameters)
 
 
@@ -90,7 +91,7 @@ def _open(bundle: Bundle, settings: Settings, tokenizers: dict[str, Tokenizer]) 
     except Exception as error:  # `tokenizers` raises bare Exceptions
         raise BundleError(f"bundle {bundle.name!r}: its tokenizer cannot be used: {error}") from error
     cores = cpu_quota()
-    engine, _ = open_engine(
+    engine, graph = open_engine(
         bundle,
         device=settings.device,
         workers=settings.workers,
@@ -103,7 +104,7 @@ def _open(bundle: Bundle, settings: Settings, tokenizers: dict[str, Tokenizer]) 
     if settings.lone_session and not chosen and cores > 1 and engine.provider == "cpu":
         lone = engine.reopened(workers=1, intra_op_threads=cores)
         lone.warm_up(bundle.manifest.max_length)
-    return _Opened(bundle, tokenizer, task, engine, lone)
+    return _Opened(bundle, tokenizer, task, engine, graph, lone)
 
 
 def serve(

@@ -227,7 +227,8 @@ def _locate(task: Task[Any, Any, Any], examples: Sequence[Any], error: InvalidIn
 
 def _info(model: Model) -> answers.ModelInfo:
     manifest = model.bundle.manifest
-    graph = next(graph for graph in manifest.graphs if graph.precision == model.precision)
+    ours = [graph for graph in manifest.graphs if graph.precision == model.precision]
+    graph = max(ours, key=lambda graph: graph.packed == (model.provider == "cuda"))  # as `Bundle.graph_for` chooses
     return answers.ModelInfo(
         name=manifest.name,
         task=manifest.task,  # type: ignore[arg-type]  # the bundle was checked when it was loaded
@@ -238,6 +239,7 @@ def _info(model: Model) -> answers.ModelInfo:
         architecture=manifest.architecture,
         parameters=manifest.parameters,
         precision=model.precision,
+        packed=graph.packed,
         provider=model.provider,
         max_length=manifest.max_length,
         batch_tokens=model.schedule.batch_tokens,

@@ -76,7 +76,7 @@ class Subject:
         engine: warmed up.
         lone: the same graph on all cores, or None where it is not wanted.
         longest: tokens of the longest row.
-        kind: what engines of the same speed have in common: family, precision, where they run.
+        kind: what engines of the same speed have in common: family, precision, where and how they run.
         parameters: of the model.
     """
 

@@ -1,7 +1,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import pytest
 from service.batcher import Batcher
 from service.bundle import Calibration
 from service.metrics import Metrics
+from service.routes import _info
 from service.settings import Settings
 from tests.engines import FakeEngine, load_with, until
 from tests.serving import call, serving
@@ -452,6 +453,16 @@ class TestModels:
         assert (qa["task"], qa["max_length"], qa["doc_stride"]) == ("span", 64, 16)
         assert (qa["precision"], qa["provider"], qa["scores"]) == ("fp32", "cpu", {"dev": {"f1": 99.0}})
         assert set(qa["files"]) == {"model.fp32.onnx", "tokenizer.json"}
+
+    @pytest.mark.parametrize(("provider", "packed"), [("cpu", False), ("cuda", True)])
+    async def test_whether_the_graph_is_packed(self, settings: Settings, provider: str, packed: bool) -> None:
+        model = load_with(qa=FakeEngine(None, None))(settings, Metrics()).models["qa"]
+        graph = model.bundle.manifest.graphs[0]
+        twin = replace(graph, file="model.fp32.packed.onnx", scores={"dev": {"f1": 98.0}}, packed=True)
+        both = replace(model.bundle, manifest=replace(model.bundle.manifest, graphs=(twin, graph)))
+        info = _info(replace(model, provider=provider, bundle=both))
+        assert (info.packed, info.scores["dev"]["f1"]) == (packed, 98.0 if packed else 99.0)
+        assert await model.batcher.drain(1)
 
     async def test_how_far_scores_can_be_trusted(self, bundle_factory: Callable[..., Path], settings: Settings) -> None:
         calibration = Calibration("dev.tsv", rows=872, ece_before=6.2, ece_after=2.7)
