@@ -20,8 +20,8 @@ from service.engine import Engine
 
 ROW_TOKENS = 32
 """Length of the rows that the batches are measured with: a sentence or two."""
-LEAST_TOKENS, MOST_TOKENS = 128, 1 << 16
-"""Of the batches that are tried."""
+LEAST_TOKENS, MOST_TOKENS = 256, 1 << 16
+"""Of the batches that are tried: with fewer tokens, what a batch costs on its way tells on any machine."""
 SHORTEST = 8
 """Tokens of the shortest row that all cores are tried on."""
 ALIKE = 0.01
@@ -29,7 +29,7 @@ ALIKE = 0.01
 GAIN = 1.02
 """A batch of twice the tokens must run so many times the tokens a second: it keeps other rows waiting longer. No more
 is asked, for a batch also costs what is not measured here, on the way to its engine and back (docs/lab.md)."""
-LONE_WORTH = 1.4
+LONE_WORTH = 1.25
 """All cores must be so many times as quick as one for the longest row: they want a second copy of the weights."""
 LONE_GAIN = 1.15
 """And so many times for any row that they get: their threads take time from whoever comes next."""
@@ -100,7 +100,7 @@ def measure(subjects: Sequence[Subject], *, most_tokens: int = 0, clock: Clock =
     measured: list[tuple[Subject, int, int | None]] = []
     for subject in sorted(subjects, key=lambda subject: subject.longest, reverse=True):
         if not any(subject.resembles(other) for other, *_ in measured):
-            tokens = most_tokens or batch_tokens(subject.engine, min(subject.longest, LEAST_TOKENS), clock)
+            tokens = most_tokens or batch_tokens(subject.engine, subject.longest, clock)
             found = lone_tokens(subject.engine, subject.lone, subject.longest, clock) if subject.lone else None
             measured.append((subject, tokens, found))
     schedules = []
@@ -112,15 +112,15 @@ def measure(subjects: Sequence[Subject], *, most_tokens: int = 0, clock: Clock =
     return schedules
 
 
-def batch_tokens(engine: Engine, least: int, clock: Clock = time.perf_counter) -> int:
+def batch_tokens(engine: Engine, longest: int, clock: Clock = time.perf_counter) -> int:
     """The tokens of a batch from which twice as many would be no quicker a token, all workers being busy.
 
     Args:
         engine: warmed up.
-        least: tokens of the smallest batch that is tried.
+        longest: tokens of the longest row.
     """
-    tokens, best = least, 0.0
-    row = min(ROW_TOKENS, least)
+    tokens, best = LEAST_TOKENS, 0.0
+    row = min(ROW_TOKENS, longest)
     with ThreadPoolExecutor(engine.workers) as pool:
         while tokens <= MOST_TOKENS:
             batches = [_batch(tokens // row, row)] * engine.workers

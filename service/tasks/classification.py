@@ -74,7 +74,7 @@ class ClassificationTask:
         self, example: ClassificationExample, rows: Sequence[ClassificationRow], logits: Sequence[RowLogits]
     ) -> Classification:
         """Softmax over the labels."""
-        probabilities = softmax(logits[0][0], self.temperature).tolist()
+        probabilities = softmax(logits[0][0].tolist(), self.temperature)
         scores = dict(zip(self.labels, probabilities, strict=True))
         label = max(scores, key=scores.__getitem__)
         return Classification(label, scores[label], scores, rows[0].truncated)

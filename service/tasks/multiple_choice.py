@@ -12,8 +12,6 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
 from service.batch import Encoded, Ids
 from service.errors import InvalidInput
 from service.tasks.task import RowLogits, softmax
@@ -110,7 +108,7 @@ class MultipleChoiceTask:
         self, example: MultipleChoiceExample, rows: Sequence[ChoiceRow], logits: Sequence[RowLogits]
     ) -> MultipleChoicePrediction:
         """Softmax over the options; of equal ones the first is the better."""
-        scores = softmax(np.array([row[0][0] for row in logits]), self.temperature).tolist()
+        scores = softmax([row[0].item(0) for row in logits], self.temperature)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         answers = tuple(ScoredOption(i, example.options[i], scores[i]) for i in order)
         return MultipleChoicePrediction(answers[0], answers, any(row.truncated for row in rows))

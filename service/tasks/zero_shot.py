@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from service.tasks.classification import Classification, ClassificationExample, ClassificationRow, ClassificationTask
 from service.tasks.task import RowLogits, softmax
 
@@ -55,11 +53,13 @@ class ZeroShotTask:
     ) -> Classification:
         """Softmax of the entailment logits over the labels; with `multi_label`, or for a lone label (which would win
         whatever the text), of entailment against contradiction for each label alone."""
-        matrix = np.stack([row[0] for row in logits])  # [candidate labels, NLI labels]
-        if example.multi_label or len(matrix) == 1:
-            scores = softmax(matrix[:, [self._contradiction, self._entailment]], self._nli.temperature)[:, 1]
+        entailed = [row[0].item(self._entailment) for row in logits]
+        if example.multi_label or len(entailed) == 1:
+            contradicted = [row[0].item(self._contradiction) for row in logits]
+            pairs = zip(contradicted, entailed, strict=True)
+            scores = [softmax(pair, self._nli.temperature)[1] for pair in pairs]
         else:
-            scores = softmax(matrix[:, self._entailment], self._nli.temperature)
-        by_label = dict(zip(example.candidate_labels, scores.tolist(), strict=True))
+            scores = softmax(entailed, self._nli.temperature)
+        by_label = dict(zip(example.candidate_labels, scores, strict=True))
         label = max(by_label, key=by_label.__getitem__)
         return Classification(label, by_label[label], by_label, any(row.truncated for row in rows))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.tasks import ClassificationExample, ClassificationTask
@@ -21,6 +21,8 @@ WORDS = st.lists(st.sampled_from(" ".join(LINES).split()), max_size=30).map(" ".
 @given(first=st.one_of(TEXT, WORDS), second=st.one_of(st.none(), TEXT, WORDS), max_length=st.integers(8, 40))
 @settings(deadline=None, max_examples=50)
 def test_rows_equal_hugging_faces_longest_first(family: str, first: str, second: str | None, max_length: int) -> None:
+    # SentencePiece, on its own, takes the piece for the special token; ours does not (test_tokenizer).
+    assume(family != "albert" or "<pad>" not in f"{first} {second}")
     reference = backend(family)
     reference.encode_special_tokens = True
     whole = reference.encode(first, second)
@@ -77,19 +79,16 @@ def test_decode_refuses_logits_of_another_label_set() -> None:
 
 @pytest.mark.parametrize("logits", [[-100, 1], [1e4, -1e4], [-1e4, -1e4], [3e38, -3e38], [0, 0]])
 def test_softmax_is_finite(logits: list[float]) -> None:
-    probabilities = softmax(np.array(logits, np.float32))
+    probabilities = softmax(logits)
     assert np.isfinite(probabilities).all()
-    assert probabilities.sum() == pytest.approx(1.0)
-    assert probabilities.argmax() == int(np.argmax(logits))
+    assert sum(probabilities) == pytest.approx(1.0)
+    assert np.argmax(probabilities) == np.argmax(logits)
 
 
-@given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
-def test_softmax_works_on_the_last_axis(rows: list[list[float]]) -> None:
-    matrix = np.array(rows, np.float32)
-    probabilities = softmax(matrix)
-    assert probabilities.sum(axis=-1) == pytest.approx(np.ones(len(rows)))
-    assert ((probabilities >= 0) & (probabilities <= 1)).all()
-    assert np.array_equal(probabilities[0], softmax(matrix[0]))
+@given(st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=5), st.floats(0.5, 5.0))
+def test_softmax_is_its_definition(logits: list[float], temperature: float) -> None:
+    exponents = np.exp(np.array(logits) / temperature)
+    assert softmax(logits, temperature) == pytest.approx((exponents / exponents.sum()).tolist())
 
 
 def test_temperature_changes_scores_and_no_label() -> None:

@@ -49,7 +49,7 @@ class Hands:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
-@pytest.mark.parametrize(("overhead", "longest", "expected"), [(0.0, 64, 64), (0.001, 32, 512), (0.001, 512, 512)])
+@pytest.mark.parametrize(("overhead", "longest", "expected"), [(0.0, 64, 256), (0.0, 16, 256), (0.001, 32, 512)])
 def test_a_batch_holds_what_runs_at_full_speed_and_no_more(
     overhead: float, longest: int, expected: int, workers: int
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_cache_that_overflows_ends_the_growth() -> None:
 def test_a_slow_model_is_not_measured_for_long() -> None:
     clock = Hands()
     engine = Priced(lambda rows, tokens: rows * tokens * 0.01, clock)
-    assert batch_tokens(engine, 384, clock) == 384
+    assert batch_tokens(engine, 384, clock) == 256
     assert len(engine.shapes) == 1
 
 
@@ -112,7 +112,7 @@ def test_one_engine_of_a_shape_is_measured_for_all_and_each_has_its_own_lone_one
     few, most = subject(clock, 64), subject(clock, 320, parameters=1009)
     short, long = measure([few, most], clock=clock)
     assert not few.engine.shapes  # type: ignore[attr-defined]
-    assert (short, long) == (Schedule(128, few.lone, 40), Schedule(320, most.lone, 40))
+    assert (short, long) == (Schedule(256, few.lone, 40), Schedule(320, most.lone, 40))
 
 
 @pytest.mark.parametrize("other", [{"kind": "albert"}, {"parameters": 1011}])
@@ -125,7 +125,7 @@ def test_engines_of_other_shapes_are_measured_each(other: dict[str, Any]) -> Non
 def test_rows_too_short_to_gain_get_no_lone_engine() -> None:
     clock = Hands()
     few, most = subject(clock, 32), subject(clock, 320)
-    assert measure([few, most], clock=clock)[0] == Schedule(128)
+    assert measure([few, most], clock=clock)[0] == Schedule(256)
 
 
 def test_a_budget_that_is_given_is_not_measured() -> None:
