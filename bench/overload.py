@@ -72,6 +72,7 @@ class Overload:
         told: median Retry-After, seconds; None where nothing was refused.
         reopened: median seconds from a 429 to the sending of the next request that was admitted.
         right: share of those refusals that were told between half and twice that.
+        rounded: share that were, or were told less than a second too much: the header has no less than whole seconds.
         obeyed: how many callers waited as they were told; `readmitted`: how many of those were then admitted.
     """
 
@@ -87,6 +88,7 @@ class Overload:
     told: float | None
     reopened: float
     right: float
+    rounded: float
     obeyed: int
     readmitted: int
 
@@ -164,7 +166,8 @@ def tell(flood: Overload) -> str:
     if flood.told is not None:
         retry = (
             f"Retry-After said {flood.told:.1f} s, the next was admitted after {flood.reopened:.2f} s (medians), "
-            f"within 2 × for {flood.right:.0%}; {flood.readmitted} of {flood.obeyed} who obeyed it were admitted"
+            f"within 2 × for {flood.right:.0%}, or as near as whole seconds can tell for {flood.rounded:.0%}; "
+            f"{flood.readmitted} of {flood.obeyed} who obeyed it were admitted"
         )
     return (
         f"overload, {flood.rows} rows a request: peak {flood.peak:.0f} rows/s, offered {flood.offered:.1f} ×; goodput "
@@ -206,6 +209,8 @@ def summary(answers: Sequence[Answer], obedient: Sequence[Answer], *, size: int,
     told = [answer.retry_after for answer in refused if answer.retry_after is not None]
     waits = [answer.seconds for answer in admitted]
     pairs = [pair for pair in _reopenings(admitted, refused) if pair[1] > 0]
+    right = [0.5 <= said / actual <= 2 for said, actual in pairs]
+    rounded = [ok or 0 <= said - actual < 1 for ok, (said, actual) in zip(right, pairs, strict=True)]
     return Overload(
         rows=size,
         peak=peak,
@@ -218,7 +223,8 @@ def summary(answers: Sequence[Answer], obedient: Sequence[Answer], *, size: int,
         other=len(answers) - len(admitted) - len(refused),
         told=statistics.median(told) if told else None,
         reopened=statistics.median(actual for _, actual in pairs) if pairs else math.nan,
-        right=sum(0.5 <= said / actual <= 2 for said, actual in pairs) / len(pairs) if pairs else math.nan,
+        right=sum(right) / len(right) if right else math.nan,
+        rounded=sum(rounded) / len(rounded) if rounded else math.nan,
         obeyed=len(obedient),
         readmitted=sum(answer.ok for answer in obedient),
     )

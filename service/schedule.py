@@ -26,9 +26,8 @@ SHORTEST = 8
 """Tokens of the shortest row that all cores are tried on."""
 ALIKE = 0.01
 """Models whose parameters differ by no more are of one shape, if they are of one family."""
-GAIN = 1.02
-"""A batch of twice the tokens must run so many times the tokens a second: it keeps other rows waiting longer. No more
-is asked, for a batch also costs what is not measured here, on the way to its engine and back (docs/lab.md)."""
+GAIN = 1.04
+"""A batch of twice the tokens must run so many times the tokens a second: it keeps other rows waiting longer."""
 LONE_WORTH = 1.25
 """All cores must be so many times as quick as one for the longest row: they want a second copy of the weights."""
 LONE_GAIN = 1.15

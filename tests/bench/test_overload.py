@@ -25,7 +25,8 @@ def answer(status: int, sent: float, received: float, retry_after: float | None 
 def test_summary_by_hand() -> None:
     """Ten requests of 4 rows in two seconds against a peak of 20 rows/s; nobody is admitted from 0.2 to 1.9 s."""
     admitted = [answer(200, 0.0, 0.5), answer(200, 0.1, 1.0), answer(200, 0.2, 1.5), answer(200, 1.9, 2.5)]
-    refused = [answer(429, at, at + 0.02, 1.0) for at in (0.38, 0.58, 1.28, 1.58, 1.78)] + [answer(429, 2.0, 2.02, 1.0)]
+    told = {0.38: 4.0, 0.58: 1.0, 1.28: 1.0, 1.58: 1.0, 1.78: 1.0, 2.0: 1.0}
+    refused = [answer(429, at, at + 0.02, seconds) for at, seconds in told.items()]
     found = overload.summary([*admitted, *refused], [answer(200, 1, 2), answer(429, 1, 2)], size=4, peak=20, began=0.0)
     assert found.goodput == pytest.approx(4 * 4 / 2.5 / 20)
     assert found.offered == pytest.approx(10 * 4 / 2.0 / 20)
@@ -34,9 +35,10 @@ def test_summary_by_hand() -> None:
     assert found.refused_p99 == pytest.approx(0.02)
     # From 0.4, 0.6, 1.3, 1.6 and 1.8 to 1.9; after the last refusal came nobody.
     assert (found.told, found.reopened) == (1.0, pytest.approx(0.6))
-    assert found.right == pytest.approx(3 / 5)
+    assert found.right == pytest.approx(2 / 5)
+    assert found.rounded == pytest.approx(4 / 5)
     assert (found.obeyed, found.readmitted, found.other) == (2, 1, 0)
-    assert "within 2 × for 60%" in overload.tell(found)
+    assert "within 2 × for 40%" in overload.tell(found)
     assert "1 of 2 who obeyed" in overload.tell(found)
 
 
