@@ -49,7 +49,9 @@ class Hands:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
-@pytest.mark.parametrize(("overhead", "longest", "expected"), [(0.0, 64, 256), (0.0, 16, 256), (0.001, 32, 256), (0.002, 32, 512)])
+@pytest.mark.parametrize(
+    ("overhead", "longest", "expected"), [(0.0, 64, 256), (0.0, 16, 256), (0.001, 32, 256), (0.002, 32, 512)]
+)
 def test_a_batch_holds_what_runs_at_full_speed_and_no_more(
     overhead: float, longest: int, expected: int, workers: int
 ) -> None:
