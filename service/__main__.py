@@ -116,6 +116,8 @@ async def _serve(config: uvicorn.Config, settings: Settings) -> None:
             for model in predictor.models.values():
                 fields = {"model": model.name, "provider": model.provider, "precision": model.precision}
                 fields |= {"version": model.bundle.version, "batch_tokens": str(model.schedule.batch_tokens)}
+                if model.schedule.lone:
+                    fields["lone_tokens"] = str(model.schedule.lone_tokens)
                 logger.info("loaded", extra={"fields": fields})
             gc.freeze()  # what is here stays: a full collection would look at it all, 50 ms in which nobody is answered
             server = Server(config, predictor, settings.drain_seconds)
