@@ -12,7 +12,7 @@ from service import allocator
 from service import bundle as bundles
 from service import schedule as schedules
 from service.batcher import Batcher
-from service.bundle import Bundle, Graph
+from service.bundle import Bundle, Graph, Provider
 from service.engine import Engine, OrtEngine, open_engine
 from service.errors import BertieError, BundleError
 from service.metrics import PHASES, Metrics
@@ -112,7 +112,7 @@ def serve(
     tokenizer: Tokenizer,
     task: ServedTask,
     engine: Engine,
-    provider: str,
+    provider: Provider,
     precision: str,
     schedule: Schedule,
     settings: Settings,

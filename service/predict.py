@@ -16,7 +16,7 @@ from prometheus_client import Histogram
 
 from service.batch import Encoded
 from service.batcher import Batcher
-from service.bundle import Bundle
+from service.bundle import Bundle, Provider
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -93,7 +93,7 @@ class Model:
     """
 
     bundle: Bundle
-    provider: str
+    provider: Provider
     precision: str
     task: ServedTask
     zero_shot: ZeroShotTask | None

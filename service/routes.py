@@ -227,8 +227,7 @@ def _locate(task: Task[Any, Any, Any], examples: Sequence[Any], error: InvalidIn
 
 def _info(model: Model) -> answers.ModelInfo:
     manifest = model.bundle.manifest
-    ours = [graph for graph in manifest.graphs if graph.precision == model.precision]
-    graph = max(ours, key=lambda graph: graph.packed == (model.provider == "cuda"))  # as `Bundle.graph_for` chooses
+    graph = model.bundle.graph_for(model.provider)
     return answers.ModelInfo(
         name=manifest.name,
         task=manifest.task,  # type: ignore[arg-type]  # the bundle was checked when it was loaded

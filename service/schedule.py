@@ -106,8 +106,10 @@ def measure(subjects: Sequence[Subject], *, most_tokens: int = 0, clock: Clock =
     for subject in subjects:
         tokens, found = next((tokens, found) for other, tokens, found in measured if subject.resembles(other))
         tokens = most_tokens or max(tokens, subject.longest)
-        lone = subject.lone if found is not None and found <= subject.longest else None
-        schedules.append(Schedule(tokens, lone, found if lone and found else 0))
+        if found is not None and found <= subject.longest:
+            schedules.append(Schedule(tokens, subject.lone, found))
+        else:
+            schedules.append(Schedule(tokens))
     return schedules
 
 
