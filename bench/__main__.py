@@ -26,7 +26,7 @@ from bench.errors import BenchError
 from bench.peers import roster
 from bench.report import BareRun, Report
 from bench.turns import Plan, Turns
-from service.engine import CPUINFO
+from service.engine.session import CPUINFO
 from training.compare import child
 from training.compare.table import fill
 from training.errors import TrainingError

@@ -20,12 +20,12 @@ import onnxruntime as ort
 
 from bench import rows
 from bench.load import percentile
-from service import bundle as bundles
-from service.batch import Encoded, pad
-from service.engine import parameters
-from service.predict import make_task
+from service.engine.batch import Encoded, pad
+from service.engine.session import parameters
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from service.tasks import ClassificationExample, ClassificationTask
-from service.tokenizer import Tokenizer
 from training.compare import child
 
 BEST_BATCH = 4

@@ -39,10 +39,10 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from bench import full
 from bench.errors import BenchError
-from service.batch import Batch, Encoded, pad
-from service.bundle import Provider
-from service.engine import OrtEngine
+from service.engine.batch import Batch, Encoded, pad
+from service.engine.session import OrtEngine
 from service.errors import BertieError, ConfigurationError
+from service.repository.bundle import Provider
 from training import graph, packing
 from training.compare import child, flops
 from training.errors import TrainingError

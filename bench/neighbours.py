@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from bench import rows
-from service import bundle as bundles
-from service.batch import Encoded, pad
-from service.engine import Outputs, open_engine
-from service.predict import make_task
+from service.engine.batch import Encoded, pad
+from service.engine.session import Outputs, open_engine
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample
-from service.tokenizer import Tokenizer
 
 BATCHES = 8
 """In how many random batches each row is tried."""

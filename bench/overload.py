@@ -42,10 +42,10 @@ from bench.client import Answer
 from bench.errors import BenchError
 from bench.load import percentile
 from bench.report import plain
-from service import bundle as bundles
-from service.predict import make_task
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from service.tasks import ClassificationExample
-from service.tokenizer import Tokenizer
 
 PARTS = ("overload", "starvation", "padding")
 CALLERS = 32

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from service import __version__, logs
 from service.app import create_app
 from service.errors import BertieError, ConfigurationError
-from service.predict import Predictor
+from service.predictor import Predictor
 from service.settings import Settings
 
 logger = logging.getLogger("service")

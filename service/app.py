@@ -15,13 +15,15 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from service import __version__, loading, openapi, pages, problems
-from service.auth import KeyMiddleware
-from service.exchange import Exchange, ExchangeMiddleware
-from service.express import Express, ExpressMiddleware
+from service import __version__
+from service.http import openapi, pages, problems
+from service.http.context import Exchange, ExchangeMiddleware
+from service.http.express import Express, ExpressMiddleware
+from service.http.keys import KeyMiddleware
+from service.http.routes import Routes
 from service.metrics import Metrics
-from service.predict import Predictor
-from service.routes import Routes
+from service.predictor import Predictor
+from service.repository import loading
 from service.settings import Settings
 
 DESCRIPTION = (

@@ -28,7 +28,7 @@ def configure(form: Format, level: str) -> None:
 
 
 class ConsoleFormatter(logging.Formatter):
-    """`12:34:56.789 INFO    service.exchange  request  status=200 rows=1`."""
+    """`12:34:56.789 INFO    service.http.context  request  status=200 rows=1`."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))

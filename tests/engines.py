@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service import bundle as bundles
-from service.batch import Batch
-from service.engine import Engine, Outputs, open_engine
-from service.loading import serve
+from service.engine.batch import Batch
+from service.engine.session import Engine, Outputs, open_engine
+from service.engine.tokenizer import Tokenizer
 from service.metrics import Metrics
-from service.predict import Predictor, make_task
-from service.schedule import Schedule
+from service.predictor import Predictor, make_task
+from service.repository import bundle as bundles
+from service.repository.loading import serve
+from service.scheduler.schedule import Schedule
 from service.settings import Settings
-from service.tokenizer import Tokenizer
 
 
 class FakeEngine:
@@ -75,8 +75,8 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
-    """Like `service.loading.load`, with these engines behind the models of those names and ONNX Runtime behind the
-    others."""
+    """Like `service.repository.loading.load`, with these engines behind the models of those names and ONNX Runtime
+    behind the others."""
 
     def load(settings: Settings, metrics: Metrics) -> Predictor:
         models = []

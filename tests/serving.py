@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service import loading
 from service.app import create_app
 from service.metrics import Metrics
-from service.predict import Predictor
+from service.predictor import Predictor
+from service.repository import loading
 from service.settings import Settings
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service import bundle as bundles
+from service.repository import bundle as bundles
 from tests.serving import Running, running
 
 ROOT = Path(__file__).parent.parent

@@ -265,7 +265,7 @@ def _restore(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from service import bundle as bundles
+    from service.repository import bundle as bundles
     from training import evaluate
 
     bundle = bundles.load(options.bundle)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.predict import ServedTask
+from service.predictor import ServedTask
 from training.data import ChoiceQuestion, LabelledText, Question
 from training.evaluate import Inferred, decode
 from training.metrics import exact_match

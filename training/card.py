@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from service.bundle import Calibration, Manifest
+from service.repository.bundle import Calibration, Manifest
 from training.calibration import Fit
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]

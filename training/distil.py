@@ -15,7 +15,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from service.batch import Encoded
+from service.engine.batch import Encoded
 from service.tasks import RowLogits
 from training.evaluate import TorchEngine, run_rows
 from training.features import Rows

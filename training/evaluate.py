@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from service import bundle as bundles
-from service.batch import Batch, Encoded, pad
-from service.bundle import Bundle
-from service.engine import Engine, open_engine
-from service.predict import ServedTask, make_task
+from service.engine.batch import Batch, Encoded, pad
+from service.engine.session import Engine, open_engine
+from service.engine.tokenizer import Tokenizer
+from service.predictor import ServedTask, make_task
+from service.repository import bundle as bundles
+from service.repository.bundle import Bundle
 from service.settings import cpu_quota
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, RowLogits, SpanTask
-from service.tokenizer import Tokenizer
 from training import metrics
 from training.data import LAYOUTS, ChoiceQuestion, Labelled, LabelledText, Layout, Question, Report, Table, TaggedText
 from training.data import read as read_data

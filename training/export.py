@@ -22,11 +22,11 @@ import numpy as np
 import onnx
 from transformers import PreTrainedModel
 
-from service import bundle as bundles
-from service.bundle import Calibration, Graph, Manifest
-from service.predict import ServedTask
+from service.engine.tokenizer import Tokenizer
+from service.predictor import ServedTask
+from service.repository import bundle as bundles
+from service.repository.bundle import Calibration, Graph, Manifest
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
-from service.tokenizer import Tokenizer
 from training import (
     calibration,
     card,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.batch import Encoded, Ids, pad
+from service.engine.batch import Encoded, Ids, pad
 from service.errors import InvalidInput
 from service.tasks import ClassificationTask, MultipleChoiceTask, SpanExample, SpanTask, Window
 from training.data import ChoiceQuestion, LabelledText, Question, Report, TaggedText

@@ -29,10 +29,10 @@ from transformers import (
     Trainer,
 )
 
+from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
-from service.predict import ServedTask
+from service.predictor import ServedTask
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
-from service.tokenizer import Tokenizer
 from training import best, checkpoints, distil, evaluate, graph, loop, measure, precision, pretrained
 from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
 from training.data import read as read_data

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from transformers import PreTrainedModel
 
-from service.batch import Batch
-from service.engine import Engine, OrtEngine, Outputs
+from service.engine.batch import Batch
+from service.engine.session import Engine, OrtEngine, Outputs
 from service.errors import BundleError
 from training import graph
 from training.errors import GateError

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.engine import OrtEngine
-from service.predict import ServedTask
+from service.engine.session import OrtEngine
+from service.predictor import ServedTask
 from service.settings import cpu_quota
 from service.tasks import MultiLabelTask, SpanTask
 from training import calibration, evaluate, gate, metrics

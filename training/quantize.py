@@ -72,7 +72,7 @@ class Int8:
 
     A token's scale is its own largest value, found as it passes, so no calibration is needed and a row's result does
     not depend, not by a bit, on the rows it shares a batch with. The largest code and the one for zero are parameters:
-    where 8 bits would overflow, the service asks for 7 (`service.engine.SEVEN_BITS`).
+    where 8 bits would overflow, the service asks for 7 (`service.engine.session.SEVEN_BITS`).
     """
 
     @property

@@ -17,8 +17,8 @@ import torch
 from onnx import numpy_helper
 from transformers import PreTrainedModel
 
-from service import bundle as bundles
-from service.bundle import Bundle
+from service.repository import bundle as bundles
+from service.repository.bundle import Bundle
 from training import finetune, graph
 from training.canvas import Array
 from training.errors import CheckpointError

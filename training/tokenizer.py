@@ -10,7 +10,7 @@ import tokenizers
 from transformers import AlbertTokenizer, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from service.tokenizer import Tokenizer
+from service.engine.tokenizer import Tokenizer
 from training import unigram
 from training.errors import CheckpointError
 

@@ -7,9 +7,9 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
-from service.batch import Encoded, Ids
+from service.engine.batch import Encoded, Ids
+from service.engine.tokenizer import Tokenizer
 from service.tasks.task import RowLogits, softmax
-from service.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import Self
 
 import numpy as np
 
+from service.engine.tokenizer import Tokenizer
 from service.tasks.classification import Classification, ClassificationExample, ClassificationRow, ClassificationTask
 from service.tasks.task import RowLogits
-from service.tokenizer import Tokenizer
 
 
 class MultiLabelTask(ClassificationTask):

@@ -12,10 +12,10 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
-from service.batch import Encoded, Ids
+from service.engine.batch import Encoded, Ids
+from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
 from service.tasks.task import RowLogits, softmax
-from service.tokenizer import Tokenizer
 
 _BLANK = re.compile("_+")
 _INSIDE_A_WORD = re.compile(r"[^\W_]_+[^\W_]")

@@ -16,10 +16,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch import Encoded, Ids
+from service.engine.batch import Encoded, Ids
+from service.engine.tokenizer import Tokenizer, Tokens
 from service.errors import InvalidInput
 from service.tasks.task import RowLogits
-from service.tokenizer import Tokenizer, Tokens
 
 _JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
 """Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch import Encoded
+from service.engine.batch import Encoded
 
 Floats = NDArray[np.float32]
 RowLogits = tuple[Floats, ...]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench import full, gpu_check
-from service import bundle as bundles
-from service.batch import Batch
+from service.engine.batch import Batch
+from service.repository import bundle as bundles
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench import graph, neighbours
-from service.batch import Batch
-from service.bundle import Graph
+from service.engine.batch import Batch
+from service.repository.bundle import Graph
 from tests.training.checkpoints import save_checkpoint
 from tests.training.compare.shapes import run_here
 from training.compare import child

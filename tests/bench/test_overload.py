@@ -12,10 +12,10 @@ import pytest
 from bench import overload, serving, startup
 from bench.client import Answer
 from bench.errors import BenchError
-from service import bundle as bundles
-from service.predict import make_task
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from service.tasks import ClassificationExample
-from service.tokenizer import Tokenizer
 
 
 def answer(status: int, sent: float, received: float, retry_after: float | None = None) -> Answer:

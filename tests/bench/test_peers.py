@@ -11,11 +11,11 @@ from bench import bare, checkpoint, rows
 from bench.errors import BenchError
 from bench.peers.graph_model import GraphModel
 from bench.peers.qa_pipeline import best_span
-from service import bundle as bundles
-from service.engine import OrtEngine
-from service.predict import make_task
+from service.engine.session import OrtEngine
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from service.tasks import ClassificationExample
-from service.tokenizer import Tokenizer
 
 TEXTS = ["a great film , wonderful fun", "boring", "an awful , terrible , sad movie " * 20, "the film", "I love it"]
 MODELS = Path(__file__).parents[2] / "models"

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from service import allocator
+from service.engine import allocator
 
 if sys.argv[1] == "kept":
     allocator.keep_blocks()
@@ -40,7 +40,7 @@ def run(mode: str) -> tuple[int, int]:
 THREADS = """
 import resource, sys, threading
 import numpy as np
-from service import allocator
+from service.engine import allocator
 
 if sys.argv[1] == "shared":
     allocator.share_arenas(1)
@@ -79,7 +79,7 @@ def test_large_blocks_are_kept_and_freed_ones_returned() -> None:
 
 
 def test_a_library_without_them_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from service import allocator
+    from service.engine import allocator
 
     monkeypatch.setattr(allocator, "_function", lambda name: None)
     allocator.share_arenas(1)

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from service import pages
 from service.app import create_app
 from service.errors import BundleError
+from service.http import pages
 from service.metrics import Metrics
-from service.predict import Predictor
+from service.predictor import Predictor
 from service.settings import Settings
 from tests.serving import serving
 

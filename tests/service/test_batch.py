@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batch import Encoded, pad
+from service.engine.batch import Encoded, pad
 
 
 def row(length: int, value: int = 5) -> Encoded:

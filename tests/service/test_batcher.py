@@ -20,14 +20,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batch import Batch, Encoded
-from service.batcher import BACKGROUND_NICE, HELD, PADDING, TURN_BATCHES, Batcher
-from service.engine import OrtEngine, Outputs
+from service.engine.batch import Batch, Encoded
+from service.engine.session import OrtEngine, Outputs
+from service.engine.tokenizer import Tokenizer
 from service.errors import ConfigurationError, DeadlineExceeded, InferenceError, NotReady, QueueFull
 from service.metrics import Metrics
-from service.schedule import Load, Schedule
-from service.tokenizer import Tokenizer
-from service.turns import PRIORITIES, Job, Priority
+from service.scheduler.batcher import BACKGROUND_NICE, HELD, PADDING, TURN_BATCHES, Batcher
+from service.scheduler.queue import PRIORITIES, Job, Priority
+from service.scheduler.schedule import Load, Schedule
 from tests.engines import FakeEngine, until
 
 SECONDS = 10.0

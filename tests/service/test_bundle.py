@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from service import bundle as bundles
-from service.bundle import FORMAT, MANIFEST, Bundle, Graph, Manifest
 from service.errors import BundleError
+from service.repository import bundle as bundles
+from service.repository.bundle import FORMAT, MANIFEST, Bundle, Graph, Manifest
 
 Factory = Callable[..., Path]
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from service.engine.tokenizer import Tokenizer
 from service.tasks import ClassificationExample, ClassificationTask
 from service.tasks.task import softmax
-from service.tokenizer import Tokenizer
 from tests.backends import FAMILIES, LINES, TEXT, backend
 
 LABELS = ("entailment", "neutral", "contradiction")

@@ -13,12 +13,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service import bundle as bundles
-from service import engine as module
-from service.batch import Batch, Encoded, pad
-from service.bundle import MANIFEST, Bundle, Graph
-from service.engine import SEVEN_BITS, OrtEngine, open_engine
+from service.engine import session as module
+from service.engine.batch import Batch, Encoded, pad
+from service.engine.session import SEVEN_BITS, OrtEngine, open_engine
 from service.errors import BundleError, ConfigurationError
+from service.repository import bundle as bundles
+from service.repository.bundle import MANIFEST, Bundle, Graph
 
 Factory = Callable[..., Path]
 THIS_PROCESSORS = module._products_overflow
@@ -259,7 +259,7 @@ def test_seven_bits_are_for_processors_whose_products_overflow(
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
-    monkeypatch.setattr("service.engine.CPUINFO", path)
+    monkeypatch.setattr("service.engine.session.CPUINFO", path)
     monkeypatch.setattr(module, "_products_overflow", THIS_PROCESSORS)
     write_shared(tmp_path / "model.int8.onnx")
     assert int8(tmp_path / "model.int8.onnx")._parameters == (SEVEN_BITS if expected else {})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.exchange import Exchange, ExchangeMiddleware
+from service.http.context import Exchange, ExchangeMiddleware
 from service.metrics import Metrics
 from tests.engines import until
 

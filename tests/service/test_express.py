@@ -8,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 from starlette.types import Message, Scope
 
-from service.batcher import Batcher
 from service.errors import QueueFull
 from service.metrics import Metrics
+from service.scheduler.batcher import Batcher
 from service.settings import Settings
 from tests.serving import serving
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import loading, schedule
-from service.batch import Encoded, pad
-from service.engine import OrtEngine
+from service.engine.batch import Encoded, pad
+from service.engine.session import OrtEngine
 from service.metrics import Metrics
+from service.repository import loading
+from service.scheduler import schedule
 from service.settings import Settings
 
 

@@ -10,7 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from service import logs
 from service.metrics import Metrics
-from service.predict import Predictor
+from service.predictor import Predictor
 from service.settings import Settings
 from tests.serving import serving
 
@@ -71,7 +71,7 @@ async def test_no_callers_text_is_logged_or_counted(
 
 
 async def test_a_request_is_one_record(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="service.exchange"):
+    with caplog.at_level("INFO", logger="service.http.context"):
         await client.post("/classify", json={"inputs": [{"text": "good"}] * 3}, headers={"x-request-id": "mine"})
         await client.get("/health/ready")
         await client.get("/metrics")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from service.engine.tokenizer import Tokenizer
 from service.tasks import ClassificationExample, MultiLabelTask
 from service.tasks.classification import Classification
-from service.tokenizer import Tokenizer
 from tests.bundles import make_tokenizer
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from service import loading, predict
-from service.batch import Batch
-from service.bundle import MANIFEST
-from service.engine import Engine, Outputs
+from service import predictor as predict
+from service.engine.batch import Batch
+from service.engine.session import Engine, Outputs
 from service.errors import (
     BundleError,
     ConfigurationError,
@@ -26,7 +25,9 @@ from service.errors import (
     UnknownModel,
 )
 from service.metrics import Metrics
-from service.predict import Predictor
+from service.predictor import Predictor
+from service.repository import loading
+from service.repository.bundle import MANIFEST
 from service.settings import Settings
 from service.tasks import (
     ClassificationExample,

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from service.batcher import Batcher
-from service.bundle import Calibration
+from service.http.routes import _info
 from service.metrics import Metrics
-from service.routes import _info
+from service.repository.bundle import Calibration
+from service.scheduler.batcher import Batcher
 from service.settings import Settings
 from tests.engines import FakeEngine, load_with, until
 from tests.serving import call, serving
@@ -352,7 +352,7 @@ class TestTrouble:
         engine = FakeEngine()
         async with serving(settings, load=load_with(sentiment=engine)) as client:
             engine.error = RuntimeError("secret internals")
-            with caplog.at_level(logging.CRITICAL, logger="service.batcher"):
+            with caplog.at_level(logging.CRITICAL, logger="service.scheduler.batcher"):
                 failed = await client.post("/classify", json=GOOD)
             assert failed.status_code == 500
             assert failed.json()["type"] == "urn:bertie:problem:inference"

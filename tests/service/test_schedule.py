@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from service import schedule
-from service.batch import Batch
-from service.engine import Outputs
-from service.schedule import Schedule, Subject, batch_tokens, lone_tokens, measure
+from service.engine.batch import Batch
+from service.engine.session import Outputs
+from service.scheduler import schedule
+from service.scheduler.schedule import Schedule, Subject, batch_tokens, lone_tokens, measure
 
 
 class Priced:

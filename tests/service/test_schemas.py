@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import BertieError, InvalidInput, MalformedBody
-from service.openapi import CLASSIFY_EXAMPLES, QA_EXAMPLES
-from service.schemas import CLASSIFY_BODY, MAX_ERRORS, MAX_LABEL, MAX_NAME, MAX_TEMPLATE, QA_BODY, examples, parse
+from service.http.openapi import CLASSIFY_EXAMPLES, QA_EXAMPLES
+from service.http.schemas import CLASSIFY_BODY, MAX_ERRORS, MAX_LABEL, MAX_NAME, MAX_TEMPLATE, QA_BODY, examples, parse
 from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
 
 BODIES = {"qa": QA_BODY, "classify": CLASSIFY_BODY}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
 from service.tasks import RowLogits, SpanExample, SpanTask, Window
 from service.tasks.span import _trim
-from service.tokenizer import Tokenizer
 from tests.backends import FAMILIES, HARD_TEXTS, LINES, TEXT, backend
 
 TOKENIZERS = {family: Tokenizer(backend(family)) for family in FAMILIES}

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
-from service.tokenizer import Tokenizer
+from service.engine.tokenizer import Tokenizer
 from tests.backends import FAMILIES, HARD_TEXTS, LINES, TEXT, backend
 
 TOKENIZERS = {family: Tokenizer(backend(family)) for family in FAMILIES}

@@ -7,8 +7,8 @@ from itertools import count
 import numpy as np
 import pytest
 
-from service.batch import Encoded
-from service.turns import LOWER_EVERY, Job, Priority, Turns
+from service.engine.batch import Encoded
+from service.scheduler.queue import LOWER_EVERY, Job, Priority, Turns
 
 
 @pytest.fixture

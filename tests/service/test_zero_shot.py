@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from service.engine.tokenizer import Tokenizer
 from service.tasks import ClassificationExample, ClassificationTask, ZeroShotExample, ZeroShotTask
 from service.tasks.task import softmax
-from service.tokenizer import Tokenizer
 from tests.backends import LINES, backend
 
 NLI = ClassificationTask(Tokenizer(backend("bert")), ("entailment", "neutral", "contradiction"), 64)

@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from service.tokenizer import Tokenizer
+from service.engine.tokenizer import Tokenizer
 from tests.bundles import make_tokenizer
 from training.recipe import Recipe
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from service import bundle as bundles
+from service.repository import bundle as bundles
 from tests.backends import backend
 from tests.training.checkpoints import (
     SENTENCES,

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.engine.tokenizer import Tokenizer
 from service.tasks import (
     ClassificationExample,
     ClassificationTask,
@@ -14,7 +15,6 @@ from service.tasks import (
     SpanExample,
     SpanTask,
 )
-from service.tokenizer import Tokenizer
 from tests.bundles import make_tokenizer
 from training import calibration
 from training.calibration import Bin

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from service import schemas
-from service.bundle import Calibration, Graph, Manifest
+from service.http import schemas
+from service.repository.bundle import Calibration, Graph, Manifest
 from training import card
 from training.calibration import Bin, Fit
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch.nn import functional
 
-from service.batch import pad
+from service.engine.batch import pad
 from service.tasks import (
     ClassificationExample,
     ClassificationTask,

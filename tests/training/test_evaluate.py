@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import bundle as bundles
-from service import loading
-from service.batch import Batch, Encoded
+from service.engine.batch import Batch, Encoded
 from service.metrics import Metrics
+from service.repository import bundle as bundles
+from service.repository import loading
 from service.settings import Settings
 from service.tasks import ClassificationTask, SpanExample, SpanTask
 from tests.training.checkpoints import (

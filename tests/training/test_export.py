@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from service import bundle as bundles
-from service.batch import pad
-from service.engine import OrtEngine, open_engine
-from service.predict import make_task
+from service.engine.batch import pad
+from service.engine.session import OrtEngine, open_engine
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from service.tasks import ClassificationExample, ClassificationTask, MultipleChoiceTask, SpanExample, SpanTask
-from service.tokenizer import Tokenizer
 from tests.bundles import make_tokenizer
 from tests.training.checkpoints import (
     QUESTIONS,

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from service.engine import OrtEngine
+from service.engine.session import OrtEngine
 from service.errors import BundleError
 from tests.training.tiny import Session, rows, session, tiny
 from training import external

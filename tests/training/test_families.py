@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from service import bundle as bundles
-from service.batch import pad
-from service.engine import OrtEngine, open_engine
-from service.predict import make_task
-from service.tokenizer import Tokenizer
+from service.engine.batch import pad
+from service.engine.session import OrtEngine, open_engine
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from tests.training import mixed_script
 from tests.training.checkpoints import make_model, recipe
 from training import evaluate, export, finetune, graph

@@ -9,7 +9,8 @@ import tokenizers
 import torch
 from tokenizers import models, pre_tokenizers, processors
 
-from service.batch import Encoded, pad
+from service.engine.batch import Encoded, pad
+from service.engine.tokenizer import Tokenizer
 from service.tasks import (
     ClassificationExample,
     ClassificationTask,
@@ -20,7 +21,6 @@ from service.tasks import (
     SpanTask,
     Window,
 )
-from service.tokenizer import Tokenizer
 from tests.training.checkpoints import PASSAGES, load_tokenizer
 from training.data import ChoiceQuestion, LabelledText, Question, Report, TaggedText
 from training.features import CHUNK, Collator, LengthGroupedSampler, Rows, choice_rows, classification_rows, span_rows

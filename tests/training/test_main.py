@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from service import bundle as bundles
+from service.repository import bundle as bundles
 from tests.training.checkpoints import QUESTIONS, save_checkpoint, write_sst2
 from training import average
 from training.__main__ import main

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from service import bundle as bundles
-from service.predict import make_task
+from service.engine.tokenizer import Tokenizer
+from service.predictor import make_task
+from service.repository import bundle as bundles
 from service.tasks import MultiLabelTask
-from service.tokenizer import Tokenizer
 from tests.training.checkpoints import SENTENCES, recipe, write_sst2, write_text
 from training import evaluate, export, finetune, measure
 from training.export import Request

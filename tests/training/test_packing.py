@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.engine import OrtEngine
+from service.engine.session import OrtEngine
 from service.errors import BundleError
 from tests.training.tiny import FAMILIES, HEADS, differences, rows, session, tiny
 from training import external, packing
@@ -167,7 +167,7 @@ def test_int8_is_for_cpus() -> None:
 
 
 def test_no_cpu_runs_a_packed_graph_as_it_is(tmp_path: Path) -> None:
-    """Where this fails, ONNX Runtime has got kernels, and `service.bundle.SUITS` may want another look."""
+    """Where this fails, ONNX Runtime has got kernels, and `service.repository.bundle.SUITS` may want another look."""
     onnx.save(build(tiny("Bert", "SequenceClassification"), packed=True), tmp_path / "model.onnx")
     with pytest.raises(BundleError, match="NOT_IMPLEMENTED"):
         OrtEngine(tmp_path / "model.onnx", provider="cpu", workers=1, intra_op_threads=1)

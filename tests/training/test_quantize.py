@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from service.engine import SEVEN_BITS
+from service.engine.session import SEVEN_BITS
 from tests.training.tiny import FAMILIES, HEADS, rows, session, tiny, torch_logits
 from training.graph import build, fused_attention_count, layer_names
 from training.quantize import FLOAT16, INT8, W8A16, Encoding, symmetric

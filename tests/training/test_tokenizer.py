@@ -16,8 +16,8 @@ from sentencepiece import sentencepiece_model_pb2
 from transformers import AlbertTokenizer, BertTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from service.engine.tokenizer import Tokenizer
 from service.tasks import SpanExample, SpanTask
-from service.tokenizer import Tokenizer
 from tests.training import mixed_script, references
 from tests.training.vocabularies import KINDS, albert, sentencepiece_model
 from training import unigram

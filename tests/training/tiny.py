@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AlbertConfig, BertConfig, ElectraConfig, PreTrainedConfig, PreTrainedModel, RobertaConfig
 
-from service import engine
+from service.engine import session as engine
 
 SHAPE = {
     "vocab_size": 99,

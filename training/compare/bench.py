@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.engine import CPUINFO
+from service.engine.session import CPUINFO
 from service.settings import cpu_quota
 from training.compare import budget, child, flops, parameters, weights
 from training.compare.figure import Figure

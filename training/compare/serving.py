@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from service import allocator
-from service.batch import Batch
-from service.engine import OrtEngine
+from service.engine import allocator
+from service.engine.batch import Batch
+from service.engine.session import OrtEngine
 from training.compare import child
 
 LEAST_CALLS = 3

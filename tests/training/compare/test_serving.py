@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from service.batch import Batch
+from service.engine.batch import Batch
 from tests.training.compare.shapes import tiny
 from training import graph
 from training.compare import child, serving, steps, weights

@@ -14,9 +14,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from prometheus_client import Histogram
 
-from service.batch import Encoded
-from service.batcher import Batcher
-from service.bundle import Bundle, Provider
+from service.engine.batch import Encoded
+from service.engine.tokenizer import Tokenizer
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -26,7 +25,10 @@ from service.errors import (
     UnknownModel,
 )
 from service.metrics import Metrics
-from service.schedule import Schedule
+from service.repository.bundle import Bundle, Provider
+from service.scheduler.batcher import Batcher
+from service.scheduler.queue import Priority
+from service.scheduler.schedule import Schedule
 from service.settings import Settings, cpu_quota
 from service.tasks import (
     ClassificationTask,
@@ -39,8 +41,6 @@ from service.tasks import (
     ZeroShotExample,
     ZeroShotTask,
 )
-from service.tokenizer import Tokenizer
-from service.turns import Priority
 
 P = TypeVar("P")
 

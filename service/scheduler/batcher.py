@@ -22,8 +22,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from service.batch import Batch, Encoded, pad
-from service.engine import Engine, Outputs
+from service.engine.batch import Batch, Encoded, pad
+from service.engine.session import Engine, Outputs
 from service.errors import (
     BertieError,
     ConfigurationError,
@@ -34,9 +34,9 @@ from service.errors import (
     QueueFull,
 )
 from service.metrics import Metrics
-from service.schedule import Load, Schedule
+from service.scheduler.queue import Job, Priority, Turns, Waiting
+from service.scheduler.schedule import Load, Schedule
 from service.tasks import RowLogits
-from service.turns import Job, Priority, Turns, Waiting
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers.models import Unigram
 
-from service.batch import Encoded, Ids
+from service.engine.batch import Encoded, Ids
 
 PAD_TOKENS = ("[PAD]", "<pad>")
 

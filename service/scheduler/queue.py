@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-from service.batch import Encoded
+from service.engine.batch import Encoded
 from service.tasks import RowLogits
 
 Priority: TypeAlias = Literal["high", "normal", "low"]

@@ -14,7 +14,6 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from service import answers, problems, schemas
 from service.errors import (
     BertieError,
     DeadlineExceeded,
@@ -27,6 +26,7 @@ from service.errors import (
     UnknownModel,
     UnsupportedMediaType,
 )
+from service.http import answers, problems, schemas
 
 _REF = "#/components/schemas/{model}"
 _REQUEST_ID = {

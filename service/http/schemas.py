@@ -28,9 +28,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from service.errors import InvalidInput, MalformedBody
+from service.scheduler.queue import Priority
 from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
 from service.tasks.zero_shot import DEFAULT_TEMPLATE
-from service.turns import Priority
 
 MAX_ERRORS = 20
 """Most wrong fields that an answer lists."""

@@ -17,9 +17,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.batch import Batch, Encoded, pad
-from service.bundle import Bundle, Graph, Provider
+from service.engine.batch import Batch, Encoded, pad
 from service.errors import BundleError, ConfigurationError
+from service.repository.bundle import Bundle, Graph, Provider
 
 Outputs = tuple[NDArray[np.float32], ...]
 
@@ -132,7 +132,7 @@ class OrtEngine:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # Every batch has another shape. An arena that keeps its largest blocks and a memory plan cached for each shape
-        # grow without bound under such traffic; malloc stays flat, and is as quick (`service.allocator`).
+        # grow without bound under such traffic; malloc stays flat, and is as quick (`service.engine.allocator`).
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
         # Threads of a call wake for each of its hundreds of operators: spinning between those makes a call on two cores

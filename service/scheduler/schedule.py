@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.batch import Batch, Encoded, pad
-from service.engine import Engine
+from service.engine.batch import Batch, Encoded, pad
+from service.engine.session import Engine
 
 ROW_TOKENS = 32
 """Length of the rows that the batches are measured with: a sentence or two."""

@@ -15,13 +15,15 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import answers, caller, schemas
-from service.answers import Prediction
 from service.errors import InvalidInput, NotReady, TooLarge, UnknownModel
-from service.exchange import Exchange
+from service.http import answers, schemas
+from service.http import body as caller
+from service.http.answers import Prediction
+from service.http.context import Exchange
+from service.http.schemas import ManyRequest
 from service.metrics import PHASES, Metrics
-from service.predict import Model, Predictions, Predictor
-from service.schemas import ManyRequest
+from service.predictor import Model, Predictions, Predictor
+from service.scheduler.queue import Priority
 from service.settings import Settings
 from service.tasks import (
     Answer,
@@ -38,7 +40,6 @@ from service.tasks import (
     ZeroShotExample,
 )
 from service.tasks.zero_shot import CONTRADICTION, ENTAILMENT
-from service.turns import Priority
 
 P = TypeVar("P")
 

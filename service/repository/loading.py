@@ -8,19 +8,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from service import allocator
-from service import bundle as bundles
-from service import schedule as schedules
-from service.batcher import Batcher
-from service.bundle import Bundle, Graph, Provider
-from service.engine import Engine, OrtEngine, open_engine
+from service.engine import allocator
+from service.engine.session import Engine, OrtEngine, open_engine
+from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError
 from service.metrics import PHASES, Metrics
-from service.predict import Model, Predictor, ServedTask, make_task
-from service.schedule import Load, Schedule, Subject
+from service.predictor import Model, Predictor, ServedTask, make_task
+from service.repository import bundle as bundles
+from service.repository.bundle import Bundle, Graph, Provider
+from service.scheduler import schedule as schedules
+from service.scheduler.batcher import Batcher
+from service.scheduler.schedule import Load, Schedule, Subject
 from service.settings import Settings, cpu_quota
 from service.tasks import ClassificationTask, ZeroShotTask
-from service.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

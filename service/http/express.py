@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.caller import CallerGone
 from service.errors import QueueFull
-from service.exchange import CALLER_GONE, Exchange
+from service.http.body import CallerGone
+from service.http.context import CALLER_GONE, Exchange
 
 
 @dataclass(frozen=True, slots=True)

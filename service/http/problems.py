@@ -11,8 +11,8 @@ import math
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.answers import FieldError, Problem
 from service.errors import BertieError, InvalidInput, QueueFull, Unauthorized
+from service.http.answers import FieldError, Problem
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:bertie:problem:"

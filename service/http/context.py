@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import problems
 from service.errors import BertieError, Draining
+from service.http import problems
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)

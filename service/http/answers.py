@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field
 
-from service.bundle import Calibration
+from service.repository.bundle import Calibration
 from service.tasks import Classification, MultipleChoicePrediction, ScoredOption, SpanPrediction
 
 Prediction: TypeAlias = SpanPrediction | MultipleChoicePrediction | Classification

@@ -1,0 +1,1 @@
+"""The queue between requests and an engine."""
