@@ -124,11 +124,11 @@ def test_imports_are_seen_wherever_they_stand() -> None:
     )
     assert imports_of(source) == {
         "service.engine.session",
-        "service.scheduler.batcher",
+        "service.app",
         "service",
         "service.tasks",
         "torch.nn",
-        "service.app",
+        "service.predictor",
     }
 
 
