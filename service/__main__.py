@@ -1,6 +1,6 @@
-"""The program: settings from the environment, a log, a socket, and the server around the application.
+"""The program: settings from the environment, a log, sockets, and the servers around the application.
 
-Owns start, stop and exit status: 0 after a stop by signal, 3 when it could not start.
+Owns start, stop and exit status: 0 after a stop by SIGTERM, SIGINT or SIGHUP, 3 when it could not start.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import contextlib
 import difflib
 import gc
 import logging
-import math
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
 
-import uvicorn
+import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service import __version__, logs
-from service.app import create_app
-from service.errors import BertieError, ConfigurationError
+from service.app import create_app, create_ops_app
+from service.errors import BertieError
+from service.metrics import Metrics
 from service.predictor import Predictor
+from service.server import STOP_SIGNALS, MainServer, address, bind, in_thread
 from service.settings import Settings
 
 logger = logging.getLogger("service")
@@ -35,45 +35,8 @@ CANNOT_START = 3
 PREFIX = "BERTIE_"
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, that tells the predictor of the end at once and not after the last request."""
-
-    def __init__(self, config: uvicorn.Config, predictor: Predictor, drain_seconds: float) -> None:
-        super().__init__(config)
-        self._predictor = predictor
-        self._drain_seconds = drain_seconds
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, and says so."""
-        await super().startup(sockets)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        fields = {
-            "address": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
-            "models": ",".join(self._predictor.models),
-            "version": __version__,
-        }
-        logger.info("serving", extra={"fields": fields})
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On SIGTERM or SIGINT: not ready from this moment; what was admitted goes on."""
-        self._predictor.stop()
-        super().handle_exit(sig, frame)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the listening socket and idle connections, and waits for what was admitted: past the time for it, what
-        still waits for the engine gets a 503."""
-        giving_up = asyncio.create_task(self._give_up())
-        await super().shutdown(sockets)
-        giving_up.cancel()
-
-    async def _give_up(self) -> None:
-        await asyncio.sleep(self._drain_seconds)
-        logger.warning("drain time is over", extra={"fields": {"seconds": self._drain_seconds}})
-        await self._predictor.drain(0)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until a signal. Returns the exit status."""
+    """Serve until a signal. Returns the exit status."""
     _parser().parse_args(arguments)
     try:
         settings = Settings()
@@ -81,65 +44,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for detail in error.errors(include_url=False, include_input=False):
             print(f"bertie: {PREFIX}{str(detail['loc'][0]).upper()}: {detail['msg']}", file=sys.stderr)
         return CANNOT_START
-    logs.configure(settings.log_format, settings.log_level)
+    metrics = Metrics()
+    writer = logs.configure(settings.log_format, settings.log_level, metrics.log_dropped)
     # Texts of one request tokenised on all cores take 1.4 times the processor's time, and beside busy engines more of
     # the clock's as well (docs/lab.md): requests go side by side, not texts.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _warn_of_unknown_variables()
-    config = uvicorn.Config(
-        create_app(settings),
-        lifespan="off",  # run here, so that what it raises is told in one line
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # nothing here asks where a request came from
-        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + 2,
-    )
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        try:
-            runner.run(_serve(config, settings))
-        except BertieError as error:
-            logger.error("cannot start: %s", error.detail)
-            return CANNOT_START
-        except KeyboardInterrupt:
-            pass
+    app = create_app(settings, metrics=metrics)
+    status = serve(app, settings)
+    # A thread that hangs, in an engine's call or writing the log, would keep the interpreter from ending, or be torn
+    # out of foreign code by its end: then the process ends at once.
+    if not writer.close_within(1.0) or not app.state.idle:
+        os._exit(status)
+    return status
+
+
+def serve(app: FastAPI, settings: Settings) -> int:
+    """Run an application with its lifespan until a signal. Returns the exit status."""
+    # As process 1 of a container, a process gets no signal that it has no handler for.
+    for each in STOP_SIGNALS:
+        with contextlib.suppress(ValueError):  # signals belong to the main thread
+            signal.signal(each, _stop_loading)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(app, settings))
+    except BertieError as error:
+        logger.error("cannot start: %s", error.detail)
+        return CANNOT_START
+    except _Stopped:
+        pass
+    logger.info("stopped")
     return 0
 
 
-async def _serve(config: uvicorn.Config, settings: Settings) -> None:
-    app = config.app
-    assert isinstance(app, FastAPI)
-    with _bind(settings.host, settings.port) as listener:  # before the models: a port in use is told at once
+async def _serve(app: FastAPI, settings: Settings) -> None:
+    with contextlib.ExitStack() as stack:
+        # Before the models: a port in use is told at once.
+        listener = stack.enter_context(bind(settings.host, settings.port))
+        ops = None if settings.ops_port is None else stack.enter_context(bind(settings.host, settings.ops_port))
         async with app.router.lifespan_context(app):
             predictor: Predictor = app.state.routes.predictor
+            fields = {"address": address(listener), "models": ",".join(predictor.models), "version": __version__}
             for model in predictor.models.values():
-                fields = {"model": model.name, "provider": model.provider, "precision": model.precision}
-                fields |= {"version": model.bundle.version, "batch_tokens": str(model.schedule.batch_tokens)}
-                if model.schedule.lone:
-                    fields["lone_tokens"] = str(model.schedule.lone_tokens)
-                logger.info("loaded", extra={"fields": fields})
+                logger.info("loaded", extra={"fields": model.summary})
             gc.freeze()  # what is here stays: a full collection would look at it all, 50 ms in which nobody is answered
-            server = Server(config, predictor, settings.drain_seconds)
-            with contextlib.suppress(ValueError):  # signals belong to the main thread
-                # uvicorn raises the signal again when it has stopped; having stopped as asked is success.
-                signal.signal(signal.SIGTERM, lambda *_: None)
-            await server.serve(sockets=[listener])
-    logger.info("stopped")
+            if ops is not None:
+                fields["ops_address"] = address(ops)
+                stack.enter_context(in_thread(create_ops_app(app, settings), settings, ops))
+            server = MainServer(app, settings, predictor)
+            server.on_start = lambda: logger.info("serving", extra={"fields": fields})
+            await server.serve([listener])
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A socket that is bound and does not listen yet: who connects before the models are loaded is refused."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    return listener
+class _Stopped(BaseException):
+    """A signal came before the service was up."""
+
+
+def _stop_loading(sig: int, frame: FrameType | None) -> None:
+    raise _Stopped
 
 
 def _warn_of_unknown_variables() -> None:
@@ -158,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         lines.append(f"  {PREFIX + name.upper():29} {field.description} [{shown}]")
     parser = argparse.ArgumentParser(
         prog="bertie-serve",
-        description="Serves the bundles of a folder over HTTP. Everything is set by environment variables.",
+        description="Serve the bundles of a folder over HTTP. Everything is set by environment variables.",
         epilog="settings:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
