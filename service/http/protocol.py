@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.http.context import BEGAN
 
-LINGER_SECONDS = 5.0
+LINGER_SECONDS = 2.0
 """How long what a client goes on to send is read and thrown away when its request has its answer."""
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _OFFERS = (b"upgrade", b"connection", b"http2-settings")
