@@ -18,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.http.context import BEGAN
 
 LINGER_SECONDS = 2.0
-"""How long what a client goes on to send is read and thrown away when its request has its answer."""
+"""How long what a client goes on to send after its answer is thrown away: closed at once, the connection would be reset, and
+the answer lost with it."""
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _OFFERS = (b"upgrade", b"connection", b"http2-settings")
 
@@ -40,9 +41,8 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refusal = (400, "this is no HTTP/1.1 request")  # what is told where the parser stops
-        self._refused_at = 0.0
+        self._ended_at = 0.0  # what comes after that is thrown away
         self._waiting_since: float | None = None  # for a head to be complete
-        self._unread_since: float | None = None  # an answer was given before its request's body was complete
         self._in_head = False
         self._in_body = False
         self._pending = 0  # bytes read of a head that is not complete
@@ -56,7 +56,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, within the limits."""
         self._unset_keepalive_if_required()
-        if self._refused_at or self.parser is None:
+        if self._ended_at or self.parser is None:
             return
         if self._waiting_since is None and not self._in_body:
             self._waiting_since = self.loop.time()
@@ -67,7 +67,7 @@ class Protocol(HttpToolsProtocol):
             self._ignore_offer(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
-        if self._in_head and not self._refused_at:
+        if self._in_head and not self._ended_at:
             self._pending += len(data) if whole else 0
             if self._pending > self.limits.bytes:
                 self._refuse(431, f"the head has more than {self.limits.bytes} bytes, which is the limit")
@@ -79,7 +79,7 @@ class Protocol(HttpToolsProtocol):
         sent to it with a reset: so an interim answer is sent, which others skip (RFC 9110, section 15.2).
         """
         cycle = self.cycle
-        if self._refused_at or cycle is None or cycle.response_complete or cycle.more_body:
+        if self._ended_at or cycle is None or cycle.response_complete or cycle.more_body:
             return None
         cycle.keep_alive = False
         if not cycle.response_started and cycle.scope["http_version"] == "1.1":
@@ -108,8 +108,7 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(408, f"the head was not complete within {self.limits.seconds:g} seconds")
             else:
                 self.transport.close()
-        ended = self._refused_at or self._unread_since
-        if ended and now - ended > LINGER_SECONDS:
+        if self._ended_at and now - self._ended_at > LINGER_SECONDS:
             self.transport.abort()
 
     # ---- the parser's callbacks ----
@@ -147,14 +146,13 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        self._unread_since = None
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        if self._in_body:
-            self._unread_since = self.loop.time()
         super().on_response_complete()
+        if self._in_body:  # an answer before the body was complete
+            self._end()
 
     def _measure(self, size: int, lines: int) -> None:
         self._size += size + 4
@@ -181,17 +179,22 @@ class Protocol(HttpToolsProtocol):
         self.data_received(head + rest)
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer what is no request, and throw away what else comes until the client closes."""
-        self._refused_at = self.loop.time()
-        self._waiting_since = None
-        body = reason.encode()
-        head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        """Answer what is no request."""
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(STATUS_LINE[status] + head + body)
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
+            body = reason.encode()
+            head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+            self._end()
         else:  # an earlier request of the connection has its answer yet to come; this one gets none
+            self._ended_at = self.loop.time()
             self.cycle.keep_alive = False
+
+    def _end(self) -> None:
+        """Say no more, and throw away what else comes until the client closes, or lingers too long."""
+        self._ended_at = self.loop.time()
+        self._waiting_since = None
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
 
 
 def limited(limits: HeadLimits) -> type[Protocol]:
