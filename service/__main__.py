@@ -1,7 +1,7 @@
 """`python -m service`: the program, which can be stopped from its first moment.
 
-As process 1 of a container, a process gets no signal that it has no handler for: so there is one before the imports, which
-take half a second.
+As process 1 of a container, a process gets no signal that it has no handler for: so there is one before the imports,
+which take half a second.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.http.context import BEGAN
 
 LINGER_SECONDS = 2.0
-"""How long to throw away what a client goes on to send after its answer: a connection that is closed before is reset, and
-the answer lost with it."""
+"""How long to throw away what a client goes on to send after its answer: a connection that is closed before is reset,
+and the answer lost with it."""
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _OFFERS = (b"upgrade", b"connection", b"http2-settings")
 

@@ -4,8 +4,8 @@ Owns the order. Knows nothing of threads: whoever uses it holds the lock.
 
 Turns are shared by tokens. A virtual clock goes on by the tokens that run, over the number of clients that wait
 (weighted fair queueing, Demers et al. 1989, with tokens for bytes). A job is due when the clock has gone on by the
-tokens that are left of it, times the jobs of its client: so a shorter job passes a longer one, a client's only job passes
-another's hundredth, and what waits is passed only until the clock comes by: none starves.
+tokens that are left of it, times the jobs of its client: so a shorter job passes a longer one, a client's only job
+passes another's hundredth, and what waits is passed only until the clock comes by: none starves.
 
 Short and long jobs wait apart, so that each kind can be given workers of its own.
 """
