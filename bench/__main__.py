@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import plot, process, rows, tables, turns, wrk
+from bench.compare import child
+from bench.compare.table import fill
 from bench.errors import BenchError
 from bench.peers import roster
 from bench.report import BareRun, Report
 from bench.turns import Plan, Turns
 from service.engine.session import CPUINFO
-from training.compare import child
-from training.compare.table import fill
 from training.errors import TrainingError
 
 logger = logging.getLogger("bench")

@@ -19,6 +19,7 @@ from typing import Any
 import onnxruntime as ort
 
 from bench import rows
+from bench.compare import child
 from bench.load import percentile
 from service.engine.batch import Encoded, pad
 from service.engine.session import parameters
@@ -26,7 +27,6 @@ from service.engine.tokenizer import Tokenizer
 from service.predictor import make_task
 from service.repository import bundle as bundles
 from service.tasks import ClassificationExample, ClassificationTask
-from training.compare import child
 
 BEST_BATCH = 4
 """Rows of a batch where lengths are sorted: on a CPU larger ones win nothing."""

@@ -38,13 +38,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, set_seed
 
 from bench import full
+from bench.compare import child, flops
 from bench.errors import BenchError
 from service.engine.batch import Batch, Encoded, pad
 from service.engine.session import OrtEngine
 from service.errors import BertieError, ConfigurationError
 from service.repository.bundle import Provider
 from training import graph, packing
-from training.compare import child, flops
 from training.errors import TrainingError
 from training.evaluate import TorchEngine
 from training.export import ENCODINGS

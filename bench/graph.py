@@ -33,15 +33,15 @@ import onnx
 from transformers import PreTrainedConfig
 
 from bench import checkpoint, neighbours, rows
+from bench.compare import budget, child, parameters, subjects, weights
+from bench.compare.figure import Figure
+from bench.compare.subjects import Subject
+from bench.compare.table import Table, number
 from bench.errors import BenchError
 from bench.report import plain
 from service.errors import BertieError
 from service.settings import cpu_quota
 from training import export, graph
-from training.compare import budget, child, parameters, subjects, weights
-from training.compare.figure import Figure
-from training.compare.subjects import Subject
-from training.compare.table import Table, number
 from training.errors import TrainingError
 
 PARTS = ("speed", "rows", "shapes")
@@ -166,7 +166,7 @@ def shape(subject: Subject, work: Path, options: argparse.Namespace) -> dict[str
     folder.mkdir()
     config.save_pretrained(folder)
     count = parameters.count(config)
-    sizes = child.call("training.compare.weights", {
+    sizes = child.call("bench.compare.weights", {
         "folder": str(folder), "checkpoint": None, "precisions": PRECISIONS
     })  # fmt: skip
     paths = {precision: weights.graph_path(folder, precision) for precision in TIMED}
@@ -198,7 +198,7 @@ def _rounds(paths: dict[str, Path], config: PreTrainedConfig, options: argparse.
     measured: dict[str, dict[str, list[float]]] = {name: {"growth": [], "seconds": []} for name in paths}
     for i in range(options.rounds):
         for name in list(paths) if i % 2 == 0 else [*paths][::-1]:
-            answer = child.call("training.compare.serving", {
+            answer = child.call("bench.compare.serving", {
                 "graph": str(paths[name]), "precision": name, "workers": 1, "threads": cpu_quota(),
                 "vocabulary": config.vocab_size, "longest": tokens, "tokens": [tokens], "seconds": options.seconds,
                 "batch_tokens": count * tokens,

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
+from bench.compare import command as compare
 from service.errors import BertieError
-from training.compare import command as compare
 from training.errors import DataError, TrainingError
 
 PRECISIONS = ("fp32", "fp16", "int8", "w8a16")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from bench import graph, neighbours
+from bench.compare import child
 from service.engine.batch import Batch
 from service.repository.bundle import Graph
+from tests.bench.compare.shapes import run_here
 from tests.training.checkpoints import save_checkpoint
-from tests.training.compare.shapes import run_here
-from training.compare import child
 
 
 def test_everything_on_tiny_shapes(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

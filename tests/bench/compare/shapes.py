@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from training.compare import child, serving, steps, subjects, weights
-from training.compare.subjects import Subject
+from bench.compare import child, serving, steps, subjects, weights
+from bench.compare.subjects import Subject
 
 Calls = list[tuple[str, dict[str, Any]]]
 """Which measurement, and with what request."""
@@ -42,9 +42,9 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Makes measurements run in this process, torch being loaded here already; lists what is asked for."""
     asked: Calls = []
     functions: dict[str, Callable[[dict[str, Any]], Mapping[str, Any]]] = {
-        "training.compare.weights": weights.write,
-        "training.compare.serving": serving.measure,
-        "training.compare.steps": steps.measure,
+        "bench.compare.weights": weights.write,
+        "bench.compare.serving": serving.measure,
+        "bench.compare.steps": steps.measure,
     }
 
     def call(module: str, request: dict[str, Any]) -> dict[str, Any]:

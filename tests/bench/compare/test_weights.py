@@ -6,9 +6,9 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from bench.compare import subjects, weights
+from tests.bench.compare.shapes import tiny
 from tests.training.checkpoints import save_checkpoint
-from tests.training.compare.shapes import tiny
-from training.compare import subjects, weights
 from training.errors import CheckpointError
 
 WORDS = "bert.embeddings.word_embeddings.weight"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.training.compare.shapes import calls, run_here, tiny, tiny_sizes
-from training.compare import bench
-from training.compare.options import Options
-from training.compare.results import Comparison
+from bench.compare import bench
+from bench.compare.options import Options
+from bench.compare.results import Comparison
+from tests.bench.compare.shapes import calls, run_here, tiny, tiny_sizes
 
 __all__ = ["calls", "tiny_sizes"]
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from training.compare.figure import Figure
-from training.compare.results import Comparison
+from bench.compare.figure import Figure
+from bench.compare.results import Comparison
 
 
 def test_a_slow_round_does_not_bend_a_ratio() -> None:

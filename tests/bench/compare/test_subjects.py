@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.compare import subjects
 from tests.training.checkpoints import save_checkpoint
-from training.compare import subjects
 from training.errors import CheckpointError, TrainingError
 
 SIX = ["bert-base", "albert-base", "bert-large", "albert-large", "albert-xlarge", "albert-xxlarge"]

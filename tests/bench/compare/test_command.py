@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.training.compare.shapes import Calls
+from bench.compare import child
+from tests.bench.compare.shapes import Calls
 from training.__main__ import main
-from training.compare import child
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "albert-vs-bert.md"
 

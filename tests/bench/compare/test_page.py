@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from training.compare import page
-from training.compare.figure import Figure
-from training.compare.results import Comparison
+from bench.compare import page
+from bench.compare.figure import Figure
+from bench.compare.results import Comparison
 
 VOID = {"meta", "br", "link", "img"}
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.training.compare.shapes import Calls, tiny
-from training.compare import bench, child
-from training.compare.options import Options
-from training.compare.results import Comparison
+from bench.compare import bench, child
+from bench.compare.options import Options
+from bench.compare.results import Comparison
+from tests.bench.compare.shapes import Calls, tiny
 from training.errors import TrainingError
 
 QUICK = Options(

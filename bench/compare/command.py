@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training.compare.options import MEASURES, PRECISIONS, Options
+from bench.compare.options import MEASURES, PRECISIONS, Options
 from training.errors import TrainingError, nearest
 
 
@@ -69,8 +69,8 @@ def run(options: argparse.Namespace) -> None:
     if len(dict(options.checkpoint)) < len(options.checkpoint):
         raise TrainingError("--checkpoint names a model twice")
 
-    from training.compare import bench, page, subjects, tables
-    from training.compare.table import fill
+    from bench.compare import bench, page, subjects, tables
+    from bench.compare.table import fill
 
     chosen = subjects.choose(options.sizes, dict(options.checkpoint))
     asked = Options(

@@ -1,4 +1,4 @@
-"""A subject with its weights, on disk and in torch: `python -m training.compare.weights REQUEST`, see `child`.
+"""A subject with its weights, on disk and in torch: `python -m bench.compare.weights REQUEST`, see `child`.
 
 Owns the files that are weighed and served: the checkpoint and the graphs.
 """
@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
+from bench.compare import child
 from training import external, graph, pretrained
-from training.compare import child
 from training.export import ENCODINGS
 
 

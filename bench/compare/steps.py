@@ -1,4 +1,4 @@
-"""A training step, measured: `python -m training.compare.steps REQUEST`, see `training.compare.child`."""
+"""A training step, measured: `python -m bench.compare.steps REQUEST`, see `bench.compare.child`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.compare import child, weights
+from bench.compare import child, weights
 
 
 def measure(request: dict[str, Any]) -> dict[str, float]:

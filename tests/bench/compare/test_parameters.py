@@ -3,9 +3,9 @@
 import pytest
 from transformers import AutoModel
 
+from bench.compare import parameters, subjects
+from tests.bench.compare.shapes import TINY, tiny
 from tests.training import tiny as families
-from tests.training.compare.shapes import TINY, tiny
-from training.compare import parameters, subjects
 
 
 @pytest.mark.parametrize("name", ["bert-base", "albert-base"])

@@ -19,13 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.compare import budget, child, flops, parameters, weights
+from bench.compare.figure import Figure
+from bench.compare.options import Options
+from bench.compare.results import Comparison, Row
+from bench.compare.subjects import Subject
 from service.engine.session import CPUINFO
 from service.settings import cpu_quota
-from training.compare import budget, child, flops, parameters, weights
-from training.compare.figure import Figure
-from training.compare.options import Options
-from training.compare.results import Comparison, Row
-from training.compare.subjects import Subject
 from training.errors import TrainingError
 from training.finetune import max_positions
 
@@ -111,7 +111,7 @@ class _Bench:
         logger.info("%s: writing its files", subject.name)
         try:
             request = {**self._source(subject), "precisions": self.options.precisions}
-            sizes = child.call("training.compare.weights", request)
+            sizes = child.call("bench.compare.weights", request)
         except child.KilledError as error:
             self.left_out.append(f"{subject.name}: writing its files: {error}")
             return {}
@@ -197,7 +197,7 @@ class _Bench:
         return row + max(self.options.seconds, row) + max(self.options.seconds, batch)
 
     def _serve(self, subject: Subject, precision: str, lengths: list[int]) -> dict[str, Any]:
-        return child.call("training.compare.serving", {
+        return child.call("bench.compare.serving", {
             "graph": str(weights.graph_path(self.work / subject.name, precision)),
             "precision": precision,
             "workers": self.workers,
@@ -209,7 +209,7 @@ class _Bench:
         })  # fmt: skip
 
     def _train(self, subject: Subject) -> dict[str, Any]:
-        return child.call("training.compare.steps", {
+        return child.call("bench.compare.steps", {
             **self._source(subject),
             "rows": self.options.training_rows,
             "tokens": self.options.training_tokens,

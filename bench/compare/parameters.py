@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModel, PreTrainedConfig
 
+from bench.compare import subjects
 from training import graph
-from training.compare import subjects
 
 
 @dataclass(frozen=True, slots=True)

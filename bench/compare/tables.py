@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from training.compare.budget import BYTES
-from training.compare.figure import Figure
-from training.compare.parameters import GridCell
-from training.compare.results import Comparison, Row
-from training.compare.table import Table, number
+from bench.compare.budget import BYTES
+from bench.compare.figure import Figure
+from bench.compare.parameters import GridCell
+from bench.compare.results import Comparison, Row
+from bench.compare.table import Table, number
 
 
 def of(comparison: Comparison) -> list[Table]:

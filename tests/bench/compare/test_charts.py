@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from training.compare import charts
-from training.compare.charts import BarRow, DotRow, Log, Mark, Point
+from bench.compare import charts
+from bench.compare.charts import BarRow, DotRow, Log, Mark, Point
 
 
 def test_a_logarithmic_axis() -> None:

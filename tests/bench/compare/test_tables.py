@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from training.compare import tables
-from training.compare.figure import Figure
-from training.compare.results import Comparison
-from training.compare.table import Table, fill, number
+from bench.compare import tables
+from bench.compare.figure import Figure
+from bench.compare.results import Comparison
+from bench.compare.table import Table, fill, number
 from training.errors import TrainingError
 
 

@@ -1,4 +1,4 @@
-"""A graph served, measured: `python -m training.compare.serving REQUEST`, see `training.compare.child`.
+"""A graph served, measured: `python -m bench.compare.serving REQUEST`, see `bench.compare.child`.
 
 Its process holds what the service needs for one model, the engine, and nothing else: no torch, no second model.
 """
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.compare import child
 from service.engine import allocator
 from service.engine.batch import Batch
 from service.engine.session import OrtEngine
-from training.compare import child
 
 LEAST_CALLS = 3
 """Calls that a latency is the median of, where a call takes less than the time given."""

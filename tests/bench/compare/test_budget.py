@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.compare import budget, subjects
+from bench.compare import budget, subjects
 
 
 def test_the_dearest_are_left_out_first() -> None:

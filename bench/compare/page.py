@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
-from training.compare import charts, ratios, tables
-from training.compare.charts import BarRow, DotRow, Mark, Point
-from training.compare.figure import Figure
-from training.compare.parameters import Parameters
-from training.compare.ratios import Pair, Quantity, middle
-from training.compare.results import Comparison, Row
-from training.compare.table import Table, number
+from bench.compare import charts, ratios, tables
+from bench.compare.charts import BarRow, DotRow, Mark, Point
+from bench.compare.figure import Figure
+from bench.compare.parameters import Parameters
+from bench.compare.ratios import Pair, Quantity, middle
+from bench.compare.results import Comparison, Row
+from bench.compare.table import Table, number
 
 SHAPES = {"fp32": "circle", "int8": "diamond"}
 FAMILIES = [("circle", "bert", "BERT"), ("circle", "albert", "ALBERT")]
@@ -39,7 +39,7 @@ def render(comparison: Comparison) -> str:
         _operations(by_key),
         _left_out(comparison),
     ]
-    style = files("training.compare").joinpath("page.css").read_text(encoding="utf-8")
+    style = files("bench.compare").joinpath("page.css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en">
 <head>

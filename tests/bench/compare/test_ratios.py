@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from training.compare import ratios
-from training.compare.figure import Figure
-from training.compare.ratios import Ratio
-from training.compare.results import Comparison, Row
+from bench.compare import ratios
+from bench.compare.figure import Figure
+from bench.compare.ratios import Ratio
+from bench.compare.results import Comparison, Row
 
 
 def two_pairs(comparison: Comparison) -> list[ratios.Pair]:

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
+from bench.compare import child, serving, steps, weights
 from service.engine.batch import Batch
-from tests.training.compare.shapes import tiny
+from tests.bench.compare.shapes import tiny
 from training import graph
-from training.compare import child, serving, steps, weights
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def request(folder: Path, **changes: object) -> dict[str, object]:
 
 
 def test_a_process_of_its_own_has_no_torch_in_memory(folder: Path) -> None:
-    answer = child.call("training.compare.serving", request(folder))
+    answer = child.call("bench.compare.serving", request(folder))
     assert 20e6 < answer["memory"] <= answer["peak"] < 250e6  # a process that imports torch has more
     assert 0 < answer["growth"] < 30e6  # what the graph added, without the libraries
     assert set(answer["cells"]) == {"8", "16"}
@@ -39,7 +39,7 @@ def test_a_process_of_its_own_has_no_torch_in_memory(folder: Path) -> None:
 
 def test_a_process_that_fails_says_why(folder: Path) -> None:
     with pytest.raises(child.ChildError, match=r"absent\.onnx is no graph"):
-        child.call("training.compare.serving", request(folder, graph=str(folder / "absent.onnx")))
+        child.call("bench.compare.serving", request(folder, graph=str(folder / "absent.onnx")))
 
 
 def test_a_process_that_is_killed_is_suspected_of_eating_memory(

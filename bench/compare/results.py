@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.compare.budget import BYTES
-from training.compare.figure import Figure
-from training.compare.parameters import GridCell, Parameters
+from bench.compare.budget import BYTES
+from bench.compare.figure import Figure
+from bench.compare.parameters import GridCell, Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Row:
         checkpoint: the name of the folder its weights are from; empty for random weights.
         shape: layers, hidden size and the like.
         parameters: see `Parameters`.
-        flops: operations of a row by tokens, see `training.compare.flops`.
+        flops: operations of a row by tokens, see `bench.compare.flops`.
         sizes: bytes of the files: `checkpoint` (fp32 safetensors) and a graph for each precision.
         memory: bytes resident in a process that has nothing but the engine, ready for requests, by precision.
         growth: those bytes that opening and warming up the graph added, by precision.
