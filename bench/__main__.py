@@ -21,13 +21,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench import plot, process, rows, tables, turns, wrk
-from bench.compare import child
-from bench.compare.table import fill
+from bench import child, plot, process, rounds, rows, tables, wrk
 from bench.errors import BenchError
 from bench.peers import roster
 from bench.report import BareRun, Report
-from bench.turns import Plan, Turns
+from bench.rounds import Plan, Turns
+from bench.table import fill
 from service.engine.session import CPUINFO
 from training.errors import TrainingError
 
@@ -93,7 +92,7 @@ def run(options: argparse.Namespace, cores: int) -> Report:
             "seconds": options.seconds,
         }  # fmt: skip
         bare = [] if options.no_bare else [child.call("bench.bare", asked | {"seconds": 0.2, "in_flight": [1]})]
-        taken = Turns(plan, turns.load_maker(options.client), bare[0]["labels"] if bare else ())
+        taken = Turns(plan, rounds.load_maker(options.client), bare[0]["labels"] if bare else ())
         taken.tune()
         found = []
         for i in range(options.rounds):

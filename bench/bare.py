@@ -18,8 +18,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from bench import rows
-from bench.compare import child
+from bench import child, rows
 from bench.load import percentile
 from service.engine.batch import Encoded, pad
 from service.engine.session import parameters

@@ -37,8 +37,8 @@ import onnx
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, set_seed
 
-from bench import full
-from bench.compare import child, flops
+from bench import child, full
+from bench.compare import flops
 from bench.errors import BenchError
 from service.engine.batch import Batch, Encoded, pad
 from service.engine.session import OrtEngine

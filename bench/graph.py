@@ -32,13 +32,13 @@ from typing import Any
 import onnx
 from transformers import PreTrainedConfig
 
-from bench import checkpoint, neighbours, rows
-from bench.compare import budget, child, parameters, subjects, weights
-from bench.compare.figure import Figure
+from bench import checkpoint, child, invariance, rows
+from bench.compare import budget, parameters, subjects, weights
 from bench.compare.subjects import Subject
-from bench.compare.table import Table, number
 from bench.errors import BenchError
+from bench.figure import Figure
 from bench.report import plain
+from bench.table import Table, number
 from service.errors import BertieError
 from service.settings import cpu_quota
 from training import export, graph
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found["speed"] = speed(options.checkpoint, options.bundle[0], Path(work), options)
                 print(f"{speed_table(found['speed']).text()}\n", flush=True)
             if "rows" in parts:
-                found["rows"] = [neighbours.measure(folder) for folder in options.bundle]
+                found["rows"] = [invariance.measure(folder) for folder in options.bundle]
                 print(f"{rows_table(found['rows']).text()}\n", flush=True)
             if "shapes" in parts:
                 chosen = subjects.choose(options.shapes)
@@ -152,7 +152,7 @@ def rows_table(found: Sequence[dict[str, Any]]) -> Table:
         for each in found
     ]  # fmt: skip
     columns = ("", "rows", "tokens", "largest |Δ logit|", "wanted", "met")
-    note = f"Each row alone, and in {neighbours.BATCHES} random batches of mixed lengths."
+    note = f"Each row alone, and in {invariance.BATCHES} random batches of mixed lengths."
     return Table("rows", "A row and its neighbours", columns, tuple(lines), note)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from bench.compare.charts import Log
-from bench.compare.table import number
 from bench.report import Report
+from bench.table import number
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 380, 56, 112, 44, 50
 COLOURS = ("#0b6e4f", "#b33951", "#d98324", "#3a6ea5", "#7d5ba6", "#5c6b73", "#a08b00", "#222222")

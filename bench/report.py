@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.compare.figure import Figure
+from bench.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)

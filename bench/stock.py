@@ -1,7 +1,7 @@
 """The stock way from a checkpoint to an int8 graph, to be held against ours: `python -m bench.stock REQUEST`.
 
 torch's own export of the eager model, then ONNX Runtime's transformer optimiser and its dynamic quantisation, as their
-guides show. Owns those files; see `bench.compare.child` for the way there and back.
+guides show. Owns those files; see `bench.child` for the way there and back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.transformers.optimizer import optimize_model
 from transformers import PreTrainedModel
 
-from bench.compare import child, weights
+from bench import child
+from bench.compare import weights
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 FUSED = ("Attention", "MultiHeadAttention")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 
 from bench.claims import of as claims_of
-from bench.compare.table import Table, number
 from bench.report import Report, Service
+from bench.table import Table, number
 
 COLUMNS = (
     "", "connections", "rows/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms a row", "peak RSS MB", "PSS MB", "errors",

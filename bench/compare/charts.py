@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from bench.compare.table import number
+from bench.table import number
 
 LINE = 34
 """Height of a row."""

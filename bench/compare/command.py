@@ -69,8 +69,8 @@ def run(options: argparse.Namespace) -> None:
     if len(dict(options.checkpoint)) < len(options.checkpoint):
         raise TrainingError("--checkpoint names a model twice")
 
-    from bench.compare import bench, page, subjects, tables
-    from bench.compare.table import fill
+    from bench.compare import page, rounds, subjects, tables
+    from bench.table import fill
 
     chosen = subjects.choose(options.sizes, dict(options.checkpoint))
     asked = Options(
@@ -87,10 +87,10 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.parameters_only:
         with tempfile.TemporaryDirectory() as nowhere:
-            comparison = bench.run(chosen, asked, Path(nowhere))
+            comparison = rounds.run(chosen, asked, Path(nowhere))
     else:
         options.out.mkdir(parents=True, exist_ok=True)
-        comparison = bench.run(chosen, asked, options.out)
+        comparison = rounds.run(chosen, asked, options.out)
         for name, content in (("compare.json", comparison.to_json()), ("compare.html", page.render(comparison))):
             (options.out / name).write_text(content, encoding="utf-8")
 

@@ -12,11 +12,11 @@ from importlib.resources import files
 
 from bench.compare import charts, ratios, tables
 from bench.compare.charts import BarRow, DotRow, Mark, Point
-from bench.compare.figure import Figure
 from bench.compare.parameters import Parameters
 from bench.compare.ratios import Pair, Quantity, middle
 from bench.compare.results import Comparison, Row
-from bench.compare.table import Table, number
+from bench.figure import Figure
+from bench.table import Table, number
 
 SHAPES = {"fp32": "circle", "int8": "diamond"}
 FAMILIES = [("circle", "bert", "BERT"), ("circle", "albert", "ALBERT")]

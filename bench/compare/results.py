@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.compare.budget import BYTES
-from bench.compare.figure import Figure
 from bench.compare.parameters import GridCell, Parameters
+from bench.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)

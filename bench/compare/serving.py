@@ -1,4 +1,4 @@
-"""A graph served, measured: `python -m bench.compare.serving REQUEST`, see `bench.compare.child`.
+"""A graph served, measured: `python -m bench.compare.serving REQUEST`, see `bench.child`.
 
 Its process holds what the service needs for one model, the engine, and nothing else: no torch, no second model.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare import child
+from bench import child
 from service.engine import allocator
 from service.engine.batch import Batch
 from service.engine.session import OrtEngine

@@ -1,4 +1,4 @@
-"""A training step, measured: `python -m bench.compare.steps REQUEST`, see `bench.compare.child`."""
+"""A training step, measured: `python -m bench.compare.steps REQUEST`, see `bench.child`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from bench.compare import child, weights
+from bench import child
+from bench.compare import weights
 
 
 def measure(request: dict[str, Any]) -> dict[str, float]:

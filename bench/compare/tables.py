@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bench.compare.budget import BYTES
-from bench.compare.figure import Figure
 from bench.compare.parameters import GridCell
 from bench.compare.results import Comparison, Row
-from bench.compare.table import Table, number
+from bench.figure import Figure
+from bench.table import Table, number
 
 
 def of(comparison: Comparison) -> list[Table]:

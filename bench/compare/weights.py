@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
-from bench.compare import child
+from bench import child
 from training import external, graph, pretrained
 from training.export import ENCODINGS
 

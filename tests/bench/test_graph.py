@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import graph, neighbours
-from bench.compare import child
+from bench import child, graph, invariance
 from service.engine.batch import Batch
 from service.repository.bundle import Graph
 from tests.bench.compare.shapes import run_here
@@ -83,13 +82,13 @@ class Sociable:
 
 def test_a_graph_that_feels_its_neighbours_is_found_out(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = (Sociable(), Graph("model.int8.onnx", "int8"))
-    monkeypatch.setattr(neighbours, "open_engine", lambda bundle, **settings: opened)
-    found = neighbours.measure(models_dir / "sentiment")
+    monkeypatch.setattr(invariance, "open_engine", lambda bundle, **settings: opened)
+    found = invariance.measure(models_dir / "sentiment")
     assert found["difference"] == pytest.approx((found["longest"] - found["shortest"]) / 1000, abs=0.02)
 
 
 def test_every_row_is_in_one_batch_a_time() -> None:
-    batches = list(neighbours._split(range(50), neighbours.random.Random(1)))
+    batches = list(invariance._split(range(50), invariance.random.Random(1)))
     assert [i for batch in batches for i in batch] == list(range(50))
-    assert all(2 <= len(batch) <= neighbours.MOST_ROWS for batch in batches[:-1])
+    assert all(2 <= len(batch) <= invariance.MOST_ROWS for batch in batches[:-1])
     assert len({len(batch) for batch in batches}) > 1

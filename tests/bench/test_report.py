@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench import claims, plot, tables
-from bench.compare.table import fill
 from bench.report import BareRun, Point, Report, Service
+from bench.table import fill
 
 MACHINE = {"processor": "X", "load_before": 0.1, "onnxruntime": "1.0", "torch": "2.0"}
 SETTINGS = {

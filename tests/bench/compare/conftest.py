@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare import bench
+from bench.compare import rounds
 from bench.compare.options import Options
 from bench.compare.results import Comparison
 from tests.bench.compare.shapes import calls, run_here, tiny, tiny_sizes
@@ -16,4 +16,4 @@ def tiny_comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     options = Options(lengths=(8, 16, 32), rounds=2, seconds=0.01, workers=1, training_rows=2, training_tokens=16)
     with pytest.MonkeyPatch.context() as patch:
         run_here(patch)
-        return bench.run(tuple(tiny().values()), options, tmp_path_factory.mktemp("compare"))
+        return rounds.run(tuple(tiny().values()), options, tmp_path_factory.mktemp("compare"))

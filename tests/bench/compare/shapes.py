@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench.compare import child, serving, steps, subjects, weights
+from bench import child
+from bench.compare import serving, steps, subjects, weights
 from bench.compare.subjects import Subject
 
 Calls = list[tuple[str, dict[str, Any]]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.compare import child
+from bench import child
 from tests.bench.compare.shapes import Calls
 from training.__main__ import main
 

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from bench.compare import page
-from bench.compare.figure import Figure
 from bench.compare.results import Comparison
+from bench.figure import Figure
 
 VOID = {"meta", "br", "link", "img"}
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from bench.compare import ratios
-from bench.compare.figure import Figure
 from bench.compare.ratios import Ratio
 from bench.compare.results import Comparison, Row
+from bench.figure import Figure
 
 
 def two_pairs(comparison: Comparison) -> list[ratios.Pair]:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.compare.figure import Figure
 from bench.compare.results import Comparison
+from bench.figure import Figure
 
 
 def test_a_slow_round_does_not_bend_a_ratio() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bench.compare import child, serving, steps, weights
+from bench import child
+from bench.compare import serving, steps, weights
 from service.engine.batch import Batch
 from tests.bench.compare.shapes import tiny
 from training import graph

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bench.compare import tables
-from bench.compare.figure import Figure
 from bench.compare.results import Comparison
-from bench.compare.table import Table, fill, number
+from bench.figure import Figure
+from bench.table import Table, fill, number
 from training.errors import TrainingError
 
 

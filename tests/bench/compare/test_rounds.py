@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from bench.compare import bench, child
+from bench import child
+from bench.compare import rounds
 from bench.compare.options import Options
 from bench.compare.results import Comparison
 from tests.bench.compare.shapes import Calls, tiny
@@ -22,7 +23,7 @@ def quick(**changes: Any) -> Options:
 
 def run(tmp_path: Path, *names: str, **changes: Any) -> Comparison:
     chosen = tuple(subject for name, subject in tiny().items() if name in names)
-    return bench.run(chosen, quick(**changes), tmp_path)
+    return rounds.run(chosen, quick(**changes), tmp_path)
 
 
 def test_everything_is_measured(tiny_comparison: Comparison) -> None:
@@ -84,7 +85,7 @@ def test_the_dear_lengths_are_estimated_when_time_is_short(tmp_path: Path, monke
         if module.endswith("weights"):
             return {"checkpoint": 100, "int8": 50}
         config = flops_of[Path(request["graph"]).parent.name]
-        per_row = {t: bench.flops.forward(config, t) / speed for t in request["tokens"]}
+        per_row = {t: rounds.flops.forward(config, t) / speed for t in request["tokens"]}
         return {
             "memory": 1, "growth": 1, "peak": 1,
             "cells": {str(t): {"latency": s, "throughput": 1 / s} for t, s in per_row.items()},
@@ -92,7 +93,7 @@ def test_the_dear_lengths_are_estimated_when_time_is_short(tmp_path: Path, monke
 
     monkeypatch.setattr(child, "call", call)
     config = flops_of["bert-base"]
-    row8, row64 = (bench.flops.forward(config, t) / speed for t in (8, 64))
+    row8, row64 = (rounds.flops.forward(config, t) / speed for t in (8, 64))
     # a cell costs a warming call, a call, and a batch of 64 tokens
     short = row8 * (2 + 8) + 0.1
     comparison = run(
@@ -131,8 +132,8 @@ def test_a_model_too_large_to_serve_is_estimated_from_the_others(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {row.name: row.sizes for row in run(tmp_path, "albert-base", "albert-xlarge", measures=("files",)).rows}
-    monkeypatch.setattr(bench.budget, "LIBRARIES", 0)
-    monkeypatch.setattr(bench.budget, "serve_bytes", lambda file: file * 100)
+    monkeypatch.setattr(rounds.budget, "LIBRARIES", 0)
+    monkeypatch.setattr(rounds.budget, "serve_bytes", lambda file: file * 100)
     limit = 100 * int(files["albert-base"]["int8"].median)
     comparison = run(tmp_path, "albert-base", "albert-xlarge", measures=("memory", "speed"), memory=limit)
     small, large = comparison.rows
@@ -182,7 +183,7 @@ def test_a_length_that_nothing_runs_is_not_refused(tmp_path: Path, calls: Calls)
 def test_a_full_disk_is_said_before_anything_is_written(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.shutil, "disk_usage", lambda path: bench.shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setattr(rounds.shutil, "disk_usage", lambda path: rounds.shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(TrainingError, match=r"0\.0 GB is free there"):
         run(tmp_path, "bert-base")
     assert calls == []

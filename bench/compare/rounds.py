@@ -19,11 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.compare import budget, child, flops, parameters, weights
-from bench.compare.figure import Figure
+from bench import child
+from bench.compare import budget, flops, parameters, weights
 from bench.compare.options import Options
 from bench.compare.results import Comparison, Row
 from bench.compare.subjects import Subject
+from bench.figure import Figure
 from service.engine.session import CPUINFO
 from service.settings import cpu_quota
 from training.errors import TrainingError
@@ -56,20 +57,20 @@ def run(subjects: tuple[Subject, ...], options: Options, folder: Path) -> Compar
             raise TrainingError(f"rows of {longest} tokens are more than the {positions} positions of {subject.name}")
     machine = _machine()
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as work:
-        bench = _Bench(subjects, options, Path(work))
-        bench.build()
-        bench.take_turns()
+        run = _Run(subjects, options, Path(work))
+        run.build()
+        run.take_turns()
     return Comparison(
-        rows=tuple(bench.row(subject) for subject in subjects),
+        rows=tuple(run.row(subject) for subject in subjects),
         grid=parameters.grid(),
-        left_out=tuple(bench.left_out),
+        left_out=tuple(run.left_out),
         settings=asdict(options),
         machine=machine,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
     )
 
 
-class _Bench:
+class _Run:
     """A run in the making: figures by model, as they come."""
 
     def __init__(self, subjects: tuple[Subject, ...], options: Options, work: Path) -> None:
