@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.errors import TrainingError
+from bench.errors import BenchError
 
 STATUS = Path("/proc/self/status")
 
 
-class ChildError(TrainingError):
+class ChildError(BenchError):
     """A measuring process ended without an answer."""
 
 

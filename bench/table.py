@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from training.errors import TrainingError
+from bench.errors import BenchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +70,19 @@ def fill(path: Path, tables: Sequence[Table], marker: str = "compare") -> list[s
     Returns the keys that were filled; what has no marker, and markers whose table is not there, stay as they are.
 
     Raises:
-        TrainingError: the file cannot be read, or has no marker for any of the tables.
+        BenchError: the file cannot be read, or has no marker for any of the tables.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"{path}: {error.strerror}") from error
+        raise BenchError(f"{path}: {error.strerror}") from error
     filled = []
     for table in tables:
         marked = re.compile(rf"(<!-- {marker}: {table.key} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
         text, count = marked.subn(lambda m, t=table: f"{m[1]}\n{t.markdown()}\n\n{m[2]}", text)  # type: ignore[misc]
         filled += [table.key] * bool(count)
     if not filled:
-        raise TrainingError(f"{path} has no marker such as <!-- {marker}: {tables[0].key} --> … <!-- /{marker} -->")
+        raise BenchError(f"{path} has no marker such as <!-- {marker}: {tables[0].key} --> … <!-- /{marker} -->")
     path.write_text(text, encoding="utf-8")
     return filled
 

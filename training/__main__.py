@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
-from bench.compare import command as compare
 from service.errors import BertieError
 from training.errors import DataError, TrainingError
 
@@ -152,7 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.set_defaults(run=_evaluate)
 
-    compare.add_parser(commands)
     return parser
 
 

@@ -1,1 +1,1 @@
-"""ALBERT against BERT, measured: `python -m training compare`. See docs/albert-vs-bert.md."""
+"""ALBERT against BERT, measured: `python -m bench.compare`. See docs/albert-vs-bert.md."""

@@ -24,10 +24,10 @@ from bench.compare import budget, flops, parameters, weights
 from bench.compare.options import Options
 from bench.compare.results import Comparison, Row
 from bench.compare.subjects import Subject
+from bench.errors import BenchError
 from bench.figure import Figure
 from service.engine.session import CPUINFO
 from service.settings import cpu_quota
-from training.errors import TrainingError
 from training.finetune import max_positions
 
 logger = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ def run(subjects: tuple[Subject, ...], options: Options, folder: Path) -> Compar
     """Measures `subjects`, in turns. The files they need lie in `folder` meanwhile.
 
     Raises:
-        TrainingError: a length is beyond a model's positions, or the disk has no room.
+        BenchError: a length is beyond a model's positions, or the disk has no room.
         ChildError: the files of a model, or the trial for the machine's speed, failed. What fails later is left out.
     """
     longest = _longest(options)
     for subject in subjects:
         if longest > (positions := max_positions(subject.config)):
-            raise TrainingError(f"rows of {longest} tokens are more than the {positions} positions of {subject.name}")
+            raise BenchError(f"rows of {longest} tokens are more than the {positions} positions of {subject.name}")
     machine = _machine()
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as work:
         run = _Run(subjects, options, Path(work))
@@ -123,7 +123,7 @@ class _Run:
         graphs = sum(budget.file_bytes(count, p) for count in counts for p in self.options.precisions)
         wanted, free = graphs + budget.file_bytes(max(counts), "fp32"), shutil.disk_usage(self.work).free
         if wanted > free:
-            raise TrainingError(f"the models take {wanted / 1e9:.1f} GB on disk, {free / 1e9:.1f} GB is free there")
+            raise BenchError(f"the models take {wanted / 1e9:.1f} GB on disk, {free / 1e9:.1f} GB is free there")
 
     # Turns
 

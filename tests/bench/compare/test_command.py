@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bench import child
+from bench.compare.__main__ import main
 from tests.bench.compare.shapes import Calls
-from training.__main__ import main
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "albert-vs-bert.md"
 
@@ -20,7 +20,7 @@ def test_parameters_only_counts_the_real_six(capsys: pytest.CaptureFixture[str],
     """And docs/albert-vs-bert.md says what it says: filling it again changes nothing."""
     copy = tmp_path / "doc.md"
     copy.write_text(DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
-    assert main(["compare", "--parameters-only", "--fill", str(copy)]) == 0
+    assert main(["--parameters-only", "--fill", str(copy)]) == 0
     output = capsys.readouterr().out
     counts = json.loads(output.splitlines()[-1])
     assert counts == {
@@ -37,7 +37,7 @@ def test_parameters_only_counts_the_real_six(capsys: pytest.CaptureFixture[str],
 def test_a_run_writes_json_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "out"
     arguments = [
-        "compare", "--sizes", "albert-base,bert-base", "--out", str(out), "--lengths", "16,8", "--precisions", "int8",
+        "--sizes", "albert-base,bert-base", "--out", str(out), "--lengths", "16,8", "--precisions", "int8",
         "--rounds", "1", "--seconds", "0.01", "--workers", "1", "--training-batch", "2x8",
     ]  # fmt: skip
     assert main(arguments) == 0
@@ -68,7 +68,7 @@ def test_a_run_writes_json_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_errors_are_one_line(
     arguments: list[str], message: str, tmp_path: Path, calls: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare", "--out", str(tmp_path), *arguments]) == 1
+    assert main(["--out", str(tmp_path), *arguments]) == 1
     assert message in capsys.readouterr().err
     assert calls == []
 
@@ -90,10 +90,10 @@ def test_errors_are_one_line(
 )
 def test_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["compare", *arguments])
+        main([*arguments])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert "usage: bertie-train compare" in error
+    assert "usage: python -m bench.compare" in error
     assert message in error
 
 
@@ -104,7 +104,7 @@ QUICK = ["--sizes", "bert-base", "--lengths", "8", "--precisions", "int8", "--ro
 def test_the_figures_are_kept_where_filling_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "page.md").write_text("no markers\n")
     arguments = [*QUICK, "--measure", "files", "--out", str(tmp_path / "out"), "--fill", str(tmp_path / "page.md")]
-    assert main(["compare", *arguments]) == 1
+    assert main([*arguments]) == 1
     assert "has no marker" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"][0]["sizes"]["int8"]
 
@@ -120,7 +120,7 @@ def test_sigterm_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(child, "call", told_to_end)
     with pytest.raises(SystemExit) as stop:
-        main(["compare", *QUICK, "--measure", "files", "--out", str(tmp_path)])
+        main([*QUICK, "--measure", "files", "--out", str(tmp_path)])
     assert stop.value.code == 143
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before

@@ -9,8 +9,8 @@ from bench import child
 from bench.compare import rounds
 from bench.compare.options import Options
 from bench.compare.results import Comparison
+from bench.errors import BenchError
 from tests.bench.compare.shapes import Calls, tiny
-from training.errors import TrainingError
 
 QUICK = Options(
     lengths=(8, 16), precisions=("int8",), rounds=1, seconds=0.01, workers=1, training_rows=2, training_tokens=8
@@ -168,9 +168,9 @@ def test_a_process_that_ends_badly_costs_its_own_figures_alone(
 
 
 def test_a_length_beyond_the_positions_is_refused(tmp_path: Path, calls: Calls) -> None:
-    with pytest.raises(TrainingError, match="rows of 65 tokens are more than the 64 positions of bert-base"):
+    with pytest.raises(BenchError, match="rows of 65 tokens are more than the 64 positions of bert-base"):
         run(tmp_path, "bert-base", lengths=(8, 65))
-    with pytest.raises(TrainingError, match="rows of 70 tokens"):
+    with pytest.raises(BenchError, match="rows of 70 tokens"):
         run(tmp_path, "bert-base", measures=("training",), training_tokens=70)
     assert calls == []
 
@@ -184,6 +184,6 @@ def test_a_full_disk_is_said_before_anything_is_written(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds.shutil, "disk_usage", lambda path: rounds.shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(TrainingError, match=r"0\.0 GB is free there"):
+    with pytest.raises(BenchError, match=r"0\.0 GB is free there"):
         run(tmp_path, "bert-base")
     assert calls == []

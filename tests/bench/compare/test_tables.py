@@ -7,9 +7,9 @@ import pytest
 
 from bench.compare import tables
 from bench.compare.results import Comparison
+from bench.errors import BenchError
 from bench.figure import Figure
 from bench.table import Table, fill, number
-from training.errors import TrainingError
 
 
 def test_every_table_is_square_and_names_the_rows(tiny_comparison: Comparison) -> None:
@@ -95,9 +95,9 @@ def test_fill_says_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("no markers\n")
     table = Table("k", "Title", ("name",), ())
-    with pytest.raises(TrainingError, match="has no marker such as <!-- compare: k -->"):
+    with pytest.raises(BenchError, match="has no marker such as <!-- compare: k -->"):
         fill(path, [table])
-    with pytest.raises(TrainingError, match="No such file"):
+    with pytest.raises(BenchError, match="No such file"):
         fill(tmp_path / "absent.md", [table])
 
 

@@ -1,29 +1,34 @@
-"""The `compare` command: its options, and what it writes.
+"""ALBERT against BERT, measured: what sharing layers saves, and what it does not. See docs/albert-vs-bert.md.
 
-Imports what measures only when it is run, so that a wrong option need not wait for torch.
+python -m bench.compare --parameters-only     # seconds; the last line is JSON
+python -m bench.compare                       # files, memory, speed, training; an hour on a quiet machine
+
+Builds the models of both papers (random weights, unless checkpoints are given) and measures them side by side. Writes
+compare.json and compare.html. Wants a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from bench import command
+from bench.command import amount, count, counts, some_words
 from bench.compare.options import MEASURES, PRECISIONS, Options
-from training.errors import TrainingError, nearest
+from bench.errors import BenchError
+from training.errors import nearest
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to the subparsers of `python -m training`."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "compare", help="measure ALBERT against BERT",
-        description="Builds the models of both papers (random weights, unless checkpoints are given) and measures them "
-        "side by side. Writes compare.json and compare.html. Wants a quiet machine.",
-    )  # fmt: skip
-    parser.add_argument("--sizes", type=_words, default=(), metavar="NAMES", help="e.g. bert-base,albert-base; all six")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, print the tables and write the files. Return the exit status."""
+    parser = command.parser("bench.compare", __doc__)
+    parser.add_argument(
+        "--sizes", type=some_words, default=(), metavar="NAMES", help="e.g. bert-base,albert-base; all six"
+    )
     parser.add_argument(
         "--checkpoint", action="append", type=_named_folder, default=[], metavar="NAME=FOLDER",
         help="a Hugging Face folder in the place of that model, or one more; may be given again",
@@ -32,30 +37,30 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write (%(default)s)")
     parser.add_argument("--fill", type=Path, metavar="FILE.md", help="put the tables between the markers of this file")
     parser.add_argument(
-        "--measure", type=_words, default=MEASURES, metavar="WHAT", help=f"of {','.join(MEASURES)}; all"
+        "--measure", type=some_words, default=MEASURES, metavar="WHAT", help=f"of {','.join(MEASURES)}; all"
     )
-    parser.add_argument("--lengths", type=_counts, default=(32, 128, 384), help="tokens of the rows that are timed")
-    parser.add_argument("--precisions", type=_words, default=PRECISIONS, help="of the served graphs; fp32,int8")
-    parser.add_argument("--rounds", type=_count, default=5, help="turns of every model (%(default)s)")
-    parser.add_argument("--seconds", type=_amount, default=1.0, help="for each figure in each turn (%(default)s)")
+    parser.add_argument("--lengths", type=counts, default=(32, 128, 384), help="tokens of the rows that are timed")
+    parser.add_argument("--precisions", type=some_words, default=PRECISIONS, help="of the served graphs; fp32,int8")
+    parser.add_argument("--rounds", type=count, default=5, help="times that every model is measured (%(default)s)")
+    parser.add_argument("--seconds", type=amount, default=1.0, help="for each figure in each turn (%(default)s)")
     parser.add_argument(
-        "--minutes", type=_amount, default=60.0, help="for all timed calls; the rest is estimated (%(default)s)"
+        "--minutes", type=amount, default=60.0, help="for all timed calls; the rest is estimated (%(default)s)"
     )
     parser.add_argument(
-        "--memory", type=_amount, default=0.0, metavar="GB", help="that a process may take; what is free"
+        "--memory", type=amount, default=0.0, metavar="GB", help="that a process may take; what is free"
     )
-    parser.add_argument("--workers", type=_count, default=0, help="engine workers and training threads; the cores")
+    parser.add_argument("--workers", type=count, default=0, help="engine workers and training threads; the cores")
     parser.add_argument(
         "--training-batch", type=_batch, default=(8, 128), metavar="ROWSxTOKENS", help="of a step; 8x128"
     )
-    parser.set_defaults(run=run)
+    return command.run(parser, run, arguments)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Compares, prints the tables and writes the files.
+def run(options: argparse.Namespace) -> int:
+    """Compare, print the tables and write the files.
 
     Raises:
-        TrainingError: an option asks for what there is not.
+        BenchError: an option asks for what there is not.
     """
     for name, given, known in (
         ("--measure", options.measure, MEASURES),
@@ -63,13 +68,13 @@ def run(options: argparse.Namespace) -> None:
     ):
         for word in given:
             if word not in known:
-                raise TrainingError(f"{name} {word!r} is not one of {', '.join(known)}{nearest(word, known)}")
+                raise BenchError(f"{name} {word!r} is not one of {', '.join(known)}{nearest(word, known)}")
     if options.fill and not options.fill.is_file():
-        raise TrainingError(f"--fill {options.fill} is no file")  # said now, not after the hour's work
+        raise BenchError(f"--fill {options.fill} is no file")  # said now, not after the hour's work
     if len(dict(options.checkpoint)) < len(options.checkpoint):
-        raise TrainingError("--checkpoint names a model twice")
+        raise BenchError("--checkpoint names a model twice")
 
-    from bench.compare import page, rounds, subjects, tables
+    from bench.compare import page, rounds, subjects, tables  # torch: a wrong option need not wait for it
     from bench.table import fill
 
     chosen = subjects.choose(options.sizes, dict(options.checkpoint))
@@ -104,40 +109,14 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({row.name: row.parameters.total for row in comparison.rows}))
     else:
         print(f"{options.out / 'compare.json'}\n{options.out / 'compare.html'}")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not words:
-        raise argparse.ArgumentTypeError("names nothing")
-    return words
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(word) for word in _words(text))
-
-
-def _amount(text: str) -> float:
-    try:
-        amount = float(text)
-    except ValueError:
-        amount = math.nan
-    if not 0 < amount < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return amount
+    return 0
 
 
 def _batch(text: str) -> tuple[int, int]:
     rows, separator, tokens = text.partition("x")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not ROWSxTOKENS")
-    return _count(rows), _count(tokens)
+    return count(rows), count(tokens)
 
 
 def _named_folder(text: str) -> tuple[str, Path]:
@@ -145,3 +124,7 @@ def _named_folder(text: str) -> tuple[str, Path]:
     if not (name and separator and folder):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
     return name, Path(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
