@@ -66,7 +66,7 @@ $(SERVICE): pyproject.toml requirements/cpu.lock | $(PY)
 
 # torch is bounded, not pinned: pip takes the build (CPU or CUDA) that the machine's index offers.
 $(DEV): requirements/constraints.txt $(SERVICE)
-	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,train,dev]'
+	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,train,measure,dev]'
 	@touch $@
 
 # onnxruntime and onnxruntime-gpu overwrite each other's files, hence an environment of its own. No lock: torch says
@@ -74,7 +74,7 @@ $(DEV): requirements/constraints.txt $(SERVICE)
 $(GPU): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip --quiet install -c requirements/constraints.txt setuptools
-	$(VENV)-gpu/bin/python -m pip --quiet install --no-build-isolation -c requirements/constraints.txt -e '.[gpu,train]'
+	$(VENV)-gpu/bin/python -m pip --quiet install --no-build-isolation -c requirements/constraints.txt -e '.[gpu,train,measure]'
 	@touch $@
 
 # The servers that Bertie is measured against bring a hundred packages: they never touch the service's environment.
@@ -83,7 +83,7 @@ $(PEERS): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)-bench
 	grep -v '^opentelemetry' requirements/constraints.txt > $(VENV)-bench/constraints.txt
 	$(VENV)-bench/bin/python -m pip --quiet install -c $(VENV)-bench/constraints.txt setuptools
-	$(VENV)-bench/bin/python -m pip --quiet install --no-build-isolation -c $(VENV)-bench/constraints.txt -e '.[cpu,train,bench]'
+	$(VENV)-bench/bin/python -m pip --quiet install --no-build-isolation -c $(VENV)-bench/constraints.txt -e '.[cpu,train,measure,bench]'
 	@touch $@
 
 # ---- models, GPU, measurements, locks -------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-in
 lock:
 	$(COMPILE) --generate-hashes --extra cpu -o requirements/cpu.lock pyproject.toml requirements/build.in
 	$(COMPILE) --generate-hashes --extra gpu -o requirements/gpu.lock pyproject.toml requirements/build.in
-	$(COMPILE) --no-annotate --extra cpu --extra train --extra dev -c requirements/cpu.lock -o requirements/constraints.txt \
+	$(COMPILE) --no-annotate --extra cpu --extra train --extra measure --extra dev -c requirements/cpu.lock -o requirements/constraints.txt \
 	    pyproject.toml requirements/build.in
 	sed -i -E '/^(torch|triton|nvidia-|cuda-)/d' requirements/constraints.txt
 

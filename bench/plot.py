@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from itertools import cycle
 
-from bench.compare.charts import Log
+from matplotlib.axes import Axes
+
+from bench import svg
 from bench.report import Report
-from bench.table import number
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 380, 56, 112, 44, 50
-COLOURS = ("#0b6e4f", "#b33951", "#d98324", "#3a6ea5", "#7d5ba6", "#5c6b73", "#a08b00", "#222222")
-"""Bertie's first. Lines are named at their ends, so nobody depends on them."""
-LINE = 13
-"""Least distance of two names."""
+STYLES = (
+    ("#0b6e4f", "o"), ("#b33951", "s"), ("#d98324", "^"), ("#3a6ea5", "D"), ("#7d5ba6", "v"), ("#5c6b73", "P"),
+    ("#a08b00", "X"), ("#222222", "*"),
+)  # fmt: skip
+"""Colour and mark, Bertie's first: nobody depends on the colours alone."""
+CEILING = "bare session"
 
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def render(report: Report) -> str:
-    """The SVG text; empty where nothing was measured."""
+    """Draw the plot and get its SVG text; empty where nothing was measured."""
     services = [s for s in report.services if s.work == "single" and s.points]
     if not services:
         return ""
@@ -38,57 +40,21 @@ def render(report: Report) -> str:
         if (schedule := report.best_schedule(n)) is not None and any(n in s.points for s in services)
     ]
     if ceiling:
-        rates["bare session"] = ceiling
-    charts = [
-        _chart(rates, "rows a second", 0),
-        _chart(lines("p95", 1e3), "p95, ms", WIDTH + 20),
-    ]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {2 * WIDTH + 20} {HEIGHT}" '
-        'font-family="system-ui, sans-serif" font-size="11" fill="#333">'
-        "<title>Services against connections</title>"
-        f"<desc>Rows a second and 95th percentile of latency of {len(services)} services, logarithmic axes.</desc>"
-        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(charts)}</svg>\n'
-    )
+        rates[CEILING] = ceiling
+    figure = svg.figure(940, 380)
+    left, right = figure.subplots(1, 2)
+    _draw(left, rates, "rows a second")
+    _draw(right, lines("p95", 1e3), "p95, ms")
+    figure.legend(handles=left.get_lines(), loc="outside right upper")
+    description = f"Rows a second and 95th percentile of latency of {len(services)} services, logarithmic axes."
+    return svg.text(figure, "Services against connections", description)
 
 
-def _chart(lines: Lines, title: str, at: float) -> str:
+def _draw(axes: Axes, lines: Lines, title: str) -> None:
     points = [point for each in lines.values() for point in each]
-    across = Log.over([x for x, _ in points], LEFT, WIDTH - RIGHT)
-    up = Log.over([y for _, y in points], HEIGHT - BOTTOM, TOP)
-    parts = [f'<text x="{LEFT}" y="22" font-size="14" font-weight="600">{escape(title)}</text>']
-    for tick in up.ticks():
-        y = up.at(tick)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for x in sorted({x for x, _ in points}):
-        parts.append(f'<text x="{across.at(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(x)}</text>')
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 12}">connections</text>')
-    for (name, y), (colour, dash) in zip(_spread(lines, up).items(), _styles(lines), strict=True):
-        path = " ".join(f"{across.at(x):.1f},{up.at(value):.1f}" for x, value in lines[name])
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        for x, value in lines[name]:
-            tip = f"{name}, {number(x)} connections: {number(value)}"
-            parts.append(
-                f'<circle cx="{across.at(x):.1f}" cy="{up.at(value):.1f}" r="3.5" fill="{colour}">'
-                f"<title>{escape(tip)}</title></circle>"
-            )
-        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.1f}" fill="{colour}">{escape(name)}</text>')
-    return f'<g transform="translate({at:g})">{"".join(parts)}</g>'
-
-
-def _styles(lines: Lines) -> list[tuple[str, str]]:
-    return [
-        (COLOURS[i % len(COLOURS)], ' stroke-dasharray="5 4"' if name == "bare session" else "")
-        for i, name in enumerate(lines)
-    ]
-
-
-def _spread(lines: Lines, up: Log) -> dict[str, float]:
-    """Where each line's name stands: at its last point, pushed down from the one above; in the lines' own order."""
-    ends = {name: up.at(points[-1][1]) for name, points in lines.items()}
-    placed: dict[str, float] = {}
-    last = 0.0
-    for name in sorted(ends, key=ends.__getitem__):
-        placed[name] = last = max(ends[name], last + LINE)
-    return {name: placed[name] for name in lines}
+    for (name, each), (colour, mark) in zip(lines.items(), cycle(STYLES), strict=False):
+        style = "--" if name == CEILING else "-"
+        axes.plot(*zip(*each, strict=True), marker=mark, color=colour, linestyle=style, label=name)
+    axes.set(title=title, xlabel="connections")
+    svg.logarithmic(axes.xaxis, [x for x, _ in points], ticks=sorted({x for x, _ in points}))
+    svg.logarithmic(axes.yaxis, [y for _, y in points])

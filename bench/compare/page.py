@@ -11,7 +11,7 @@ from html import escape
 from importlib.resources import files
 
 from bench.compare import charts, ratios, tables
-from bench.compare.charts import BarRow, DotRow, Mark, Point
+from bench.compare.charts import BarRow, DotRow, Mark, Panel, Point
 from bench.compare.parameters import Parameters
 from bench.compare.ratios import Pair, Quantity, middle
 from bench.compare.results import Comparison, Row
@@ -87,25 +87,18 @@ def _ratios(pairs: Sequence[Pair], quantities: Sequence[Quantity]) -> str:
     rows = []
     for quantity in quantities:
         marks = tuple(
-            Mark(
-                ratio.value, f"{albert.name}: {number(ratio.value)} times {bert.name}", "albert", shape,
-                estimated=ratio.estimated,
-            )
-            for (albert, bert), shape, ratio in zip(pairs, PAIR_SHAPES, quantity.ratios, strict=False)
+            Mark(ratio.value, "albert", shape, estimated=ratio.estimated)
+            for shape, ratio in zip(PAIR_SHAPES, quantity.ratios, strict=False)
             if ratio
-        )  # fmt: skip
+        )
         rows.append(DotRow(quantity.name, marks, " · ".join(f"{mark.value:.2f}" for mark in marks)))
-    chart = charts.dots(
-        "ALBERT over BERT of the same shape",
-        "; ".join(f"{row.label}: {row.text}" for row in rows), rows, "times BERT of the same shape (1 is the same)",
-        label=210, text=110, reference=1.0,
-    )  # fmt: skip
+    panel = Panel("", tuple(rows), "times BERT of the same shape (1 is the same)")
     names = [(shape, "albert", f"{a.name} ÷ {b.name}") for (a, b), shape in zip(pairs, PAIR_SHAPES, strict=False)]
     return _section(
         "What sharing changes, and what it does not",
         "Left of the dashed line ALBERT is cheaper. What is stored moves far to the left; what is computed stays.",
-        charts.key(names), _figure(chart),
-    )  # fmt: skip
+        _figure(charts.dots("ALBERT over BERT of the same shape", [[panel]], key=names, reference=1.0)),
+    )
 
 
 def _sizes_against_speed(comparison: Comparison) -> str:
@@ -119,13 +112,9 @@ def _sizes_against_speed(comparison: Comparison) -> str:
         if precision and timed is None:
             continue
         y = timed.median * 1e3 if timed else row.flops[tokens] / 1e9
-        what = f"{number(y)} {'ms' if timed else 'GFLOPs'} a row of {tokens} tokens"
-        tip = f"{row.name}: {number(size)} MB, {what}{', estimated' if timed and timed.estimated else ''}"
-        points.append(Point(size, y, row.name, tip, _tone(row), bool(timed and timed.estimated)))
+        points.append(Point(size, y, row.name, _tone(row), bool(timed and timed.estimated)))
     y_axis = f"ms for a row of {tokens} tokens, {precision}" if precision else f"GFLOPs for a row of {tokens} tokens"
-    chart = charts.scatter(
-        "Size against speed", "; ".join(p.tip for p in points), points, "MB of weights in fp32", y_axis
-    )
+    chart = charts.scatter("Size against speed", points, "MB of weights in fp32", y_axis)
     return _section(
         "Small on disk is not quick",
         "To the left is small, down is quick. Models of a family are joined in the order of their sizes."
@@ -135,125 +124,86 @@ def _sizes_against_speed(comparison: Comparison) -> str:
 
 
 def _parameters(comparison: Comparison, by_key: Mapping[str, Table]) -> str:
-    rows = []
-    for row in comparison.rows:
-        p = row.parameters
-        layers = f"{p.stored} layers" if p.stored > 1 else f"one layer, run {p.run} times"
-        rows.append(_bar(row.name, p, layers, row.published))
-    chart = charts.stacks(
-        "Where the parameters are", "; ".join(f"{r.label} {r.text} million" for r in rows), rows, "million parameters"
-    )
+    rows = [_bar(row.name, row.parameters, row.published) for row in comparison.rows]
+    chart = charts.stacks("Where the parameters are", rows, "million parameters", key=_parts_key("the paper’s figure"))
     return _section(
         "Where the parameters are",
         "Counted from the real modules, head excluded. Shared layers count once.",
-        _parts_key("the paper’s figure"), _figure(chart), _table(by_key["parameters"]),
+        _figure(chart), _table(by_key["parameters"]),
     )  # fmt: skip
 
 
 def _grid(comparison: Comparison, by_key: Mapping[str, Table]) -> str:
-    rows = [_bar(cell.name, cell.parameters, "layers", cell.published) for cell in comparison.grid]
-    chart = charts.stacks(
-        "Factorisation and sharing, each alone", "; ".join(f"{r.label}: {r.text} million" for r in rows), rows,
-        "million parameters", label=150,
-    )  # fmt: skip
+    rows = [_bar(cell.name, cell.parameters, cell.published) for cell in comparison.grid]
+    title = "Factorisation and sharing, each alone"
+    chart = charts.stacks(title, rows, "million parameters", key=_parts_key("the paper’s table 3"))
     return _section(
-        "Factorisation and sharing, each alone",
+        title,
         "ALBERT-base with one thing changed at a time. A smaller embedding E shortens the first part; sharing layers "
         "takes away most of the second. Neither changes how many layers a row passes through.",
-        _parts_key("the paper’s table 3"), _figure(chart), _table(by_key["grid"]),
+        _figure(chart), _table(by_key["grid"]),
     )  # fmt: skip
 
 
-def _bar(name: str, p: Parameters, layers: str, published: int | None) -> BarRow:
-    parts = tuple(
-        (count / 1e6, tone, f"{name}, {words}: {count / 1e6:.1f} M")
-        for count, tone, words in (
-            (p.embeddings, "embeddings", "embeddings"), (p.layers, "layers", layers), (p.pooler, "pooler", "pooler"),
-        )
-    )  # fmt: skip
+def _bar(name: str, p: Parameters, published: int | None) -> BarRow:
+    parts = ((p.embeddings / 1e6, "embeddings"), (p.layers / 1e6, "layers"), (p.pooler / 1e6, "pooler"))
     return BarRow(name, parts, f"{p.total / 1e6:.1f}", published / 1e6 if published else None)
 
 
-def _parts_key(published: str) -> str:
-    parts = [("bar", part, part) for part in ("embeddings", "layers", "pooler")]
-    return charts.key([*parts, ("tick", "", published)])
+def _parts_key(published: str) -> list[tuple[str, str, str]]:
+    return [*(("bar", part, part) for part in ("embeddings", "layers", "pooler")), ("tick", "", published)]
 
 
 def _memory(comparison: Comparison, by_key: Mapping[str, Table]) -> str:
     if "files" not in by_key:
         return ""
     panels = []
-    precisions = [kind for kind in comparison.rows[0].sizes if kind != "checkpoint"]
-    weighed = [each.get(p) for row in comparison.rows for each in (row.sizes, row.memory) for p in precisions]
-    domain = [figure.median / 1e6 for figure in weighed if figure]
-    for precision in precisions:
+    for precision in (kind for kind in comparison.rows[0].sizes if kind != "checkpoint"):
         rows = []
         for row in comparison.rows:
-            pairs = [("ring", "file", row.sizes.get(precision)), ("circle", "in memory", row.memory.get(precision))]
-            marks = tuple(
-                Mark(
-                    f.median / 1e6,
-                    f"{row.name}, {precision}, {what}: {number(f.median / 1e6)} MB",
-                    _tone(row),
-                    shape,
-                    estimated=f.estimated,
-                )
-                for shape, what, f in pairs
-                if f
-            )
+            figures = (("ring", row.sizes.get(precision)), ("circle", row.memory.get(precision)))
+            marks = tuple(Mark(f.median / 1e6, _tone(row), shape, estimated=f.estimated) for shape, f in figures if f)
             rows.append(DotRow(row.name, marks, _figures(marks)))
-        chart = charts.dots(
-            f"File and memory, {precision}", "; ".join(f"{r.label}: {r.text} MB" for r in rows), rows, "MB", width=440,
-            label=112, text=138, domain=domain,
-        )  # fmt: skip
-        panels.append(f"<figure><h3>{precision}</h3>{chart}</figure>")
-    keys = [("ring", "other", "the graph’s file")]
+        panels.append(Panel(precision, tuple(rows), "MB"))
+    key = [("ring", "other", "the graph’s file")]
     if any(row.memory for row in comparison.rows):
-        keys.append(("circle", "other", "resident in the process that serves it, ready for requests"))
-    shown = [_table(by_key[key]) for key in ("files", "memory") if key in by_key]
+        key.append(("circle", "other", "resident in the process that serves it, ready for requests"))
     return _section(
         "Files and memory",
         "Each model alone in a process of its own, through the service’s engine. A file holds shared weights once.",
-        charts.key(keys), f'<div class="panels">{"".join(panels)}</div>', *shown,
-    )  # fmt: skip
+        _figure(charts.dots("Files and memory", [panels], key=key)),
+        *(_table(by_key[key]) for key in ("files", "memory") if key in by_key),
+    )
 
 
 def _speed(comparison: Comparison, by_key: Mapping[str, Table]) -> str:
     if "speed" not in by_key:
         return ""
-    panels = []
     quantities = (("latency", "ms for a row alone", 1e3), ("throughput", "rows a second, all cores busy", 1.0))
-    for name, words, scale in quantities:
-        figures = [(row, getattr(row, name)) for row in comparison.rows]
-        domain = [v * scale for _, by_p in figures for by_t in by_p.values() for f in by_t.values() for v in f.values]
-        for tokens in comparison.rows[0].flops:
+    panels = []
+    for tokens in comparison.rows[0].flops:
+        line = []
+        for name, axis, scale in quantities:
             rows = []
-            for row, by_precision in figures:
+            for row in comparison.rows:
                 marks = tuple(
-                    _timed(
-                        row, f"{precision}, {tokens} tokens", by_length[tokens], scale, SHAPES.get(precision, "ring")
-                    )
-                    for precision, by_length in by_precision.items()
+                    _timed(row, by_length[tokens], scale, SHAPES.get(precision, "ring"))
+                    for precision, by_length in getattr(row, name).items()
                     if tokens in by_length
                 )
                 rows.append(DotRow(row.name, marks, _figures(marks)))
-            if any(row.marks for row in rows):
-                description = "; ".join(f"{row.label}: {row.text}" for row in rows)
-                chart = charts.dots(
-                    f"{words}, {tokens} tokens", description, rows, words, width=440, label=112, text=138, domain=domain
-                )
-                panels.append((tokens, f"<figure><h3>{tokens} tokens</h3>{chart}</figure>"))
-    panels.sort(key=lambda panel: panel[0])  # a row of the page a length: latency, then throughput
+            line.append(Panel(f"{tokens} tokens", tuple(rows), axis))
+        if any(row.marks for panel in line for row in panel.rows):
+            panels.append(line)
     precisions = dict.fromkeys(p for row in comparison.rows for p in row.latency)
-    keys = [(SHAPES.get(p, "ring"), "other", p) for p in precisions]
+    key = [(SHAPES.get(p, "ring"), "other", p) for p in precisions]
     if any(f.estimated for row in comparison.rows for by_t in row.latency.values() for f in by_t.values()):
-        keys.append(("ring", "other", "estimated (dashed)"))
+        key.append(("ring", "other", "estimated (hollow)"))
     return _section(
         "Speed when served",
         "Left: a row alone, on one worker. Right: every core busy with full batches. Lines span the rounds, marks are "
         "medians; all panels of a column share their axis.",
-        charts.key([*keys, *FAMILIES]), f'<div class="panels">{"".join(panel for _, panel in panels)}</div>',
-        _table(by_key["speed"]),
+        _figure(charts.dots("Speed when served", panels, key=[*key, *FAMILIES])), _table(by_key["speed"]),
     )  # fmt: skip
 
 
@@ -262,14 +212,11 @@ def _training(comparison: Comparison, by_key: Mapping[str, Table]) -> str:
         return ""
     rows = []
     for row in comparison.rows:
-        marks = (_timed(row, "training", row.training, 1.0, "circle"),) if row.training else ()
+        marks = (_timed(row, row.training, 1.0, "circle"),) if row.training else ()
         rows.append(DotRow(row.name, marks, _figures(marks) or "not run"))
-    chart = charts.dots(
-        by_key["training"].title, "; ".join(f"{r.label}: {r.text}" for r in rows), rows, "tokens a second", text=90
-    )
-    return _section(
-        "Training", f"{by_key['training'].title}: forward, backward, AdamW.", _figure(chart), _table(by_key["training"])
-    )
+    title = by_key["training"].title
+    chart = charts.dots(title, [[Panel("", tuple(rows), "tokens a second")]])
+    return _section("Training", f"{title}: forward, backward, AdamW.", _figure(chart), _table(by_key["training"]))
 
 
 def _operations(by_key: Mapping[str, Table]) -> str:
@@ -297,7 +244,7 @@ def _footer(comparison: Comparison) -> str:
         f"Load of the machine before the start: {m['load_before']:.2f}"
         + (". It was not quiet: trust ratios more than times." if busy else "."),
         f"Weights are random, which changes no size and no time{'; ' + '; '.join(weights) if weights else ''}.",
-        f"Made {comparison.created.replace('T', ' ').replace('+00:00', ' UTC')} by python -m training compare.",
+        f"Made {comparison.created.replace('T', ' ').replace('+00:00', ' UTC')} by python -m bench.compare.",
     ]
     return f"<footer>{''.join(f'<p>{escape(line)}</p>' for line in lines)}</footer>"
 
@@ -315,12 +262,9 @@ def _table(table: Table) -> str:
     return f'<details><summary>{words}</summary><div class="scroll">{table.html()}</div></details>'
 
 
-def _timed(row: Row, what: str, figure: Figure, scale: float, shape: str) -> Mark:
-    value = figure.median * scale
+def _timed(row: Row, figure: Figure, scale: float, shape: str) -> Mark:
     low, high = min(figure.values) * scale, max(figure.values) * scale
-    tip = f"{row.name}, {what}: {number(value)}"
-    tip += ", estimated" if figure.estimated else f" ({number(low)} to {number(high)})"
-    return Mark(value, tip, _tone(row), shape, low, high, figure.estimated)
+    return Mark(figure.median * scale, _tone(row), shape, low, high, figure.estimated)
 
 
 def _figures(marks: Sequence[Mark]) -> str:

@@ -1,72 +1,81 @@
-"""Marks stand where their figures say, and words are escaped."""
+"""What charts show: every label, figure and mark, and colours that follow the page's scheme."""
 
-import math
+import re
 from xml.etree import ElementTree
 
-import pytest
-
+from bench import svg
 from bench.compare import charts
-from bench.compare.charts import BarRow, DotRow, Log, Mark, Point
+from bench.compare.charts import BarRow, DotRow, Mark, Panel, Point
 
 
-def test_a_logarithmic_axis() -> None:
-    axis = Log(1.0, 100.0, 0.0, 200.0)
-    assert [axis.at(value) for value in (1, 10, 100)] == [0.0, 100.0, 200.0]
-    assert axis.ticks() == [1, 3, 10, 30, 100]  # 100 pixels a decade
-    assert Log(1.0, 100.0, 400.0, 0.0).ticks() == [1, 2, 5, 10, 20, 50, 100]
-    assert Log(1.0, 1000.0, 0.0, 200.0).ticks() == [1, 10, 100, 1000]
-    upwards = Log(1.0, 100.0, 300.0, 100.0)
-    assert upwards.at(10) == 200.0
+def read(text: str) -> tuple[ElementTree.Element, list[str]]:
+    """The SVG, and the words that it shows."""
+    root = ElementTree.fromstring(text)
+    return root, [element.text or "" for element in root.iter("text")]
 
 
-@pytest.mark.parametrize("values", [[5.0], [3.0, 3.0], [0.001, 4000.0]])
-def test_an_axis_holds_its_values(values: list[float]) -> None:
-    axis = Log.over(values, 0.0, 100.0)
-    assert all(0 < axis.at(value) < 100 and math.isfinite(axis.at(value)) for value in values)
+def filled(text: str, tone: str) -> int:
+    """How many marks or bars are filled with a tone."""
+    return len(re.findall(rf"<(?:use|path)[^>]*fill: var\(--{tone}\)", text))
 
 
-@pytest.mark.parametrize("low", [1.0, 1.3, 47.0, 590.0, 8200.0])
-def test_a_narrow_axis_is_marked_too(low: float) -> None:
-    assert len(Log.over([low, low * 1.05], 0.0, 700.0).ticks()) >= 2
-
-
-def test_a_small_difference_looks_small_where_it_is_asked_for() -> None:
-    axis = Log.over([590.0, 640.0], 300.0, 0.0, least=10)
-    assert axis.high / axis.low == pytest.approx(10)
-    assert axis.at(590) - axis.at(640) < 12
-    wide = Log.over([1.0, 900.0], 0.0, 300.0, least=10)
-    assert (wide.low, wide.high) == (0.8, 1125.0)
-
-
-def test_bars_are_as_long_as_their_figures() -> None:
+def test_bars_show_their_parts_totals_and_the_published_figure() -> None:
     rows = [
-        BarRow("a & b", ((30.0, "embeddings", "a <tip>"), (70.0, "layers", "t")), "100", published=50.0),
-        BarRow("c", ((25.0, "layers", "t"),), "25"),
+        BarRow("a & b", ((30.0, "embeddings"), (70.0, "layers")), "100", published=50.0),
+        BarRow("c", ((25.0, "layers"),), "25"),
     ]
-    svg = ElementTree.fromstring(charts.stacks("T", "D", rows, "x"))
-    first, second, third = svg.findall("rect")
-    widths = [float(bar.attrib["width"]) for bar in (first, second, third)]
-    assert widths[1] / widths[0] == pytest.approx(7 / 3, rel=0.01)
-    assert widths[1] / widths[2] == pytest.approx(70 / 25, rel=0.01)
-    assert float(second.attrib["x"]) == pytest.approx(float(first.attrib["x"]) + widths[0], abs=0.2)
-    tick = next(line for line in svg.findall("line") if line.attrib["class"] == "published")
-    assert float(tick.attrib["x1"]) == pytest.approx(float(first.attrib["x"]) + (widths[0] + widths[1]) / 2, abs=0.3)
-    assert first.findtext("title") == "a <tip>"
+    text = charts.stacks("T", rows, "million", key=[("bar", "layers", "the layers")])
+    _, words = read(text)
+    assert {"a & b", "c", "100", "25", "million", "the layers"} <= set(words)
+    assert filled(text, "embeddings") == 1
+    bars = [
+        float(x[1]) - float(x[0])
+        for x in re.findall(r'd="M ([\d.]+) [\d.]+ \s*L ([\d.]+)[^"]*"\s+style="fill: var\(--layers\)', text)
+    ]
+    assert len(bars) == 2
+    assert round(bars[0] / bars[1], 1) == round(70 / 25, 1)
 
 
-def test_dots_stand_on_a_shared_axis() -> None:
-    def chart(value: float) -> float:
-        rows = [DotRow("a", (Mark(value, "tip", "bert", low=value / 2, high=value * 2),), "1")]
-        svg = ElementTree.fromstring(charts.dots("T", "D", rows, "ms", domain=(1.0, 1000.0)))
-        assert svg.find("line[@class='whisker bert']") is not None
-        return float(svg.find("circle").attrib["cx"])  # type: ignore[union-attr]
+def test_panels_of_the_same_quantity_share_their_axis() -> None:
+    def panel(value: float) -> Panel:
+        return Panel(
+            f"at {value:g}", (DotRow("a", (Mark(value, "bert", low=value / 2, high=value * 2),), f"{value:g}"),), "ms"
+        )
 
-    places = [chart(value) for value in (4.0, 40.0, 400.0)]
-    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
+    text = charts.dots("T", [[panel(value) for value in (4.0, 40.0, 400.0)]])
+    root, words = read(text)
+    assert words.count("a") == 1, "rows are named once"
+    assert words.count("ms") == 3
+    assert {"at 4", "at 40", "at 400"} <= set(words)
+    for tick in ("10", "100", "1,000"):
+        assert words.count(tick) == 3, tick
+    assert root.findtext("desc") == "at 4 a: 4; at 40 a: 40; at 400 a: 400"
+
+
+def test_estimates_and_rings_are_hollow() -> None:
+    marks = (Mark(1, "bert"), Mark(2, "bert", estimated=True), Mark(3, "albert", "ring"))
+    text = charts.dots("T", [[Panel("", (DotRow("a", marks, "1"),), "ms")]])
+    assert filled(text, "bert") == filled(charts.dots("T", [[Panel("", (DotRow("a", marks[:1]),), "ms")]]), "bert")
+    assert len(re.findall(r"<use[^>]*fill: var\(--card\); stroke: var\(--(?:bert|albert)\)", text)) == 2
 
 
 def test_every_chart_has_a_name_and_a_description() -> None:
-    points = [Point(1, 1, "a", "tip a", "bert"), Point(9, 4, "b", "tip b", "albert", estimated=True)]
-    svg = ElementTree.fromstring(charts.scatter("T <1>", "D & d", points, "x", "y"))
-    assert (svg.findtext("title"), svg.findtext("desc"), svg.attrib["role"]) == ("T <1>", "D & d", "img")
-    assert "estimated" in svg.find("polygon").attrib["class"]  # type: ignore[union-attr]
+    points = [Point(1, 1, "a", "bert"), Point(9, 4, "b", "albert", estimated=True)]
+    root, words = read(charts.scatter("T <1>", points, "x & x", "y"))
+    assert (root.findtext("title"), root.attrib["role"]) == ("T <1>", "img")
+    assert root.findtext("desc") == "a: 1 x & x, 1 y; b: 9 x & x, 4 y, estimated"
+    assert {"a", "b", "x & x", "y"} <= set(words)
+
+
+def test_a_small_difference_looks_small_in_a_scatter() -> None:
+    """590 and 640 stand on an axis that spans a decade."""
+    points = [Point(1, 590, "a", "bert"), Point(9, 640, "b", "albert")]
+    _, words = read(charts.scatter("T", points, "x", "y"))
+    ticks = {float(word.replace(",", "")) for word in words if re.fullmatch(r"[\d.,]+", word)}
+    assert {200, 500, 1000} <= ticks
+
+
+def test_colours_are_the_pages() -> None:
+    text = charts.scatter("T", [Point(1, 1, "a", "bert")], "x", "y")
+    assert not set(re.findall(r"#[0-9a-f]{6}\b", text)) & set(charts.VARIABLES)
+    assert svg.INK in charts.VARIABLES
