@@ -16,16 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-
 from bench import child, rows
+from bench.inprocess import Opened, Run
 from bench.load import percentile
-from service.engine.batch import Encoded, pad
-from service.engine.session import parameters
-from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
-from service.repository import bundle as bundles
-from service.tasks import ClassificationExample, ClassificationTask
+from service.engine.batch import Encoded
 
 BEST_BATCH = 4
 """Rows of a batch where lengths are sorted: on a CPU larger ones win nothing."""
@@ -37,25 +31,25 @@ class Schedule:
 
     Attributes:
         name: in the table.
-        callers: threads that call side by side.
+        workers: threads that call side by side.
         threads: inside a call.
         batch: rows of a call; 0 for all that are in flight.
         sort: whether rows in flight are sorted by length first.
     """
 
     name: str
-    callers: int
+    workers: int
     threads: int
     batch: int
     sort: bool = True
 
 
 def schedules(in_flight: int, cores: int) -> list[Schedule]:
-    """What is tried with so many rows in flight."""
-    callers = min(in_flight, cores)
-    found = [Schedule("one by one", callers, 1, 1), Schedule("as they come", 1, cores, 0, sort=False)]
+    """List what is tried with so many rows in flight."""
+    workers = min(in_flight, cores)
+    found = [Schedule("one by one", workers, 1, 1), Schedule("as they come", 1, cores, 0, sort=False)]
     if in_flight >= BEST_BATCH * 2:
-        found.append(Schedule(f"sorted batches of {BEST_BATCH}", callers, 1, BEST_BATCH))
+        found.append(Schedule(f"sorted batches of {BEST_BATCH}", workers, 1, BEST_BATCH))
     return found
 
 
@@ -63,31 +57,28 @@ class Bare:
     """A bundle's rows and the sessions of one of its graphs: of `precision`, or the best for a CPU."""
 
     def __init__(self, folder: Path, texts: Sequence[str], precision: str = "") -> None:
-        bundle = bundles.load(folder)
-        self._path = folder / (f"model.{precision}.onnx" if precision else bundle.graph_for("cpu").file)
-        self._tokenizer = Tokenizer.from_file(folder / bundles.TOKENIZER)
-        task = make_task(bundle, self._tokenizer)
-        assert isinstance(task, ClassificationTask)
-        self._task = task
-        self._examples = [ClassificationExample(text) for text in texts]
-        self._rows: list[Encoded] = [first for first, *_ in task.encode(self._examples)]
-        self.labels = [self._label(i) for i in range(len(texts))]
+        self._opened = Opened(folder)
+        self._precision = precision
+        self._texts = texts
+        self._rows: list[Encoded] = self._opened.sentence_rows(texts)
+        session = self._session(1)
+        self.labels = [self._opened.labels[int(session([row])[0][0].argmax())] for row in self._rows]
 
     def run(self, schedule: Schedule, *, in_flight: int, seconds: float) -> dict[str, Any]:
-        """Calls for so long. Returns rows a second, CPU seconds a row, and percentiles of a call's seconds."""
+        """Call for so long. Get rows a second, CPU seconds a row, and percentiles of a call's seconds."""
         session = self._session(schedule.threads)
         lock, feed, took = threading.Lock(), self._calls(schedule, in_flight), []
         started, cpu = time.perf_counter(), time.process_time()
         until = started + seconds
 
-        def caller() -> None:
+        def call_in_turn() -> None:
             while (now := time.perf_counter()) < until:
                 with lock:
                     call = next(feed)
-                self._call(session, call)
+                session(call)
                 took.append((len(call), time.perf_counter() - now))
 
-        threads = [threading.Thread(target=caller) for _ in range(schedule.callers)]
+        threads = [threading.Thread(target=call_in_turn) for _ in range(schedule.workers)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -102,16 +93,12 @@ class Bare:
         }
 
     def tokenise_seconds(self) -> float:
-        """Median seconds of encoding one text."""
-        took = []
-        for example in itertools.islice(itertools.cycle(self._examples), max(500, len(self._examples))):
-            began = time.perf_counter()
-            self._task.encode([example])
-            took.append(time.perf_counter() - began)
-        return statistics.median(took)
+        """Get the median seconds of encoding one text."""
+        texts = itertools.islice(itertools.cycle(self._texts), max(500, len(self._texts)))
+        return statistics.median(map(self._opened.encode_seconds, texts))
 
     def _calls(self, schedule: Schedule, in_flight: int) -> Iterator[list[Encoded]]:
-        """Batches without end: windows of the rows in flight, sorted by length, cut."""
+        """Make batches without end: windows of the rows in flight, sorted by length, cut."""
         endless = itertools.cycle(self._rows)
         while True:
             window = list(itertools.islice(endless, in_flight))
@@ -121,29 +108,15 @@ class Bare:
             yield from (window[i : i + step] for i in range(0, in_flight, step))
 
     @functools.cache  # noqa: B019 - one `Bare` lives as long as its process
-    def _session(self, threads: int) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        session = ort.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
-        self._parameters = parameters(session, self._path) if "int8" in self._path.name else {}
+    def _session(self, threads: int) -> Run:
+        run = self._opened.session(threads, self._precision)
         for size in (1, BEST_BATCH, 32):
-            self._call(session, self._rows[:size])
-        return session
-
-    def _label(self, i: int) -> str:
-        logits = self._call(self._session(1), [self._rows[i]])[0]
-        return self._task.labels[int(logits[0].argmax())]
-
-    def _call(self, session: ort.InferenceSession, encoded: Sequence[Encoded]) -> list[Any]:
-        batch = pad(encoded, self._tokenizer.pad_id)
-        inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        outputs: list[Any] = session.run(None, inputs | self._parameters)
-        return outputs
+            run(self._rows[:size])
+        return run
 
 
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The child's work: every schedule at every number of rows in flight, and what tokenising takes.
+    """Do the child's work: try every schedule at every number of rows in flight, and time tokenising.
 
     Args:
         request: `bundle` and `rows` (paths), `in_flight` (numbers), `cores`, `seconds`; `precision` may be left out.

@@ -3,12 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from bench import child, graph, invariance
-from service.engine.batch import Batch
-from service.repository.bundle import Graph
+from bench import child, graph
 from tests.bench.compare.shapes import run_here
 from tests.training.checkpoints import save_checkpoint
 
@@ -68,27 +65,3 @@ def test_an_unknown_shape_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_without_a_bundle_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert graph.main(["--part", "rows", "--bundle", str(tmp_path)]) == 1
     assert "manifest.json is missing" in capsys.readouterr().err
-
-
-class Sociable:
-    """An engine whose logits depend on the batch: by the longest row of it."""
-
-    workers = 1
-
-    def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
-        rows, tokens = batch.shape
-        return (np.full((rows, 2), tokens / 1000, dtype=np.float32),)
-
-
-def test_a_graph_that_feels_its_neighbours_is_found_out(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = (Sociable(), Graph("model.int8.onnx", "int8"))
-    monkeypatch.setattr(invariance, "open_engine", lambda bundle, **settings: opened)
-    found = invariance.measure(models_dir / "sentiment")
-    assert found["difference"] == pytest.approx((found["longest"] - found["shortest"]) / 1000, abs=0.02)
-
-
-def test_every_row_is_in_one_batch_a_time() -> None:
-    batches = list(invariance._split(range(50), invariance.random.Random(1)))
-    assert [i for batch in batches for i in batch] == list(range(50))
-    assert all(2 <= len(batch) <= invariance.MOST_ROWS for batch in batches[:-1])
-    assert len({len(batch) for batch in batches}) > 1
