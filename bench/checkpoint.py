@@ -17,7 +17,7 @@ from bench.errors import BenchError
 
 
 def make(bundle: Path, folder: Path) -> Path:
-    """Writes a random BERT with the bundle's tokenizer, labels and shape to `folder` and returns it.
+    """Write a random BERT with the bundle's tokenizer, labels and shape to `folder` and return it.
 
     Raises:
         BenchError: the bundle is none of the bundled models' shape: what to build is not known.

@@ -28,7 +28,7 @@ class KilledError(ChildError):
 
 
 def call(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs `python -m module` with `request` and returns its answer.
+    """Run `python -m module` with `request` and get its answer.
 
     Raises:
         KilledError: a signal ended it.
@@ -46,11 +46,11 @@ def call(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer(function: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """The child's side: `function` from request to answer."""
+    """Do the child's side: print what `function` makes of the request."""
     print(json.dumps(function(json.loads(sys.argv[1]))))
 
 
 def resident(field: str = "VmRSS") -> int:
-    """Bytes of this process in memory: now (`VmRSS`), or at most so far (`VmHWM`)."""
+    """Get the bytes of this process in memory: now (`VmRSS`), or at most so far (`VmHWM`)."""
     line = next(line for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024

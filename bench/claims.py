@@ -12,7 +12,7 @@ from bench.report import Report, Service
 AT = 32
 """Connections at which services are compared."""
 ALONE_MS = 1.5
-"""Milliseconds that a lone request may take beside tokenising and the session."""
+"""Milliseconds that a request from one connection may take beside tokenising and the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Claim:
 
 
 def of(report: Report) -> list[Claim]:
-    """Every aim that there are figures for."""
+    """List every aim that there are figures for."""
     bertie = report.service("bertie")
     found: list[Claim] = []
     if bertie is not None and AT in bertie.points:

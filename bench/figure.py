@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -20,14 +21,18 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The middle value."""
+        """Get the middle value."""
         return statistics.median(self.values)
 
     def over(self, other: Figure) -> float:
-        """How many times `other` this is: the median of the rounds' ratios, so that a slow minute touches both sides.
+        """Get how many times `other` this is: the median of `ratios`."""
+        return statistics.median(self.ratios(other))
 
-        Where the two have not been measured in the same rounds, the ratio of the medians.
+    def ratios(self, other: Figure) -> tuple[float, ...]:
+        """Divide round by round, so that a slow minute touches both sides.
+
+        Where the two have not been measured in the same rounds, it is the one ratio of the medians.
         """
         if len(self.values) == len(other.values):
-            return statistics.median(a / b for a, b in zip(self.values, other.values, strict=True))
-        return self.median / other.median
+            return tuple(a / b if b else math.nan for a, b in zip(self.values, other.values, strict=True))
+        return (self.median / other.median if other.median else math.nan,)

@@ -6,7 +6,6 @@ as is wanted) and the load. Measures no session: `bench.gpu_check` does, and set
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import random
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 import tokenizers
+import uvloop
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
@@ -31,7 +31,7 @@ CONNECTIONS = 8
 
 
 def bundle(model: PreTrainedModel, folder: Path, precision: str, tokens: int, *, packed: bool = False) -> Path:
-    """Exports `model` as training does, gate and all, and returns the bundle's folder, which is alone in its parent."""
+    """Export `model` as training does, gate and all, and get the bundle's folder, which is alone in its parent."""
     checkpoint = folder / "checkpoint"
     model.save_pretrained(checkpoint)
     words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), model.config.vocab_size))]
@@ -57,7 +57,7 @@ def bundle(model: PreTrainedModel, folder: Path, precision: str, tokens: int, *,
 
 
 def rows_per_second(path: Path, *, device: str, vocabulary: int, tokens: int, seconds: float) -> float:
-    """Rows a second that the service answers, each row of `tokens` tokens, after a warm-up.
+    """Measure the rows a second that the service answers, each row of `tokens` tokens, after a warm-up.
 
     Raises:
         BenchError: a request was not answered with 200.
@@ -73,9 +73,9 @@ def rows_per_second(path: Path, *, device: str, vocabulary: int, tokens: int, se
             body = json.dumps({"inputs": [{"text": text} for text in texts]}).encode()
             made.append(client.request(f"{url}/classify", body))
         requests = itertools.cycle(made)
-        asyncio.run(client.closed(url, requests, connections=CONNECTIONS, seconds=min(2.0, seconds)))
+        uvloop.run(client.closed(url, requests, connections=CONNECTIONS, seconds=min(2.0, seconds)))
         began = time.perf_counter()
-        answers = asyncio.run(client.closed(url, requests, connections=CONNECTIONS, seconds=seconds))
+        answers = uvloop.run(client.closed(url, requests, connections=CONNECTIONS, seconds=seconds))
         took = time.perf_counter() - began
     if bad := [answer for answer in answers if not answer.ok]:
         raise BenchError(f"a request was answered with {bad[0].status}: {bad[0].body[:200]!r}")

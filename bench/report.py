@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.figure import Figure
+from bench.flood import Flood
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Service:
         agreement: how many labels were the bare session's; empty where that means nothing.
         skipped: why it was not measured, or not to the end.
         points: by connections, one a round.
+        ready: seconds from the start with all bundles until it was ready, one a round; where that was asked for.
+        idle_rss: bytes resident when idle after that, one a round.
     """
 
     name: str
@@ -59,9 +62,11 @@ class Service:
     agreement: str = ""
     skipped: str = ""
     points: Mapping[int, Sequence[Point]] = field(default_factory=dict)
+    ready: Sequence[float] = ()
+    idle_rss: Sequence[int] = ()
 
     def figure(self, connections: int, name: str) -> Figure | None:
-        """An attribute of its points at so many connections, over the rounds; None where there is none."""
+        """Get an attribute of its points at so many connections, over the rounds; None where there is none."""
         points = self.points.get(connections, ())
         return Figure(tuple(float(getattr(point, name)) for point in points)) if points else None
 
@@ -84,12 +89,13 @@ class Report:
     """A run.
 
     Attributes:
-        services: in the order of their turns.
+        services: in the order in which they are measured.
         bare: every schedule of the bare session in every round.
         tokenise_seconds: median seconds of encoding one sentence, a round each.
         settings: what was asked for.
         machine: where it ran.
         created: when, ISO 8601.
+        floods: what became of each service in a flood, one a round.
     """
 
     services: tuple[Service, ...]
@@ -98,27 +104,28 @@ class Report:
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
     created: str
+    floods: Mapping[str, Sequence[Flood]] = field(default_factory=dict)
 
     def service(self, name: str) -> Service | None:
-        """The service of that name, if it was measured."""
+        """Find the service of that name, if it was measured."""
         return next((s for s in self.services if s.name == name and s.points), None)
 
     def bare_figure(self, in_flight: int, schedule: str, name: str = "rows_per_second") -> Figure:
-        """An attribute of the bare session's runs, over the rounds."""
+        """Get an attribute of the bare session's runs, over the rounds."""
         return Figure(tuple(getattr(r, name) for r in self.bare if (r.in_flight, r.schedule) == (in_flight, schedule)))
 
     def best_schedule(self, in_flight: int) -> str | None:
-        """The schedule with the most rows a second; None where the bare session was not run so."""
+        """Find the schedule with the most rows a second; None where the bare session was not run so."""
         names = dict.fromkeys(r.schedule for r in self.bare if r.in_flight == in_flight)
         return max(names, key=lambda name: self.bare_figure(in_flight, name).median, default=None)
 
     def to_json(self) -> str:
-        """The text of bench.json; what is not a number is null there."""
+        """Get the text of bench.json; what is not a number is null there."""
         return json.dumps(plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """The same with null for what is not a number, which JSON has no word for."""
+    """Put null for what is not a number, which JSON has no word for."""
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

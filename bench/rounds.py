@@ -1,15 +1,16 @@
-"""The run: every service in its turn, started, warmed, measured at each number of connections, and stopped.
+"""The run: every service started, warmed, measured at each number of connections, and stopped; then all again.
 
 Owns the order of it: rounds are interleaved, so that a slow minute touches all. Knows nothing of tables.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,19 @@ class Plan:
     """What is asked for.
 
     Attributes:
-        peers: in the order of their turns.
+        groups: peers in the order in which they are measured. Those of a group do the same work; they run side by side,
+            and take turns at each number of connections, in an order that is swapped each round.
         connections: of each work.
-        rounds, seconds, warm_up: turns of each peer; seconds of a point, and of what goes before it.
+        rounds, seconds, warm_up: how often each peer is measured; seconds of a point, and of what goes before it.
         tune: whether configurations are tried first, at `tune_connections`.
         cores: what servers and load generator share.
         bundles, checkpoints: folders by the kind of model, `single` (`batched` too) and `qa`.
         texts: what is posted: sentences, or (question, context).
         out: folder for logs.
+        models_dir: bundles that Bertie is started with in each round, to time the start; None for not at all.
     """
 
-    peers: tuple[Peer, ...]
+    groups: tuple[tuple[Peer, ...], ...]
     connections: dict[str, tuple[int, ...]]
     rounds: int
     seconds: float
@@ -59,15 +62,22 @@ class Plan:
     checkpoints: dict[str, Path]
     texts: dict[str, list[tuple[str, ...]]]
     out: Path
+    models_dir: Path | None = None
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """All of them."""
+        return tuple(itertools.chain.from_iterable(self.groups))
 
 
-class Turns:
+class Rounds:
     """A run in the making.
 
     Attributes:
         configurations: chosen for each peer.
         tried: rows a second of each configuration that was tried.
         points: by peer and connections, one a round.
+        starts: by peer (seconds until ready, bytes when idle), one a round.
         skipped: why a peer was left out.
         agreement: how many of the sentences that were looked at got the bare session's label.
     """
@@ -79,11 +89,12 @@ class Turns:
         self.configurations: dict[str, Configuration] = {}
         self.tried: dict[str, dict[str, float]] = defaultdict(dict)
         self.points: dict[str, dict[int, list[Point]]] = defaultdict(lambda: defaultdict(list))
+        self.starts: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self.skipped: dict[str, str] = {}
         self.agreement: dict[str, str] = {}
 
     def tune(self) -> None:
-        """Chooses each peer's configuration: the first of its list, or the best of a short run each."""
+        """Choose each peer's configuration: the first of its list, or the best of a short run each."""
         for peer in self.plan.peers:
             if peer.missing:
                 self.skipped[peer.name] = f"{peer.missing} is not installed"
@@ -98,27 +109,28 @@ class Turns:
                 best = max(tried, key=tried.__getitem__)
                 self.configurations[peer.name] = next(c for c in candidates if c.words() == best)
 
-    def round(self) -> None:
-        """One turn of every peer."""
-        for peer in self.plan.peers:
-            if peer.name in self.skipped:
-                continue
-            try:
-                with self._serving(peer, self.configurations[peer.name]) as (server, url):
-                    self._check(peer, url)
-                    for connections in self.plan.connections[peer.work]:
-                        point = self._point(peer, server, url, connections)
-                        self.points[peer.name][connections].append(point)
-                        logger.info(
-                            "%-14s %4d connections: %7.1f rows/s, p50 %.1f ms, p95 %.1f ms, %d errors", peer.name,
-                            connections, point.rows_per_second, point.p50 * 1e3, point.p95 * 1e3, point.errors,
-                        )  # fmt: skip
-            except BenchError as error:
-                self.skipped[peer.name] = str(error)
-                logger.warning("%s: %s", peer.name, error)
+    def round(self, i: int) -> None:
+        """Measure every peer once; odd rounds go through a group backwards."""
+        for group in self.plan.groups:
+            order = group if i % 2 == 0 else group[::-1]
+            for peer in order:
+                if self.plan.models_dir and peer.is_bertie and peer.work == "single":
+                    with self.skipping(peer):
+                        self.starts[peer.name].append(serving.start(self.plan.models_dir, tree=peer.tree))
+            with contextlib.ExitStack() as stack:
+                servers: dict[Peer, tuple[Server, str]] = {}
+                for peer in (peer for peer in order if peer.name not in self.skipped):
+                    with self.skipping(peer):
+                        servers[peer] = stack.enter_context(self.serving(peer))
+                        self._check(peer, servers[peer][1])
+                for connections in self.plan.connections[group[0].work]:
+                    for peer, (server, url) in servers.items():
+                        if peer.name not in self.skipped:
+                            with self.skipping(peer):
+                                self._note(peer, connections, self._point(peer, server, url, connections))
 
     def services(self) -> tuple[Service, ...]:
-        """What was found."""
+        """Get what was found."""
         return tuple(
             Service(
                 name=peer.name,
@@ -130,9 +142,54 @@ class Turns:
                 agreement=self.agreement.get(peer.name, ""),
                 skipped=self.skipped.get(peer.name, ""),
                 points={n: tuple(points) for n, points in self.points[peer.name].items()},
+                ready=tuple(seconds for seconds, _ in self.starts[peer.name]),
+                idle_rss=tuple(rss for _, rss in self.starts[peer.name]),
             )
             for peer in self.plan.peers
         )
+
+    @contextlib.contextmanager
+    def serving(self, peer: Peer, configuration: Configuration | None = None) -> Iterator[tuple[Server, str]]:
+        """Run a peer, in its chosen configuration if none is given; get its server and its route's address.
+
+        Raises:
+            ServerError: it did not start.
+        """
+        url = f"http://127.0.0.1:{serving.free_port()}"
+        kind = "qa" if peer.work == "qa" else "single"
+        bundle = self.plan.bundles[kind].resolve()
+        if peer.is_bertie:
+            environment = serving.bertie_environment(url, bundle.parent, (bundle.name,))
+        else:
+            checkpoint = self.plan.checkpoints.get(kind)
+            port, how = int(url.rpartition(":")[2]), configuration or self.configurations[peer.name]
+            order = Order(port, str(bundle), str(checkpoint.resolve()) if checkpoint else "", how)
+            environment = order.environment()
+        command = [*process.python(peer.command[1]), *peer.command[2:]]
+        body = self.bodies(peer)[0]
+        route = url + peer.path
+        with serving.running(
+            command, environment, lambda: client.post(route, [body])[0].ok, tree=peer.tree,
+            log=self.plan.out / f"{peer.name}.log", seconds=START_SECONDS,
+        ) as server:  # fmt: skip
+            yield server, route
+
+    def bodies(self, peer: Peer) -> list[bytes]:
+        """Make requests' bodies, to be posted one after another without end."""
+        texts = self.plan.texts["qa" if peer.work == "qa" else "single"]
+        if peer.work == "batched":
+            endless = itertools.cycle(text for (text,) in texts)
+            return [peer.body(list(itertools.islice(endless, ROWS))) for _ in range(max(1, len(texts) // 4))]
+        return [peer.body(text) for text in texts]
+
+    @contextlib.contextmanager
+    def skipping(self, peer: Peer) -> Iterator[None]:
+        """Leave out a peer that fails, and go on with the others."""
+        try:
+            yield
+        except BenchError as error:
+            self.skipped[peer.name] = str(error)
+            logger.warning("%s: %s", peer.name, error)
 
     def _words(self, peer: Peer) -> str:
         return self.configurations[peer.name].words() if peer.name in self.configurations else ""
@@ -140,7 +197,7 @@ class Turns:
     def _try(self, peer: Peer, candidate: Configuration) -> None:
         connections = self.plan.tune_connections
         try:
-            with self._serving(peer, candidate) as (server, url):
+            with self.serving(peer, candidate) as (server, url):
                 point = self._point(peer, server, url, connections)
         except BenchError as error:
             logger.warning("%s, %s: %s", peer.name, candidate.words(), error)
@@ -148,23 +205,15 @@ class Turns:
         self.tried[peer.name][candidate.words()] = point.rows_per_second
         logger.info("%s, %s: %.1f rows/s at %d", peer.name, candidate.words(), point.rows_per_second, connections)
 
-    def _serving(self, peer: Peer, configuration: Configuration) -> _Serving:
-        kind = "qa" if peer.work == "qa" else "single"
-        order = Order(
-            serving.free_port(), str(self.plan.bundles[kind]), str(self.plan.checkpoints.get(kind, "")), configuration
-        )
-        return _Serving(peer, order, self.plan.out / f"{peer.name}.log", self._bodies(peer)[0])
-
-    def _bodies(self, peer: Peer) -> list[bytes]:
-        """Requests' bodies, to be posted in turn without end."""
-        texts = self.plan.texts["qa" if peer.work == "qa" else "single"]
-        if peer.work == "batched":
-            endless = itertools.cycle(text for (text,) in texts)
-            return [peer.body(list(itertools.islice(endless, ROWS))) for _ in range(max(1, len(texts) // 4))]
-        return [peer.body(text) for text in texts]
+    def _note(self, peer: Peer, connections: int, point: Point) -> None:
+        self.points[peer.name][connections].append(point)
+        logger.info(
+            "%-14s %4d connections: %7.1f rows/s, p50 %.1f ms, p95 %.1f ms, %d errors", peer.name, connections,
+            point.rows_per_second, point.p50 * 1e3, point.p95 * 1e3, point.errors,
+        )  # fmt: skip
 
     def _point(self, peer: Peer, server: Server, url: str, connections: int) -> Point:
-        bodies = self._bodies(peer)
+        bodies = self.bodies(peer)
         self._load(url, bodies, connections=connections, seconds=self.plan.warm_up)
         server.reset_peak()
         before = server.usage()
@@ -186,7 +235,7 @@ class Turns:
         )
 
     def _check(self, peer: Peer, url: str) -> None:
-        """Whether a peer on the graph gives the labels that the graph gives."""
+        """Compare the labels of a peer on the graph with the graph's own."""
         if peer.work != "single" or peer.model != "graph" or not self._labels or peer.name in self.agreement:
             return
         answers = client.post(url, [peer.body(text) for text in self.plan.texts["single"][:CHECKED]])
@@ -195,33 +244,8 @@ class Turns:
         self.agreement[peer.name] = f"{agreed} of {len(labels)}"
 
 
-class _Serving:
-    """A peer that answers; a context manager of its server and its URL."""
-
-    def __init__(self, peer: Peer, order: Order, log: Path, body: bytes) -> None:
-        self._body = body
-        self._url = f"http://127.0.0.1:{order.port}{peer.path}"
-        bundle = Path(order.bundle)
-        mine = {"BERTIE_PORT": str(order.port), "BERTIE_MODELS_DIR": str(bundle.parent), "BERTIE_MODELS": bundle.name}
-        environment = mine if peer.is_bertie else order.environment()
-        self._server = Server([*process.python(peer.command[1]), *peer.command[2:]], environment=environment, log=log)
-
-    def __enter__(self) -> tuple[Server, str]:
-        try:
-            serving.await_ready(
-                self._server, lambda: client.post(self._url, [self._body])[0].ok, START_SECONDS, step=0.2
-            )
-        except BaseException:
-            self._server.stop()
-            raise
-        return self._server, self._url
-
-    def __exit__(self, *_: object) -> None:
-        self._server.stop()
-
-
 def load_maker(name: str) -> LoadMaker:
-    """`wrk`, or `python`.
+    """Get what makes load: `wrk`, or `python`.
 
     Raises:
         BenchError: there is no wrk.

@@ -42,7 +42,7 @@ class Logits(torch.nn.Module):
 
 
 def write(request: dict[str, Any]) -> dict[str, Any]:
-    """Writes `stock.fp32.onnx` and `stock.int8.onnx` and tells what became of the weights and of the attention.
+    """Write `stock.fp32.onnx` and `stock.int8.onnx` and report what became of the weights and of the attention.
 
     Args:
         request: `folder` (with config.json; the graphs go there).
@@ -70,7 +70,7 @@ def write(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _export(model: PreTrainedModel, path: Path) -> str:
-    """Writes the graph and says by which of torch's exporters: the newer one wants onnxscript."""
+    """Write the graph and say by which of torch's exporters: the newer one wants onnxscript."""
     shape = (2, 16)
     example = (
         torch.randint(5, model.config.vocab_size, shape), torch.ones(shape, dtype=torch.long),

@@ -1,6 +1,6 @@
 """A table of text: for the terminal, for a page, and between its markers in a Markdown file.
 
-Knows nothing of what the tables tell.
+Knows nothing of what the tables show.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Table:
     note: str = ""
 
     def text(self) -> str:
-        """For a terminal: the first column to the left, the others to the right."""
+        """Write it for a terminal: the first column to the left, the others to the right."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         shown = [
@@ -48,13 +48,13 @@ class Table:
         )
 
     def markdown(self) -> str:
-        """For a Markdown file, without the title."""
+        """Write it for a Markdown file, without the title."""
         head = [self.columns, ("---", *("---:",) * (len(self.columns) - 1))]
         lines = [f"| {' | '.join(line)} |" for line in (*head, *self.rows)]
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
 
     def html(self) -> str:
-        """For the page, without the title."""
+        """Write it for a page, without the title."""
         head = "".join(f'<th scope="col">{escape(column)}</th>' for column in self.columns)
         body = "".join(
             f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
@@ -65,9 +65,9 @@ class Table:
 
 
 def fill(path: Path, tables: Sequence[Table], marker: str = "compare") -> list[str]:
-    """Puts tables between their markers in a Markdown file: `<!-- compare: KEY -->` and `<!-- /compare -->`.
+    """Put tables between their markers in a Markdown file: `<!-- compare: KEY -->` and `<!-- /compare -->`.
 
-    Returns the keys that were filled; what has no marker, and markers whose table is not there, stay as they are.
+    Return the keys that were filled; what has no marker, and markers whose table is not there, stay as they are.
 
     Raises:
         BenchError: the file cannot be read, or has no marker for any of the tables.
@@ -88,5 +88,5 @@ def fill(path: Path, tables: Sequence[Table], marker: str = "compare") -> list[s
 
 
 def number(value: float) -> str:
-    """Three digits, or as many as there are before the point."""
+    """Write three digits, or as many as there are before the point."""
     return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from bench import against, flood
 from bench.claims import of as claims_of
 from bench.report import Report, Service
 from bench.table import Table, number
@@ -14,7 +15,7 @@ COLUMNS = (
 
 
 def of(report: Report) -> list[Table]:
-    """Every table that there are figures for."""
+    """Make every table that there are figures for."""
     works = {work: [s for s in report.services if s.work == work and s.points] for work in ("single", "batched", "qa")}
     found = []
     if services := works["single"] + works["batched"]:
@@ -25,16 +26,20 @@ def of(report: Report) -> list[Table]:
         found.append(Table("qa", title, COLUMNS, _lines(works["qa"]), _stamp(report)))
     if report.bare:
         found.append(bare(report))
-    if aims := claims_of(report):
+    if report.settings.get("against"):
+        found += against.tables(report)
+    elif aims := claims_of(report):
         lines = tuple((c.text, c.wanted, c.reached, "yes" if c.met else "no") for c in aims)
         note = "Medians of the rounds' ratios: a round against the same round."
         found.append(Table("claims", "Wanted and reached", ("Bertie's", "wanted", "reached", "met"), lines, note))
+    if report.floods:
+        found.append(flood.table(report.floods))
     found.append(configurations(report))
     return found
 
 
 def bare(report: Report) -> Table:
-    """The bare session under its schedules."""
+    """Show the bare session under its schedules."""
     lines = []
     for in_flight in dict.fromkeys(r.in_flight for r in report.bare):
         best = report.best_schedule(in_flight)
@@ -54,7 +59,7 @@ def bare(report: Report) -> Table:
 
 
 def configurations(report: Report) -> Table:
-    """Who is who, and how each was set up."""
+    """Show who is who, and how each was set up."""
     lines = []
     for service in report.services:
         tried = "; ".join(f"{words}: {number(rate)}" for words, rate in service.tried.items())

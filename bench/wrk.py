@@ -56,7 +56,7 @@ def available() -> bool:
 
 
 def run(url: str, bodies: Sequence[bytes], *, connections: int, seconds: float) -> Load:
-    """Posts `bodies` in turn from so many connections for so long (whole seconds, at least one).
+    """Post `bodies` one after another from so many connections for so long (whole seconds, at least one).
 
     Raises:
         ClientError: wrk failed.
@@ -73,12 +73,12 @@ def run(url: str, bodies: Sequence[bytes], *, connections: int, seconds: float) 
 
 
 def script(bodies: Sequence[bytes]) -> str:
-    """The Lua program that posts `bodies`."""
+    """Write the Lua program that posts `bodies`."""
     return SCRIPT % {"bodies": "\n".join(f"  {_quoted(body)}," for body in bodies), "mark": MARK}
 
 
 def parse(output: str) -> Load:
-    """What wrk printed, as a `Load`.
+    """Read what wrk printed.
 
     Raises:
         ClientError: the script's line is missing.
@@ -98,5 +98,5 @@ def parse(output: str) -> Load:
 
 
 def _quoted(body: bytes) -> str:
-    """A Lua string of any bytes."""
+    """Write a Lua string of any bytes."""
     return '"' + "".join(chr(byte) if byte in SAFE else f"\\{byte:03d}" for byte in body) + '"'

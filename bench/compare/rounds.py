@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
-import platform
 import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import child
+from bench import child, machine
 from bench.compare import budget, flops, parameters, weights
 from bench.compare.options import Options
 from bench.compare.results import Comparison, Row
 from bench.compare.subjects import Subject
 from bench.errors import BenchError
 from bench.figure import Figure
-from service.engine.session import CPUINFO
 from service.settings import cpu_quota
 from training.finetune import max_positions
 
@@ -55,7 +51,8 @@ def run(subjects: tuple[Subject, ...], options: Options, folder: Path) -> Compar
     for subject in subjects:
         if longest > (positions := max_positions(subject.config)):
             raise BenchError(f"rows of {longest} tokens are more than the {positions} positions of {subject.name}")
-    machine = _machine()
+    described = machine.describe(("torch", "transformers", "onnxruntime"))
+    described |= {"cores": cpu_quota(), "memory_available": budget.available_memory()}
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as work:
         run = _Run(subjects, options, Path(work))
         run.build()
@@ -65,7 +62,7 @@ def run(subjects: tuple[Subject, ...], options: Options, folder: Path) -> Compar
         grid=parameters.grid(),
         left_out=tuple(run.left_out),
         settings=asdict(options),
-        machine=machine,
+        machine=described,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
     )
 
@@ -339,22 +336,4 @@ def _shape(subject: Subject) -> dict[str, int]:
         "heads": config.num_attention_heads,
         "embedding": getattr(config, "embedding_size", config.hidden_size),
         "vocabulary": config.vocab_size,
-    }
-
-
-def _machine() -> dict[str, Any]:
-    """Where this runs. The load is that of the last minute, before anything here began: it should be near nothing."""
-    try:
-        lines = CPUINFO.read_text(encoding="ascii").splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        processor = platform.machine()
-    names = ("torch", "transformers", "onnxruntime")
-    return {
-        "processor": processor,
-        "cores": cpu_quota(),
-        "memory_available": budget.available_memory(),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
     }

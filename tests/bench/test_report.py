@@ -1,13 +1,13 @@
 """From points to claims, tables and the plot."""
 
 import dataclasses
-import itertools
 import json
 import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from bench import claims, plot, tables
 from bench.report import BareRun, Point, Report, Service
@@ -119,16 +119,30 @@ def test_json_is_strict(report: Report) -> None:
 
 
 def test_plot_shows_each_service_and_the_ceiling(report: Report) -> None:
-    texts = list(ET.fromstring(plot.render(report)).iter("{http://www.w3.org/2000/svg}text"))
-    words = [text.text for text in texts]
-    assert words.count("mosec") == 2  # in both charts
+    root = ET.fromstring(plot.render(report))
+    words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"mosec", "litserve", "naive", "bertie"} <= set(words)
     assert words.count("bare session") == 1
     assert "bentoml" not in words
     assert "bertie-32" not in words
-    # Names at the lines' ends stand apart.
-    names = [text for text in texts if text.text in ("mosec", "litserve", "naive", "bertie")]
-    heights = sorted(float(text.get("y", 0)) for text in names[:4])
-    assert min(b - a for a, b in itertools.pairwise(heights)) >= plot.LINE - 0.1
+    assert {"rows a second", "p95, ms"} <= set(words)
+    assert words.count("connections") == 2
+    assert words.count("32") == 2, "where it was measured, the axis is marked"
+
+
+def test_plot_has_a_line_for_each_in_both_charts(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plot.svg, "text", lambda figure, *words: drawn.append(figure) or "")
+    plot.render(report)
+    rates, latencies = ({line.get_label(): line for line in axes.get_lines()} for axes in drawn[0].axes)
+    assert set(rates) == {"bertie", "naive", "litserve", "mosec", "bare session"}
+    assert set(latencies) == {"bertie", "naive", "litserve", "mosec"}
+    assert list(rates["bertie"].get_xdata()) == [1, 32]
+    assert list(rates["bertie"].get_ydata()) == [205, 630]
+    assert list(latencies["mosec"].get_ydata()) == [120]
+    looks = {(line.get_color(), line.get_marker()) for line in rates.values()}
+    assert len(looks) == len(rates)
+    assert len({line.get_marker() for line in rates.values()}) == len(rates), "nobody depends on the colours alone"
 
 
 def test_plot_of_nothing_is_empty(report: Report) -> None:
