@@ -58,9 +58,9 @@ def tables(report: Report) -> list[Table]:
         note = "× is the median of the rounds' ratios, a round against the same round; from–to their extremes."
         found.append(Table("against", "Side by side, in alternation", columns, speed, note))
     if starts:
-        columns = ("Bertie of this tree over", "ready s", "its", "×", "from–to", "idle RSS MB", "its", "×")
+        heads = ("Bertie of this tree over", "ready s", "its", "×", "from–to", "idle RSS MB", "its", "×")
         note = "Started with all bundles of the models folder; resident memory two seconds after being ready."
-        found.append(Table("starts", "Start and idle memory", columns, starts, note))
+        found.append(Table("starts", "Start and idle memory", heads, starts, note))
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -26,13 +27,14 @@ def make(bundle: Path, folder: Path) -> Path:
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     torch.manual_seed(0)
     labels = manifest["labels"]
+    head: dict[str, Any] = {"num_labels": len(labels), "id2label": dict(enumerate(labels))} if labels else {}
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=384,
         num_hidden_layers=6,
         num_attention_heads=12,
         intermediate_size=1536,
-        **({"num_labels": len(labels), "id2label": dict(enumerate(labels))} if labels else {}),
+        **head,
     )
     kind = BertForQuestionAnswering if manifest["task"] == "span" else BertForSequenceClassification
     model = kind(config)

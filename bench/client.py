@@ -68,6 +68,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
+        assert parts.hostname
+        assert parts.port
         self._host, self._port = parts.hostname, parts.port
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -224,7 +226,7 @@ def get(url: str) -> Answer:
     return asyncio.run(closed(url, [request(url)], connections=1))[0]
 
 
-def _head(head: bytes) -> tuple[int, dict[str, str]]:
+def _head(head: bytes | bytearray) -> tuple[int, dict[str, str]]:
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return int(first.split()[1]), headers

@@ -151,7 +151,7 @@ def table(floods: Mapping[str, Sequence[Flood]]) -> Table:
     for name, each in floods.items():
 
         def middle(attribute: str, each: Sequence[Flood] = each) -> float:
-            return statistics.median(getattr(flood, attribute) for flood in each)
+            return statistics.median(float(getattr(flood, attribute)) for flood in each)
 
         lines.append((
             name, number(middle("peak")), f"{middle('offered'):.1f}", f"{middle('goodput'):.0%}",

@@ -46,7 +46,7 @@ def bundle(model: PreTrainedModel, folder: Path, precision: str, tokens: int, *,
         tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
         mask_token="[MASK]",
     ).save_pretrained(checkpoint)  # fmt: skip
-    labels = tuple(f"kind {chr(ord('a') + i)}" for i in range(model.config.num_labels))
+    labels = tuple(f"kind {chr(ord('a') + i)}" for i in range(int(model.config.num_labels or 0)))
     path = folder / "models" / "check"
     export.run(
         export.Request(

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ MIXED = (16, 128)
 BATCH_TOKENS = 32768
 TOLERANCE = {"fp32": 2e-2, "fp16": 5e-2, "w8a16": 0.2}
 """Largest |logit difference| from torch's fp32 on the CPU; on CUDA fp32 products run in TF32."""
-ENGINES = {
+ENGINES: dict[str, dict[str, tuple[bool, ...]]] = {
     "cuda": {"fp32": (False, True), "fp16": (False, True), "w8a16": (False, True)},
     "cpu": {"fp32": (False, True), "int8": (False,)},
 }
@@ -147,7 +148,7 @@ def _rows(
         probe = _mixed(model, 4, 1, tokens)
         difference = float(np.abs(engine.run(probe)[0] - reference.run(probe)[0]).max())
         batch = _batch(model, max(1, (256 if quick else BATCH_TOKENS) // tokens), tokens)
-        seconds = _seconds(lambda batch=batch: engine.run(batch), 1 if quick else 20)
+        seconds = _seconds(partial(engine.run, batch), 1 if quick else 20)
         rows = batch.shape[0]
         share = rows * flops.served(model.config, tokens) / seconds / peak
         print(
@@ -172,8 +173,7 @@ def _side_by_side(
     logits, others = padded.run(batch)[0], packed.run(batch)[0]
     apart = float(np.abs(logits - others).max() / logits.std(axis=0).min())
     times = [
-        [_seconds(lambda engine=engine: engine.run(batch), 1) for engine in (padded, packed)]
-        for _ in range(1 if quick else 20)
+        [_seconds(partial(engine.run, batch), 1) for engine in (padded, packed)] for _ in range(1 if quick else 20)
     ]
     rates = batch.shape[0] / np.median(times, axis=0)
     print(
@@ -264,8 +264,13 @@ def matrix_rate(device: str, *, quick: bool) -> float:
 
 
 def _model(quick: bool) -> PreTrainedModel:
-    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
-    return BertForSequenceClassification(BertConfig(num_labels=3, **(shape if quick else {})))
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+    }
+    return BertForSequenceClassification(BertConfig(**(shape if quick else {}) | {"num_labels": 3}))
 
 
 def _batch(model: PreTrainedModel, rows: int, tokens: int) -> Batch:

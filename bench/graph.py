@@ -169,7 +169,7 @@ def shape(subject: Subject, work: Path, options: argparse.Namespace) -> dict[str
         try:
             stock = child.call("bench.stock", {"folder": str(folder)})
             paths |= {f"stock {precision}": folder / f"stock.{precision}.onnx" for precision in TIMED}
-        except child.ChildError as error:  # it is others' code, and what is ours is told all the same
+        except child.ChildError as error:  # the code of others may fail; ours is shown all the same
             stock = {"error": str(error)}
     measured = _rounds(paths, config, options)
     return {

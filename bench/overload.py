@@ -72,29 +72,29 @@ def program(options: argparse.Namespace) -> int:
             with _placed(options.apart) as settle, serving.bertie(options.models, ("sentiment",)) as (_, url):
                 settle()
                 requests = _requests(f"{url}/classify", size)
-                each = flood.measure(
+                flooded = flood.measure(
                     f"{url}/classify", requests, rows=size, seconds=options.seconds, times=options.times
                 )
-            found["overload"].append(asdict(each))
-            print(f"overload, {each.words()}")
+            found["overload"].append(asdict(flooded))
+            print(f"overload, {flooded.words()}")
     if "starvation" in parts:
         with serving.bertie(options.models, ("sentiment", "qa")) as (_, url):
             found["starvation"] = [
                 starvation(url, connections=n, seconds=options.seconds, rounds=options.rounds)
                 for n in options.connections
             ]
-        for told in found["starvation"]:
+        for each in found["starvation"]:
             print(
-                f"starvation, {told['connections']} clients: sentiment's p95 {told['p95_without'] * 1e3:.1f} ms "
-                f"without, {told['p95_with'] * 1e3:.1f} ms with documents of {told['windows']} windows: "
-                f"{told['ratio']:.2f} × (wanted ≤ 2 ×); {told['documents']} documents answered"
+                f"starvation, {each['connections']} clients: sentiment's p95 {each['p95_without'] * 1e3:.1f} ms "
+                f"without, {each['p95_with'] * 1e3:.1f} ms with documents of {each['windows']} windows: "
+                f"{each['ratio']:.2f} × (wanted ≤ 2 ×); {each['documents']} documents answered"
             )
     if "padding" in parts:
         with serving.bertie(options.models, ("sentiment",)) as (_, url):
-            told = found["padding"] = padding(url, options.models / "sentiment", seconds=options.seconds)
+            each = found["padding"] = padding(url, options.models / "sentiment", seconds=options.seconds)
         print(
-            f"padding, {told['connections']} clients of mixed lengths: {told['share']:.1%} of the computed tokens "
-            f"(wanted ≤ 8 %), in {told['batches']:,} batches of {told['rows']:.1f} rows"
+            f"padding, {each['connections']} clients of mixed lengths: {each['share']:.1%} of the computed tokens "
+            f"(wanted ≤ 8 %), in {each['batches']:,} batches of {each['rows']:.1f} rows"
         )
     print(json.dumps(plain(found), allow_nan=False))
     return 0

@@ -176,6 +176,6 @@ def wait_until(condition: Callable[[], bool], seconds: float, step: float = 0.05
 
 def _descriptors(process: psutil.Process) -> int:
     try:
-        return process.num_fds()
+        return int(process.num_fds())
     except psutil.Error:  # it has ended, and its parent has not looked yet
         return 0

@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
         groups: peers in the order in which they are measured. Those of a group do the same work; they run side by side,
-            and take turns at each number of connections, in an order that is swapped each round.
+            and are measured in alternation at each number of connections, in an order that is swapped each round.
         connections: of each work.
         rounds, seconds, warm_up: how often each peer is measured; seconds of a point, and of what goes before it.
         tune: whether configurations are tried first, at `tune_connections`.
@@ -256,5 +256,5 @@ def load_maker(name: str) -> LoadMaker:
 
 
 def _label(answer: Any) -> str | None:
-    found = answer[0] if isinstance(answer, list) else answer
-    return found.get("label")
+    label: str | None = (answer[0] if isinstance(answer, list) else answer).get("label")
+    return label

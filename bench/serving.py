@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import tempfile
 import time
@@ -42,7 +43,8 @@ def running(
         ServerError: it ended, or was not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="bench-log-") as folder:
-        environment = {**environment, "PYTHONPATH": str(tree)}
+        path = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
+        environment = {**environment, "PYTHONPATH": path}
         with Server(command, environment=environment, log=log or Path(folder) / "log", cwd=tree) as server:
             if not process.wait_until(lambda: not server.alive or ready(), seconds, 0.02) or not server.alive:
                 what = f"it did not answer within {seconds:g} s" if server.alive else "it ended"

@@ -107,7 +107,7 @@ def program(options: argparse.Namespace) -> int:
 
 
 def run(server: Server, url: str, *, requests: int, connections: int, seed: int = 0) -> Soak:
-    """Send the requests in as many portions as there are samples; connections are opened anew for each portion.
+    """Send the requests in as many portions as there are samples; new connections for each portion.
 
     Raises:
         BenchError: the service has none of the models that this knows shapes for.

@@ -78,15 +78,15 @@ def _export(model: PreTrainedModel, path: Path) -> str:
     )  # fmt: skip
     dynamo = importlib.util.find_spec("onnxscript") is not None
     axes = {0: "rows", 1: "tokens"}
-    shapes: dict[str, Any] = (
-        {"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(INPUTS)}
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    how: dict[str, Any] = (
+        {"dynamic_shapes": (dynamic,) * len(INPUTS), "external_data": False}
         if dynamo
         else {"dynamic_axes": dict.fromkeys(INPUTS, axes), "opset_version": 17}
     )
     with contextlib.redirect_stdout(sys.stderr):
         torch.onnx.export(
-            Logits(model), example, str(path), input_names=list(INPUTS), output_names=["logits"], dynamo=dynamo,
-            **({"external_data": False} if dynamo else {}), **shapes,
+            Logits(model), example, str(path), input_names=list(INPUTS), output_names=["logits"], dynamo=dynamo, **how,
         )  # fmt: skip
     return "torch.export" if dynamo else "TorchScript"
 

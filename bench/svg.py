@@ -75,9 +75,9 @@ def logarithmic(axis: Axis, values: Sequence[float], *, least: float = 1.0, tick
     low, high = min(values) / room, max(values) * room
     more = max(1.0, least * low / high) ** 0.5
     low, high = low / more, high * more
-    setter: dict[str, Any] = {axis.axis_name: "log"}
-    axis.axes.set(**{f"{name}scale": value for name, value in setter.items()})
-    axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
+    name = getattr(axis, "axis_name")  # noqa: B009 - matplotlib's stubs do not know it
+    limits: dict[str, Any] = {f"{name}scale": "log", f"{name}lim": (low, high)}
+    axis.axes.set(**limits)
     steps = next((steps for factor, steps in STEPS if high / low <= factor), (1.0,))
     if ticks:
         axis.set_ticks(list(ticks))

@@ -85,15 +85,15 @@ def parse(output: str) -> Load:
     """
     line = next((line for line in output.splitlines() if line.startswith(MARK)), None)
     if line is None:
-        raise ClientError(f"wrk did not tell its result: {output.strip()[-200:]}")
-    told = json.loads(line.removeprefix(MARK))
+        raise ClientError(f"wrk did not print its result: {output.strip()[-200:]}")
+    found = json.loads(line.removeprefix(MARK))
     # `requests` counts every complete answer, those with an error's status too.
-    answered = told["requests"] - told["status"]
+    answered = found["requests"] - found["status"]
     return Load(
-        seconds=told["duration"] / 1e6,
+        seconds=found["duration"] / 1e6,
         answered=answered,
-        errors=told["status"] + told["lost"],
-        **{name: told[name] / 1e6 if answered else math.nan for name in ("p50", "p95", "p99")},
+        errors=found["status"] + found["lost"],
+        **{name: found[name] / 1e6 if answered else math.nan for name in ("p50", "p95", "p99")},
     )
 
 

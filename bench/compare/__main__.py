@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lengths", type=counts, default=(32, 128, 384), help="tokens of the rows that are timed")
     parser.add_argument("--precisions", type=some_words, default=PRECISIONS, help="of the served graphs; fp32,int8")
     parser.add_argument("--rounds", type=count, default=5, help="times that every model is measured (%(default)s)")
-    parser.add_argument("--seconds", type=amount, default=1.0, help="for each figure in each turn (%(default)s)")
+    parser.add_argument("--seconds", type=amount, default=1.0, help="for each figure in each round (%(default)s)")
     parser.add_argument(
         "--minutes", type=amount, default=60.0, help="for all timed calls; the rest is estimated (%(default)s)"
     )

@@ -29,7 +29,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def available_memory() -> int:
-    """Bytes that a new process may take: what the machine has left, bounded by the container's limit."""
+    """Get the bytes that a new process may take: what the machine has left, bounded by the container's limit."""
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="ascii").splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     try:
@@ -43,22 +43,22 @@ def available_memory() -> int:
 
 
 def build_bytes(parameters: int) -> int:
-    """Memory to write a graph: the model, its weights in the graph, and the graph copied and written out."""
+    """Estimate the memory to write a graph: the model, its weights in the graph, and the graph copied and written."""
     return LIBRARIES + 5 * 4 * parameters
 
 
 def file_bytes(parameters: int, precision: str) -> int:
-    """Size of a graph; 2 % over the weights for scales and nodes."""
+    """Estimate the size of a graph; 2 % over the weights for scales and nodes."""
     return round(1.02 * BYTES[precision] * parameters)
 
 
 def serve_bytes(file: int) -> int:
-    """Memory to serve a graph: the runtime reads the file, and keeps matrices again, packed for its kernels."""
+    """Estimate the memory to serve a graph: the runtime reads the file, and keeps matrices packed for kernels too."""
     return ENGINE + round(3.5 * file)
 
 
 def train_bytes(config: PreTrainedConfig, parameters: int, rows: int, tokens: int) -> int:
-    """Memory of a training step: weight, gradient and AdamW's two moments, and what each layer keeps for the way back.
+    """Estimate the memory of a training step: weight, gradient, AdamW's two moments, and what each layer keeps.
 
     A layer keeps, a token, about ten hidden states and three intermediate ones, and attention's scores three times
     (once with a kernel that does not write them out). Sharing weights does not make this part smaller.
@@ -70,7 +70,7 @@ def train_bytes(config: PreTrainedConfig, parameters: int, rows: int, tokens: in
 
 
 def affordable(costs: Mapping[Key, float], budget: float) -> set[Key]:
-    """What to run so that the sum of `costs` stays within `budget`: the dearest are left out first."""
+    """Choose what to run so that the sum of `costs` stays within `budget`: the most expensive are left out first."""
     kept = sorted(costs, key=lambda key: costs[key])
     while kept and sum(costs[key] for key in kept) > budget:
         kept.pop()

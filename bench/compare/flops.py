@@ -10,7 +10,7 @@ from training import graph
 
 
 def forward(config: PreTrainedConfig, tokens: int) -> int:
-    """Operations of one row of `tokens` tokens through encoder and classification head.
+    """Count the operations of one row of `tokens` tokens through encoder and classification head.
 
     With T tokens, hidden size H, intermediate size I, embedding size E, C labels and L layers *run*, whether they share
     weights or not, a multiply-add being two operations:
@@ -35,8 +35,10 @@ def forward(config: PreTrainedConfig, tokens: int) -> int:
 
 
 def served(config: PreTrainedConfig, tokens: int) -> int:
-    """Those that the served graph of a classifier really does (`training.graph`): in the last layer two tokens ask, and
-    behind the attention the first alone goes on."""
+    """Count those that the served graph of a classifier really does (`training.graph`).
+
+    In the last layer two tokens ask, and behind the attention the first alone goes on.
+    """
     shape: Any = config
     hidden, wide = shape.hidden_size, shape.intermediate_size
     behind: int = max(tokens - 1, 0) * (2 * hidden**2 + 4 * hidden * wide)
@@ -45,5 +47,5 @@ def served(config: PreTrainedConfig, tokens: int) -> int:
 
 
 def train(config: PreTrainedConfig, tokens: int) -> int:
-    """Operations of a training step for one row: forward, and twice that backward."""
+    """Count the operations of a training step for one row: forward, and twice that backward."""
     return 3 * forward(config, tokens)

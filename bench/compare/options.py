@@ -16,7 +16,7 @@ class Options:
         measures: what to measure; parameters and operations are always counted.
         lengths: tokens of the rows that are timed.
         precisions: of the served graphs.
-        rounds: times that every model has its turn.
+        rounds: times that every model is measured.
         seconds: for each figure in each round, at least one call.
         minutes: for all timed calls together; what does not fit is estimated.
         memory: bytes that a process may take; 0 for what is free.

@@ -24,7 +24,7 @@ PAIR_SHAPES = ("circle", "diamond")
 
 
 def render(comparison: Comparison) -> str:
-    """The page's HTML."""
+    """Write the page's HTML."""
     by_key = {table.key: table for table in tables.of(comparison)}
     pairs = ratios.pairs(comparison)
     quantities = ratios.quantities(pairs) if pairs else []

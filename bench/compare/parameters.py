@@ -76,7 +76,7 @@ GRID = {
 
 
 def count(config: PreTrainedConfig) -> Parameters:
-    """Counts an encoder of a family that `training.graph` knows."""
+    """Count an encoder of a family that `training.graph` knows."""
     family = graph.FAMILIES[config.model_type]
     names = list(dict.fromkeys(graph.layer_names(config)))
     with torch.device("meta"):  # shapes without storage: the largest takes no more memory than the smallest

@@ -43,13 +43,13 @@ class Quantity:
 
 
 def pairs(comparison: Comparison) -> list[Pair]:
-    """The pairs that were compared."""
+    """List the pairs that were compared."""
     names = {row.name for row in comparison.rows}
     return [(comparison.row(a), comparison.row(b)) for a, b in PAIRS if a in names and b in names]
 
 
 def quantities(compared: list[Pair]) -> list[Quantity]:
-    """Every cost in which some pair was measured, what is stored first."""
+    """List every cost in which some pair was measured, what is stored first."""
     found: list[Quantity] = []
 
     def add(name: str, figures: Iterable[tuple[Figure | None, Figure | None]], fact: str = "") -> None:
@@ -82,5 +82,5 @@ def quantities(compared: list[Pair]) -> list[Quantity]:
 
 
 def middle(lengths: Mapping[int, int]) -> int:
-    """The length that a summary shows: the one in the middle."""
+    """Get the length that a summary shows: the one in the middle."""
     return sorted(lengths)[len(lengths) // 2]

@@ -51,11 +51,11 @@ class Row:
     training_memory: Figure | None = None
 
     def over_weights(self, figure: Figure, precision: str) -> float:
-        """How many times the bytes of the unique weights at `precision` a number of bytes is."""
+        """Get how many times the bytes of the unique weights at `precision` a number of bytes is."""
         return figure.median / (BYTES[precision] * self.parameters.total)
 
     def gain(self, figures: Mapping[str, Mapping[int, Figure]], tokens: int) -> float | None:
-        """int8 over fp32 in `latency` or `throughput`; None where one of the two was not run."""
+        """Get int8 over fp32 in `latency` or `throughput`; None where one of the two was not run."""
         int8, fp32 = (figures.get(precision, {}).get(tokens) for precision in ("int8", "fp32"))
         return int8.over(fp32) if int8 and fp32 else None
 
@@ -81,11 +81,11 @@ class Comparison:
     created: str
 
     def row(self, name: str) -> Row:
-        """The model called `name`."""
+        """Find the model called `name`."""
         return next(row for row in self.rows if row.name == name)
 
     def to_json(self) -> str:
-        """The text of compare.json; figures gain their median, parameters their total, rows their ratios."""
+        """Get the text of compare.json; figures gain their median, parameters their total, rows their ratios."""
         return json.dumps(_plain(self), indent=2) + "\n"
 
 

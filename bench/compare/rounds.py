@@ -41,7 +41,7 @@ class Cell(NamedTuple):
 
 
 def run(subjects: tuple[Subject, ...], options: Options, folder: Path) -> Comparison:
-    """Measures `subjects`, in turns. The files they need lie in `folder` meanwhile.
+    """Measure `subjects`, in alternation. The files they need lie in `folder` meanwhile.
 
     Raises:
         BenchError: a length is beyond a model's positions, or the disk has no room.
@@ -56,7 +56,7 @@ def run(subjects: tuple[Subject, ...], options: Options, folder: Path) -> Compar
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as work:
         run = _Run(subjects, options, Path(work))
         run.build()
-        run.take_turns()
+        run.take_rounds()
     return Comparison(
         rows=tuple(run.row(subject) for subject in subjects),
         grid=parameters.grid(),
@@ -89,7 +89,7 @@ class _Run:
     # Files
 
     def build(self) -> None:
-        """Writes and weighs every model's files; estimates those of a model that does not fit."""
+        """Write and weigh every model's files; estimate those of a model that does not fit."""
         for name, subject in self.subjects.items():
             (self.work / name).mkdir()
             subject.config.save_pretrained(self.work / name)
@@ -122,10 +122,10 @@ class _Run:
         if wanted > free:
             raise BenchError(f"the models take {wanted / 1e9:.1f} GB on disk, {free / 1e9:.1f} GB is free there")
 
-    # Turns
+    # Rounds
 
-    def take_turns(self) -> None:
-        """Measures everything that fits, round by round: in turns, forth and back, so that drift hits all alike."""
+    def take_rounds(self) -> None:
+        """Measure everything that fits, round by round: forth and back, so that drift hits all alike."""
         asked = {*self.options.measures}
         kinds = [*(self.options.precisions if asked & {"memory", "speed"} else ()), *({TRAINING} & asked)]
         runnable = [(s, kind) for kind in kinds for s in self.subjects.values() if self._can_run(s, kind)]
@@ -136,7 +136,7 @@ class _Run:
             for subject, kind in runnable if i % 2 == 0 else runnable[::-1]:
                 logger.info("round %d of %d: %s, %s", i + 1, rounds, subject.name, kind)
                 try:
-                    self._turn(subject, kind, [cell for cell in self._cells(subject, kind) if cell in planned])
+                    self._take(subject, kind, [cell for cell in self._cells(subject, kind) if cell in planned])
                 except child.ChildError as error:  # an hour's other figures are not lost for it
                     self.left_out.append(f"{subject.name}, {kind}, round {i + 1}: {error}")
                     runnable = [each for each in runnable if each != (subject, kind)]
@@ -149,10 +149,10 @@ class _Run:
         return [Cell(subject.name, kind, t) for t in self.options.lengths if "speed" in self.options.measures]
 
     def _weighs(self, kind: str) -> bool:
-        """Whether a turn is of use without a timed call: the memory is measured."""
+        """Whether a process is of use without a timed call: the memory is measured."""
         return kind != TRAINING and "memory" in self.options.measures
 
-    def _turn(self, subject: Subject, kind: str, cells: list[Cell]) -> None:
+    def _take(self, subject: Subject, kind: str, cells: list[Cell]) -> None:
         """One process: a model's step, or its graph at every length that was planned."""
         if kind == TRAINING:
             for cell in cells:
@@ -241,7 +241,7 @@ class _Run:
         return wanted <= self.memory
 
     def _estimate(self, cells: set[Cell]) -> None:
-        """Says what was left out for lack of time, at the operations a second of the largest of its kind that ran."""
+        """Estimate what was left out for lack of time, at the speed of the largest of its kind that ran."""
         places = {name: i for i, name in enumerate(self.subjects)}
         for cell in sorted(cells, key=lambda c: (places[c.name], c.kind, c.tokens)):
             ran = [c for c in self.rate if c.kind == cell.kind and c not in cells]

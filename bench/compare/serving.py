@@ -23,7 +23,7 @@ LEAST_CALLS = 3
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Opens the graph as the service does, a worker a core with one thread each, and measures.
+    """Open the graph as the service does, a worker a core with one thread each, and measure.
 
     Args:
         request: `graph` (path), `precision`, `workers`, `vocabulary`, `longest` (tokens to warm up with), `tokens` (the
@@ -54,7 +54,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def latency(engine: OrtEngine, batch: Batch, seconds: float) -> float:
-    """Median seconds of a call, after one that does not count."""
+    """Measure the median seconds of a call, after one that does not count."""
     engine.run(batch)
     times: list[float] = []
     while sum(times) < seconds or (len(times) < LEAST_CALLS and times[0] < seconds):
@@ -65,7 +65,7 @@ def latency(engine: OrtEngine, batch: Batch, seconds: float) -> float:
 
 
 def throughput(engine: OrtEngine, batch: Batch, seconds: float) -> float:
-    """Rows a second over all workers, each running `batch` again and again until the time is over."""
+    """Measure rows a second over all workers, each running `batch` again and again until the time is over."""
 
     def work(_: int) -> float:
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from bench.compare import weights
 
 
 def measure(request: dict[str, Any]) -> dict[str, float]:
-    """Times steps of forward, backward and AdamW in fp32 on random rows without padding, after one that is not counted.
+    """Time steps of forward, backward and AdamW in fp32 on random rows without padding, after one that is not counted.
 
     Args:
         request: `folder` (with config.json), `checkpoint` (path or None), `rows`, `tokens`, `seconds`, `threads`.

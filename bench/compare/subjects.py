@@ -61,7 +61,7 @@ _SAME = {
 
 
 def published() -> dict[str, Subject]:
-    """The six models by name; same-sized ones are neighbours, so that they are measured right after one another."""
+    """The six models by name; same-sized ones follow one another, and so they are measured."""
     base = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
     large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
     xlarge = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16}
@@ -78,7 +78,7 @@ def published() -> dict[str, Subject]:
 
 
 def choose(names: Sequence[str] = (), checkpoints: Mapping[str, Path] | None = None) -> tuple[Subject, ...]:
-    """The published models called `names` (all, when empty), and `checkpoints` by name.
+    """Choose the published models called `names` (all, when empty), and `checkpoints` by name.
 
     A checkpoint under a published model's name takes that model's place; any other name is one more row.
 

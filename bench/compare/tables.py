@@ -12,7 +12,7 @@ from bench.table import Table, number
 
 
 def of(comparison: Comparison) -> list[Table]:
-    """Every table that there are figures for."""
+    """Make every table that there are figures for."""
     tables = [counted(comparison.rows), grid(comparison.grid), operations(comparison)]
     rows = comparison.rows
     measured = (
@@ -27,7 +27,7 @@ def of(comparison: Comparison) -> list[Table]:
 
 
 def counted(rows: Sequence[Row]) -> Table:
-    """Where the parameters are."""
+    """Show where the parameters are."""
     lines = []
     for row in rows:
         p = row.parameters
@@ -51,7 +51,7 @@ def counted(rows: Sequence[Row]) -> Table:
 
 
 def grid(cells: Sequence[GridCell]) -> Table:
-    """Factorisation and sharing, each alone."""
+    """Show factorisation and sharing, each alone."""
     lines = []
     for cell in cells:
         p = cell.parameters
@@ -63,7 +63,7 @@ def grid(cells: Sequence[GridCell]) -> Table:
 
 
 def operations(comparison: Comparison) -> Table:
-    """Operations of a row."""
+    """Show the operations of a row."""
     lengths = tuple(comparison.rows[0].flops)
     columns = ("GFLOPs a row", *(f"{tokens} tokens" for tokens in lengths), "×")
     lines = []
@@ -77,7 +77,7 @@ def operations(comparison: Comparison) -> Table:
 
 
 def files(comparison: Comparison) -> Table:
-    """Bytes on disk."""
+    """Show the bytes on disk."""
     kinds = tuple(comparison.rows[0].sizes)
     columns = ("MB", *("checkpoint, fp32" if k == "checkpoint" else f"graph, {k}" for k in kinds), "× (checkpoint)")
     lines = []
@@ -89,7 +89,7 @@ def files(comparison: Comparison) -> Table:
 
 
 def weights(comparison: Comparison) -> Table:
-    """Bytes on disk and in memory over those of the unique weights: above 1 is what sharing lost, or never had."""
+    """Show bytes on disk and in memory over those of the unique weights: above 1 is what sharing lost, or never had."""
     rows = comparison.rows
     files = [p for p in BYTES if any(p in row.sizes for row in rows)]
     grown = [p for p in BYTES if any(p in row.growth for row in rows)]
@@ -107,7 +107,7 @@ def weights(comparison: Comparison) -> Table:
 
 
 def gains(comparison: Comparison) -> Table:
-    """What int8 gains over fp32."""
+    """Show what int8 gains over fp32."""
     lines = []
     for row in comparison.rows:
         for tokens in comparison.rows[0].flops:
@@ -119,7 +119,7 @@ def gains(comparison: Comparison) -> Table:
 
 
 def memory(comparison: Comparison) -> Table:
-    """Bytes in memory, served and in training."""
+    """Show the bytes in memory, served and in training."""
     precisions = tuple(dict.fromkeys(p for row in comparison.rows for p in row.memory))
     trained = any(row.training_memory for row in comparison.rows)
     columns = ["MB resident"]
@@ -141,7 +141,7 @@ def memory(comparison: Comparison) -> Table:
 
 
 def speed(comparison: Comparison) -> Table:
-    """Latency and throughput."""
+    """Show latency and throughput."""
     columns = ("served", "graph", "tokens", "ms for a row alone", "×", "rows/s", "×")
     lines = []
     for precision in dict.fromkeys(p for row in comparison.rows for p in row.latency):
@@ -158,7 +158,7 @@ def speed(comparison: Comparison) -> Table:
 
 
 def training(comparison: Comparison) -> Table:
-    """Tokens a second of training."""
+    """Show tokens a second of training."""
     lines = []
     for row in comparison.rows:
         base = comparison.row(row.reference)

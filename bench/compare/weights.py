@@ -19,7 +19,7 @@ from training.export import ENCODINGS
 
 
 def load(config_folder: Path, checkpoint: Path | None) -> PreTrainedModel:
-    """A classifier in fp32: its shape from `config_folder`, its weights from `checkpoint` or random.
+    """Make a classifier in fp32: its shape from `config_folder`, its weights from `checkpoint` or random.
 
     A checkpoint's head of another kind is left behind, and a random one put in its place. Runs no code of the
     checkpoint's and unpickles nothing.
@@ -40,7 +40,7 @@ def load(config_folder: Path, checkpoint: Path | None) -> PreTrainedModel:
 
 
 def write(request: dict[str, Any]) -> dict[str, int]:
-    """Writes the graphs and returns the bytes of each by precision, and of the checkpoint, which is not kept.
+    """Write the graphs and get the bytes of each by precision, and of the checkpoint, which is not kept.
 
     Args:
         request: `folder` (with config.json; the graphs go there), `checkpoint` (path or None), `precisions`.
@@ -59,7 +59,7 @@ def write(request: dict[str, Any]) -> dict[str, int]:
 
 
 def graph_path(folder: Path, precision: str) -> Path:
-    """Where the graph of a precision lies."""
+    """Get the path of the graph of a precision."""
     return folder / f"model.{precision}.onnx"
 
 

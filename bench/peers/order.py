@@ -51,7 +51,7 @@ class Order:
     configuration: Configuration
 
     def environment(self) -> dict[str, str]:
-        """Get the variables that carry it. As many OpenMP threads for all; nothing is downloaded, nobody is told."""
+        """Get the variables that carry it. As many OpenMP threads for all; nothing is downloaded or reported."""
         threads = str(self.configuration.threads)
         return {
             VARIABLE: json.dumps(asdict(self)),

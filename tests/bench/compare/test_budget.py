@@ -7,7 +7,7 @@ import pytest
 from bench.compare import budget, subjects
 
 
-def test_the_dearest_are_left_out_first() -> None:
+def test_the_most_expensive_are_left_out_first() -> None:
     costs = {"a": 5.0, "b": 1.0, "c": 3.0}
     assert budget.affordable(costs, 9) == {"a", "b", "c"}
     assert budget.affordable(costs, 8.9) == {"b", "c"}

@@ -64,7 +64,7 @@ def test_only_what_is_asked_for_is_run(tmp_path: Path, calls: Calls) -> None:
     assert comparison.rows[0].parameters.total > 0
 
 
-def test_turns_go_forth_and_back(tmp_path: Path, calls: Calls) -> None:
+def test_rounds_go_forth_and_back(tmp_path: Path, calls: Calls) -> None:
     run(tmp_path, "bert-base", "albert-base", measures=("speed",), rounds=2, lengths=(8,))
     served = [Path(request["graph"]).parent.name for kind, request in calls if kind == "serving"]
     # the trial for the machine's speed, then the rounds
@@ -76,7 +76,7 @@ def test_nothing_is_left_behind(tmp_path: Path, calls: Calls) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_dear_lengths_are_estimated_when_time_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expensive_lengths_are_estimated_when_time_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of exactly 1 MFLOP/s, so that everything can be reckoned."""
     speed = 1e6
     flops_of = {name: subject.config for name, subject in tiny().items()}
