@@ -24,14 +24,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import against, child, command, flood, machine, plot, process, rounds, rows, tables, wrk
+from bench import against, child, command, flood, machine, process, rounds, rows, wrk
 from bench.command import count, counts, words
 from bench.flood import Flood
 from bench.peers import roster
 from bench.peers.roster import Peer
-from bench.report import BareRun, Report
+from bench.report import plot, tables
+from bench.report.results import BareRun, Report
+from bench.report.table import fill
 from bench.rounds import Plan, Rounds
-from bench.table import fill
 
 logger = logging.getLogger("bench")
 PACKAGES = ("onnxruntime", "torch", "transformers", "litserve", "mosec", "bentoml", "fastapi", "uvicorn")
@@ -51,7 +52,7 @@ def program(options: argparse.Namespace) -> int:
     print("\n\n".join(table.text() for table in shown))
     markdown = "\n\n".join(f"## {table.title}\n\n{table.markdown()}" for table in shown)
     drawn = plot.render(report)
-    for name, content in (("bench.json", report.to_json()), ("bench.md", markdown + "\n"), ("bench.svg", drawn)):
+    for name, content in (("bench.json", report.to_json()), ("bench.md", markdown + "\n"), ("bench.report.svg", drawn)):
         (options.out / name).write_text(content, encoding="utf-8")
         print(options.out / name)
     if options.fill:
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace, cores: int) -> Report:
             "seconds": options.seconds,
         }  # fmt: skip
         with_bare = not (options.no_bare or options.against or options.flood)
-        bare = [child.call("bench.bare", asked | {"seconds": 0.2, "in_flight": [1]})] if with_bare else []
+        bare = [child.call("bench.graphs.bare", asked | {"seconds": 0.2, "in_flight": [1]})] if with_bare else []
         taken = Rounds(plan, rounds.load_maker(options.client), bare[0]["labels"] if bare else ())
         taken.tune()
         found = []
@@ -108,7 +109,7 @@ def run(options: argparse.Namespace, cores: int) -> Report:
         for i in range(options.rounds):
             logger.info("round %d of %d", i + 1, options.rounds)
             if with_bare:
-                found.append(child.call("bench.bare", asked))
+                found.append(child.call("bench.graphs.bare", asked))
             if options.against or not options.flood:
                 taken.round(i)
             if options.flood:
@@ -167,7 +168,7 @@ def _checkpoints(options: argparse.Namespace, peers: Sequence[roster.Peer], fold
     for kind, bundle in (("single", options.bundle), ("qa", options.qa_bundle)):
         if kind in wanted:
             if given[kind] is None:
-                from bench import checkpoint  # takes torch, which only those peers need
+                from bench.graphs import checkpoint
 
                 given[kind] = checkpoint.make(bundle, folder / kind)
             found[kind] = given[kind]

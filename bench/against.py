@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.figure import Figure
-from bench.report import Report, Service
+from bench.report.figure import Figure
+from bench.report.results import Report, Service
+from bench.report.table import Table, number
 from bench.serving import ROOT
-from bench.table import Table, number
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from bench import client
 from bench.client import Answer
 from bench.errors import BenchError
 from bench.load import percentile
-from bench.table import Table, number
+from bench.report.table import Table, number
 
 if TYPE_CHECKING:
     from bench.rounds import Rounds

@@ -38,8 +38,9 @@ import onnx
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, set_seed
 
-from bench import child, command, full
+from bench import child, command
 from bench.compare import flops
+from bench.graphs import full
 from service.engine.batch import Batch, Encoded, pad
 from service.engine.session import OrtEngine
 from service.errors import ConfigurationError

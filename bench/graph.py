@@ -32,13 +32,14 @@ from typing import Any
 import onnx
 from transformers import PreTrainedConfig
 
-from bench import checkpoint, child, command, invariance, rows
+from bench import child, command, rows
 from bench.command import words
 from bench.compare import budget, parameters, subjects, weights
 from bench.compare.subjects import Subject
-from bench.figure import Figure
-from bench.report import plain
-from bench.table import Table, number
+from bench.graphs import checkpoint, invariance
+from bench.report.figure import Figure
+from bench.report.results import plain
+from bench.report.table import Table, number
 from service.settings import cpu_quota
 from training import export, graph
 
@@ -108,7 +109,7 @@ def speed(given: Path | None, like: Path, work: Path, options: argparse.Namespac
     rates: dict[str, dict[str, list[float]]] = {precision: {} for precision in TIMED}
     for i in range(options.rounds):
         for precision in TIMED if i % 2 == 0 else TIMED[::-1]:
-            answer = child.call("bench.bare", {
+            answer = child.call("bench.graphs.bare", {
                 "bundle": str(bundle), "rows": str(rows.SENTENCES), "in_flight": [IN_FLIGHT], "cores": cpu_quota(),
                 "seconds": options.seconds, "precision": precision,
             })  # fmt: skip
@@ -167,7 +168,7 @@ def shape(subject: Subject, work: Path, options: argparse.Namespace) -> dict[str
     stock: dict[str, Any] = {}
     if subject.name in options.stock:
         try:
-            stock = child.call("bench.stock", {"folder": str(folder)})
+            stock = child.call("bench.graphs.stock", {"folder": str(folder)})
             paths |= {f"stock {precision}": folder / f"stock.{precision}.onnx" for precision in TIMED}
         except child.ChildError as error:  # the code of others may fail; ours is shown all the same
             stock = {"error": str(error)}

@@ -37,9 +37,9 @@ from bench import client, command, flood, rows, serving
 from bench.client import Answer
 from bench.command import counts
 from bench.errors import BenchError
-from bench.inprocess import Opened
+from bench.graphs.inprocess import Opened
 from bench.load import percentile
-from bench.report import plain
+from bench.report.results import plain
 
 PARTS = ("overload", "starvation", "padding")
 CLIENTS = 32

@@ -21,7 +21,7 @@ from bench.load import Load
 from bench.peers.order import Configuration, Order
 from bench.peers.roster import ROWS, Peer
 from bench.process import Server
-from bench.report import Point, Service
+from bench.report.results import Point, Service
 
 logger = logging.getLogger(__name__)
 

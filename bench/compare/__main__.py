@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         raise BenchError("--checkpoint names a model twice")
 
     from bench.compare import page, rounds, subjects, tables  # torch: a wrong option need not wait for it
-    from bench.table import fill
+    from bench.report.table import fill
 
     chosen = subjects.choose(options.sizes, dict(options.checkpoint))
     asked = Options(

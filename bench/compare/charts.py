@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import svg
+from bench.report import svg
 
 TONES = {
     "bert": "#2f6299", "albert": "#b04a12", "other": "#6d747a", "embeddings": "#d9a441", "layers": "#16766d",

@@ -15,8 +15,8 @@ from bench.compare.charts import BarRow, DotRow, Mark, Panel, Point
 from bench.compare.parameters import Parameters
 from bench.compare.ratios import Pair, Quantity, middle
 from bench.compare.results import Comparison, Row
-from bench.figure import Figure
-from bench.table import Table, number
+from bench.report.figure import Figure
+from bench.report.table import Table, number
 
 SHAPES = {"fp32": "circle", "int8": "diamond"}
 FAMILIES = [("circle", "bert", "BERT"), ("circle", "albert", "ALBERT")]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bench.compare.results import Comparison, Row
-from bench.figure import Figure
+from bench.report.figure import Figure
 
 PAIRS = (("albert-base", "bert-base"), ("albert-large", "bert-large"))
 """Models of the same shape, so that they differ in sharing and factorisation alone."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.compare.budget import BYTES
 from bench.compare.parameters import GridCell, Parameters
-from bench.figure import Figure
+from bench.report.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from bench.compare.options import Options
 from bench.compare.results import Comparison, Row
 from bench.compare.subjects import Subject
 from bench.errors import BenchError
-from bench.figure import Figure
+from bench.report.figure import Figure
 from service.settings import cpu_quota
 from training.finetune import max_positions
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from bench.compare.budget import BYTES
 from bench.compare.parameters import GridCell
 from bench.compare.results import Comparison, Row
-from bench.figure import Figure
-from bench.table import Table, number
+from bench.report.figure import Figure
+from bench.report.table import Table, number
 
 
 def of(comparison: Comparison) -> list[Table]:

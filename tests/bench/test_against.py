@@ -12,7 +12,7 @@ from bench import __main__ as program
 from bench import against, client, serving
 from bench.against import Revision
 from bench.errors import BenchError
-from bench.report import Point, Report, Service
+from bench.report.results import Point, Report, Service
 
 OTHER = """
 import os

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import full, gpu_check
+from bench import gpu_check
+from bench.graphs import full
 from service.engine.batch import Batch
 from service.repository import bundle as bundles
 

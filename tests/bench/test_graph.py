@@ -46,7 +46,7 @@ def test_stock_tools_that_fail_are_told(monkeypatch: pytest.MonkeyPatch, capsys:
     call = child.call
 
     def without_stock(module: str, request: dict[str, object]) -> dict[str, object]:
-        if module == "bench.stock":
+        if module == "bench.graphs.stock":
             raise child.ChildError("ModuleNotFoundError: No module named 'onnxscript'")
         return call(module, request)
 

@@ -12,7 +12,7 @@ import pytest
 from bench import overload, serving, startup
 from bench.client import Answer
 from bench.errors import BenchError
-from bench.inprocess import Opened
+from bench.graphs.inprocess import Opened
 
 
 def answer(status: int, sent: float, received: float) -> Answer:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bench import bare, checkpoint, rows
+from bench import rows
 from bench.errors import BenchError
+from bench.graphs import bare, checkpoint
 from bench.peers.graph_model import GraphModel
 from bench.peers.qa_pipeline import best_span
 from service.engine.batch import pad

@@ -3,9 +3,9 @@
 import re
 from xml.etree import ElementTree
 
-from bench import svg
 from bench.compare import charts
 from bench.compare.charts import BarRow, DotRow, Mark, Panel, Point
+from bench.report import svg
 
 
 def read(text: str) -> tuple[ElementTree.Element, list[str]]:

@@ -8,7 +8,7 @@ import pytest
 
 from bench.compare import page
 from bench.compare.results import Comparison
-from bench.figure import Figure
+from bench.report.figure import Figure
 
 VOID = {"meta", "br", "link", "img"}
 

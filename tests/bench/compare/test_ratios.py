@@ -7,7 +7,7 @@ import pytest
 from bench.compare import ratios
 from bench.compare.ratios import Ratio
 from bench.compare.results import Comparison, Row
-from bench.figure import Figure
+from bench.report.figure import Figure
 
 
 def two_pairs(comparison: Comparison) -> list[ratios.Pair]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.compare.results import Comparison
-from bench.figure import Figure
+from bench.report.figure import Figure
 
 
 def test_a_slow_round_does_not_bend_a_ratio() -> None:

@@ -8,8 +8,8 @@ import pytest
 from bench.compare import tables
 from bench.compare.results import Comparison
 from bench.errors import BenchError
-from bench.figure import Figure
-from bench.table import Table, fill, number
+from bench.report.figure import Figure
+from bench.report.table import Table, fill, number
 
 
 def test_every_table_is_square_and_names_the_rows(tiny_comparison: Comparison) -> None:

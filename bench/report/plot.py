@@ -7,8 +7,8 @@ from itertools import cycle
 
 from matplotlib.axes import Axes
 
-from bench import svg
-from bench.report import Report
+from bench.report import svg
+from bench.report.results import Report
 
 STYLES = (
     ("#0b6e4f", "o"), ("#b33951", "s"), ("#d98324", "^"), ("#3a6ea5", "D"), ("#7d5ba6", "v"), ("#5c6b73", "P"),

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.figure import Figure
 from bench.flood import Flood
+from bench.report.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)

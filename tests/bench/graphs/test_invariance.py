@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import invariance
-from bench.inprocess import Opened
+from bench.graphs import invariance
+from bench.graphs.inprocess import Opened
 from service.engine.batch import Encoded
 
 

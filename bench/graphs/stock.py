@@ -1,4 +1,4 @@
-"""The stock way from a checkpoint to an int8 graph, to be held against ours: `python -m bench.stock REQUEST`.
+"""The stock way from a checkpoint to an int8 graph, to be held against ours: `python -m bench.graphs.stock REQUEST`.
 
 torch's own export of the eager model, then ONNX Runtime's transformer optimiser and its dynamic quantisation, as their
 guides show. Owns those files; see `bench.child` for the way there and back.

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import svg
+from bench.report import svg
 
 
 @pytest.mark.parametrize("values", [[5.0], [3.0, 3.0], [0.001, 4000.0]])

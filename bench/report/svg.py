@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from bench.table import number
+from bench.report.table import number
 
 INK, QUIET, LINE, PAPER = "#20262b", "#5d6469", "#e2ddd2", "#fffefb"
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif"'

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from bench import claims, plot, tables
-from bench.report import BareRun, Point, Report, Service
-from bench.table import fill
+from bench.report import claims, plot, tables
+from bench.report.results import BareRun, Point, Report, Service
+from bench.report.table import fill
 
 MACHINE = {"processor": "X", "load_before": 0.1, "onnxruntime": "1.0", "torch": "2.0"}
 SETTINGS = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench import rows
-from bench.inprocess import Logits, Opened
+from bench.graphs.inprocess import Logits, Opened
 
 BATCHES = 8
 """Random batches that each row is tried in."""

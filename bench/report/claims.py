@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.peers.roster import ROWS
-from bench.report import Report, Service
+from bench.report.results import Report, Service
 
 AT = 32
 """Connections at which services are compared."""

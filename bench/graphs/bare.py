@@ -1,7 +1,7 @@
 """The bare session: a bundle's graph called on rows that are tokenised already, without queue, HTTP or tasks.
 
 The ceiling of any service on the same cores, so it is tried under several schedules and the best one counts. Runs as a
-process of its own (`python -m bench.bare`), so that no other's memory or threads are in its way.
+process of its own (`python -m bench.graphs.bare`), so that no other's memory or threads are in its way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import child, rows
-from bench.inprocess import Opened, Run
+from bench.graphs.inprocess import Opened, Run
 from bench.load import percentile
 from service.engine.batch import Encoded
 

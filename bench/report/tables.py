@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 
 from bench import against, flood
-from bench.claims import of as claims_of
-from bench.report import Report, Service
-from bench.table import Table, number
+from bench.report.claims import of as claims_of
+from bench.report.results import Report, Service
+from bench.report.table import Table, number
 
 COLUMNS = (
     "", "connections", "rows/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms a row", "peak RSS MB", "PSS MB", "errors",
