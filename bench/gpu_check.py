@@ -42,9 +42,8 @@ from bench import child, command
 from bench.compare import flops
 from bench.graphs import full
 from service.engine.batch import Batch, Encoded, pad
-from service.engine.session import OrtEngine
+from service.engine.session import OrtEngine, Provider
 from service.errors import ConfigurationError
-from service.repository.bundle import Provider
 from training import graph, packing
 from training.evaluate import TorchEngine
 from training.export import ENCODINGS

@@ -40,7 +40,7 @@ from bench.graphs import checkpoint, invariance
 from bench.report.figure import Figure
 from bench.report.results import plain
 from bench.report.table import Table, number
-from service.settings import cpu_quota
+from service.engine.processor import cpu_quota
 from training import export, graph
 
 PARTS = ("speed", "rows", "shapes")

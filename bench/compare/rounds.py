@@ -23,7 +23,7 @@ from bench.compare.results import Comparison, Row
 from bench.compare.subjects import Subject
 from bench.errors import BenchError
 from bench.report.figure import Figure
-from service.settings import cpu_quota
+from service.engine.processor import cpu_quota
 from training.finetune import max_positions
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime as ort
 
 from service.engine.batch import Encoded, pad
-from service.engine.session import open_engine, parameters
-from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
+from service.engine.session import parameters
 from service.repository import bundle as bundles
+from service.repository import loading
+from service.repository.opening import open_engine
 from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample
 
 Logits = Sequence[np.ndarray]
@@ -38,8 +38,7 @@ class Opened:
         self.name = self.bundle.name
         self.labels = self.bundle.manifest.labels
         self._folder = folder
-        self._tokenizer = Tokenizer.from_file(folder / bundles.TOKENIZER)
-        self._task: Any = make_task(self.bundle, self._tokenizer)
+        self._tokenizer, self._task = loading.open_task(self.bundle)
 
     def sentence_rows(self, sentences: Sequence[str]) -> list[Encoded]:
         """Encode sentences for a classifier, a row each."""

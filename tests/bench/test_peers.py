@@ -15,8 +15,8 @@ from bench.peers.qa_pipeline import best_span
 from service.engine.batch import pad
 from service.engine.session import OrtEngine
 from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
 from service.repository import bundle as bundles
+from service.repository import loading
 from service.tasks import ClassificationExample
 
 TEXTS = ["a great film , wonderful fun", "boring", "an awful , terrible , sad movie " * 20, "the film", "I love it"]
@@ -27,7 +27,7 @@ def test_peers_on_the_graph_answer_as_the_service_does(models_dir: Path) -> None
     """Scores too: another truncation, padding or temperature would show. One text is cut."""
     folder = models_dir / "sentiment"
     bundle = bundles.load(folder)
-    task = make_task(bundle, Tokenizer.from_file(folder / "tokenizer.json"))
+    _, task = loading.open_task(bundle)
     engine = OrtEngine(folder / "model.fp32.onnx", provider="cpu", workers=1, intra_op_threads=1)
     answers = GraphModel(folder, threads=1)(TEXTS)
     for text, answer in zip(TEXTS, answers, strict=True):
