@@ -14,8 +14,8 @@ shows its rows a second in requests of 32 rows, against the session's. Aims stan
 JSON object; exit status 1 when the provider is not CUDA, a matrix product or attention ran elsewhere, or the logits are
 off: the aims are no condition.
 
-No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.packing`), whose speed
-says nothing.
+No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.packing`),
+whose speed says nothing.
 
     python -m bench.gpu_check                     # the GPU; fails where there is none
     python -m bench.gpu_check --device cpu --quick    # the same path on a CPU, tiny: what the tests run
