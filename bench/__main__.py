@@ -52,7 +52,7 @@ def program(options: argparse.Namespace) -> int:
     print("\n\n".join(table.text() for table in shown))
     markdown = "\n\n".join(f"## {table.title}\n\n{table.markdown()}" for table in shown)
     drawn = plot.render(report)
-    for name, content in (("bench.json", report.to_json()), ("bench.md", markdown + "\n"), ("bench.report.svg", drawn)):
+    for name, content in (("bench.json", report.to_json()), ("bench.md", markdown + "\n"), ("bench.svg", drawn)):
         (options.out / name).write_text(content, encoding="utf-8")
         print(options.out / name)
     if options.fill:

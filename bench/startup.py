@@ -39,7 +39,7 @@ def program(options: argparse.Namespace) -> int:
     shown = (
         ("from process start to ready", "ready_seconds", 1, "s"),
         ("import service", "import_seconds", 1, "s"),
-        ("import service.__main__", "program_import_seconds", 1, "s"),
+        ("import service.program", "program_import_seconds", 1, "s"),
         ("processor when idle", "idle_cores", 100, "% of a core"),
         ("resident when idle", "idle_rss", 1e-6, "MB"),
     )
@@ -58,7 +58,7 @@ def measure(models_dir: Path, *, rounds: int, idle_seconds: float) -> dict[str, 
     """
     imports = {
         name: statistics.median(_import_seconds(module) for _ in range(rounds))
-        for name, module in (("import_seconds", "service"), ("program_import_seconds", "service.__main__"))
+        for name, module in (("import_seconds", "service"), ("program_import_seconds", "service.program"))
     }
     ready = []
     for i in range(rounds):
