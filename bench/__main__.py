@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import against, child, command, flood, machine, process, rounds, rows, wrk
+from bench import against, child, command, machine, process, rounds, rows, wrk
 from bench.command import count, counts, words
-from bench.flood import Flood
+from bench.flood import Floods
 from bench.peers import roster
 from bench.peers.roster import Peer
 from bench.report import plot, tables
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace, cores: int) -> Report:
         taken = Rounds(plan, rounds.load_maker(options.client), bare[0]["labels"] if bare else ())
         taken.tune()
         found = []
-        floods: dict[str, list[Flood]] = defaultdict(list)
+        floods = Floods(taken, seconds=options.seconds, connections=options.flood)
         for i in range(options.rounds):
             logger.info("round %d of %d", i + 1, options.rounds)
             if with_bare:
@@ -113,8 +113,7 @@ def run(options: argparse.Namespace, cores: int) -> Report:
             if options.against or not options.flood:
                 taken.round(i)
             if options.flood:
-                for name, each in flood.round_of(taken, i, seconds=options.seconds, connections=options.flood):
-                    floods[name].append(each)
+                floods.round(i)
     return Report(
         services=taken.services(),
         bare=tuple(
@@ -137,7 +136,7 @@ def run(options: argparse.Namespace, cores: int) -> Report:
         },
         machine=described,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-        floods={name: tuple(each) for name, each in floods.items()},
+        floods=floods.found,
     )  # fmt: skip
 
 

@@ -91,13 +91,20 @@ class Flood:
 
 
 def measure(
-    url: str, requests: Iterator[bytes], *, rows: int, seconds: float, times: float = TIMES, connections: int = 0
+    url: str,
+    requests: Iterator[bytes],
+    *,
+    rows: int,
+    seconds: float,
+    times: float = TIMES,
+    rate: float = 0.0,
+    connections: int = 0,
 ) -> Flood:
     """Find the peak, flood, and look at what became of it.
 
     Args:
         requests: without end, of so many `rows` each.
-        times: the peak that is sent.
+        times: the peak that is sent; `rate`: rows a second that are sent instead, if given.
         connections: most that the flood comes from; 0 for as many as it takes.
 
     Raises:
@@ -111,22 +118,38 @@ def measure(
     if not peak:
         raise BenchError("nothing was answered at the peak")
     began = time.perf_counter()
-    rate = times * peak / rows
+    rate = (rate or times * peak) / rows
     answers, obedient = uvloop.run(_flood(url, requests, rate=rate, seconds=seconds, connections=connections))
     return summary(answers, obedient, rows=rows, peak=peak, began=began)
 
 
-def round_of(taken: Rounds, i: int, *, seconds: float, connections: int) -> Iterator[tuple[str, Flood]]:
-    """Flood each of a run's services that take a sentence a request, one after another; odd rounds go backwards.
+class Floods:
+    """The same flood for each of a run's services that take a sentence a request: ten times the first one's first peak.
 
-    Yields each service's name and what became of it.
+    Attributes:
+        found: by service, one a round.
     """
-    allow(connections)
-    peers = [peer for peer in taken.plan.peers if peer.work == "single" and peer.name not in taken.skipped]
-    for peer in peers if i % 2 == 0 else peers[::-1]:
-        with taken.skipping(peer), taken.serving(peer) as (_, url):
-            requests = itertools.cycle([client.request(url, body) for body in taken.bodies(peer)])
-            yield peer.name, measure(url, requests, rows=1, seconds=seconds, connections=connections)
+
+    def __init__(self, taken: Rounds, *, seconds: float, connections: int) -> None:
+        self.found: dict[str, list[Flood]] = {}
+        self._taken = taken
+        self._seconds = seconds
+        self._connections = connections
+        self._rate = 0.0
+
+    def round(self, i: int) -> None:
+        """Flood one service after another; odd rounds go backwards."""
+        allow(self._connections)
+        peers = [peer for peer in self._taken.plan.peers if peer.work == "single"]
+        for peer in peers if i % 2 == 0 else peers[::-1]:
+            if peer.name not in self._taken.skipped:
+                with self._taken.skipping(peer), self._taken.serving(peer) as (_, url):
+                    requests = itertools.cycle([client.request(url, body) for body in self._taken.bodies(peer)])
+                    found = measure(
+                        url, requests, rows=1, seconds=self._seconds, rate=self._rate, connections=self._connections
+                    )
+                    self._rate = self._rate or TIMES * found.peak
+                    self.found.setdefault(peer.name, []).append(found)
 
 
 def allow(connections: int) -> None:
@@ -159,8 +182,8 @@ def table(floods: Mapping[str, Sequence[Flood]]) -> Table:
             number(middle("refused_p99") * 1e3), str(sum(flood.other for flood in each)),
         ))  # fmt: skip
     note = (
-        f"{TIMES:g} × the service's own peak was to be sent, a sentence a request, each request on a connection of its "
-        "own, as far as client and connections allow; medians of the rounds. Goodput: rows a second over the peak."
+        f"{TIMES:g} × the first service's peak was to be sent to each, a sentence a request, as far as client and "
+        "connections allow; offered and goodput are over the service's own peak. Medians of the rounds."
     )
     return Table("flood", "Under the same flood", columns, tuple(lines), note)
 
