@@ -2,12 +2,10 @@
 
 Owns the order. Knows nothing of threads: whoever uses it holds the lock.
 
-Turns are shared by tokens (weighted fair queueing, Demers et al. 1989, with tokens for bytes). A virtual clock goes on
-by the tokens that run, over the number of clients that wait. A job's next slice, at most a batch of it, is due at the
-clock's reading plus its tokens times the jobs of its client: so a short job passes a long one, a client's only job
-passes another's hundredth, and what waits is passed only until the clock comes by: none starves.
-
-Short and long jobs wait apart, so that each kind can be given workers of its own.
+Turns are shared by tokens (self-clocked fair queueing, Golestani 1994, with tokens for bytes). A virtual clock reads
+when what ran last was due. A job's next slice, at most a batch of it, is due at the clock's reading plus its tokens
+times the jobs of its client: so a short job passes a long one, a client's only job passes another's hundredth, and what
+waits is passed only until the clock comes by: none starves.
 """
 
 from __future__ import annotations
@@ -91,19 +89,15 @@ class Queue:
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
-        self._jobs: dict[bool, dict[Runner, list[Job]]] = {False: {}, True: {}}  # short and long, in order of `due`
-        self._clients: Counter[Hashable] = Counter()
+        self._jobs: list[Job] = []  # in order of `due`
+        self._clients: Counter[Hashable] = Counter()  # jobs of each
         self._clock = 0.0
 
     def __len__(self) -> int:
         return self.rows.total()
 
     def __iter__(self) -> Iterator[Job]:
-        return iter([job for kind in self._jobs.values() for jobs in kind.values() for job in jobs])
-
-    def waits(self, *, long: bool) -> bool:
-        """Whether a job of that kind waits."""
-        return bool(self._jobs[long])
+        return iter(self._jobs)
 
     def add(self, job: Job) -> None:
         """Put a job in its place."""
@@ -111,21 +105,13 @@ class Queue:
         self._count(job, len(job.waiting), job.tokens)
         self._place(job)
 
-    def drop(self, job: Job) -> None:
-        """Take out what still waits of a job."""
-        if job.waiting:
-            self._displace(job)
-            self._count(job, -len(job.waiting), -job.tokens)
-            job.waiting.clear()
-            self._place(job)
-
-    def first(self, *, long: bool) -> list[Waiting]:
-        """Look at the rows of that kind that are due first: a batch's tokens of one model, and at least one row."""
+    def first(self) -> list[Waiting]:
+        """Look at the rows that are due first: a batch's tokens of one model, and at least one row."""
         rows: list[Waiting] = []
-        jobs = min(self._jobs[long].values(), key=lambda jobs: jobs[0].due)
-        room = jobs[0].runner.batch_tokens
-        for job in jobs:
-            for place, row in job.waiting.items():
+        runner = self._jobs[0].runner
+        room = runner.batch_tokens
+        for job in self._jobs:
+            for place, row in job.waiting.items() if job.runner is runner else ():
                 rows.append(Waiting(job, place, row))
                 room -= len(row)
                 if room <= 0:
@@ -134,30 +120,29 @@ class Queue:
 
     def take(self, rows: Sequence[Waiting]) -> None:
         """Take rows out for a batch. The clock goes on, and the next slices of their jobs are due later."""
-        self._clock += sum(len(waiting.row) for waiting in rows) / len(self._clients)
-        jobs = dict.fromkeys(waiting.job for waiting in rows)
-        for job in jobs:
-            self._displace(job)
+        self._clock = max(self._clock, *(waiting.job.due for waiting in rows))
+        self._remove(rows)
+
+    def drop(self, job: Job) -> None:
+        """Take out what still waits of a job."""
+        self._remove([Waiting(job, place, row) for place, row in job.waiting.items()])
+
+    def _remove(self, rows: Sequence[Waiting]) -> None:
         for job, place, row in rows:
             del job.waiting[place]
             job.tokens -= len(row)
             self._count(job, -1, -len(row))
-        for job in jobs:
-            self._place(job)
+        for job in dict.fromkeys(waiting.job for waiting in rows):
+            self._jobs.remove(job)
+            if job.waiting:
+                self._place(job)
+            else:
+                self._clients[job.client] -= 1
+                self._clients += Counter()  # forgets who has no job left
 
     def _place(self, job: Job) -> None:
-        if not job.waiting:
-            self._clients[job.client] -= 1
-            self._clients += Counter()  # drops who has no job left
-            return
         job.due = self._clock + min(job.tokens, job.runner.batch_tokens) * self._clients[job.client]
-        insort(self._jobs[job.long].setdefault(job.runner, []), job, key=attrgetter("due"))
-
-    def _displace(self, job: Job) -> None:
-        jobs = self._jobs[job.long][job.runner]
-        jobs.remove(job)
-        if not jobs:
-            del self._jobs[job.long][job.runner]
+        insort(self._jobs, job, key=attrgetter("due"))
 
     def _count(self, job: Job, rows: int, tokens: int) -> None:
         self.rows[job.runner.name] += rows

@@ -66,7 +66,7 @@ class Scheduler:
         self.tokens_per_second = 0.0
         self._metrics = metrics
         self._hang_seconds = hang_seconds
-        self._queue = Queue()
+        self._short, self._long = Queue(), Queue()
         self._changed = threading.Condition()
         self._short_seen = -math.inf
         self._long_turn = False
@@ -80,8 +80,9 @@ class Scheduler:
 
     def watch(self, runner: Runner) -> None:
         """Show in the metrics what waits for a model."""
-        self._metrics.queue_rows.labels(runner.name).set_function(lambda: self._queue.rows[runner.name])
-        self._metrics.queue_tokens.labels(runner.name).set_function(lambda: self._queue.tokens[runner.name])
+        name, short, long = runner.name, self._short, self._long
+        self._metrics.queue_rows.labels(name).set_function(lambda: short.rows[name] + long.rows[name])
+        self._metrics.queue_tokens.labels(name).set_function(lambda: short.tokens[name] + long.tokens[name])
 
     @property
     def ready(self) -> bool:
@@ -105,7 +106,7 @@ class Scheduler:
             raise Draining("the service is stopping; ask another")
         job = Job(runner, rows, client, self._loop.create_future(), time.perf_counter())
         with self._changed:
-            self._queue.add(job)
+            self._queue(job).add(job)
             if not job.long:
                 self._short_seen = job.admitted
             self._changed.notify(len(rows))
@@ -114,14 +115,14 @@ class Scheduler:
         finally:
             if job.missing:
                 with self._changed:
-                    self._queue.drop(job)
+                    self._queue(job).drop(job)
         return job
 
     def stop(self) -> bool:
         """Stop the workers and fail what waits. Returns whether no call is left running."""
         with self._changed:
             self._stopped = True
-            self._fail(list(self._queue), Draining("the service stopped before this request ran"))
+            self._fail([*self._short, *self._long], Draining("the service stopped before this request ran"))
             self._changed.notify_all()
             self._nurse.cancel()
             return not any(worker.rows for worker in self._workers)
@@ -130,54 +131,54 @@ class Scheduler:
 
     def _work(self, worker: _Worker) -> None:
         try:
-            while taken := self._next(worker):
-                self._run(worker, *taken)
+            while (engine := self._take(worker)) is not None:
+                self._run(worker, engine)
         except BaseException:
             logger.exception("a worker died")
         with self._changed:
             if not self._stopped:
                 self._lose(worker, InferenceError("the worker died of this batch"))
 
-    def _next(self, worker: _Worker) -> tuple[Sequence[Waiting], Engine] | None:
-        """Wait for rows; take a batch of them and what is to run it. None: stop."""
+    def _take(self, worker: _Worker) -> Engine | None:
+        """Wait for rows, and give the worker a batch of them. Returns what is to run it; None: stop."""
         with self._changed:
             while not (self._stopped or worker.lost):
                 now = time.perf_counter()
-                if (long := self._kind(now)) is not None:
-                    free = sum(not worker.rows for worker in self._workers)
-                    rows = batcher.compose(self._queue.first(long=long), math.ceil(len(self._queue) / max(1, free)))
-                    self._queue.take(rows)
+                if (queue := self._choose(now)) is not None:
+                    free = sum(not each.rows for each in self._workers)
+                    rows = batcher.compose(queue.first(), math.ceil(len(queue) / free))
+                    queue.take(rows)
                     engine = self._engine(rows)
                     worker.rows, worker.began = rows, now
                     for waiting in rows:
                         waiting.job.started = waiting.job.started or now
-                    return rows, engine
-                held = self._queue.waits(long=True)
-                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if held else None)
+                    return engine
+                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long else None)
             return None
 
-    def _kind(self, now: float) -> bool | None:
-        """Choose for a free worker: long jobs, short ones, or (None) nothing for now."""
-        short, long = self._queue.waits(long=False), self._queue.waits(long=True)
-        if long:
-            workers, running = len(self._workers), sum(w.rows[0].job.long for w in self._workers if w.rows)
-            quiet = not short and now - self._short_seen >= SHORT_SECONDS
-            if running < (workers if quiet else max(1, workers // 2)) and (not short or workers > 1 or self._long_turn):
+    def _choose(self, now: float) -> Queue | None:
+        """Choose whom a free worker serves: long jobs, short ones, or (None) nobody for now."""
+        if self._long:
+            running = sum(worker.rows[0].job.long for worker in self._workers if worker.rows)
+            quiet = not self._short and now - self._short_seen >= SHORT_SECONDS
+            most = len(self._workers) if quiet else max(1, len(self._workers) // 2)
+            if running < most and (not self._short or len(self._workers) > 1 or self._long_turn):
                 self._long_turn = False
-                return True
+                return self._long
         self._long_turn = True  # a single worker takes turns
-        return False if short else None
+        return self._short if self._short else None
 
     def _engine(self, rows: Sequence[Waiting]) -> Engine:
         """Choose all cores for what has the process to itself and gains by them; else a core for each batch."""
         runner = rows[0].job.runner
-        if runner.low_latency is None or self._queue or any(worker.rows for worker in self._workers):
-            return runner.engine
+        busy = self._short or self._long or any(worker.rows for worker in self._workers)
         tokens = len(rows) * max(len(waiting.row) for waiting in rows)
-        return runner.low_latency if tokens >= runner.low_latency_tokens else runner.engine
+        if runner.low_latency is None or busy or tokens < runner.low_latency_tokens:
+            return runner.engine
+        return runner.low_latency
 
-    def _run(self, worker: _Worker, rows: Sequence[Waiting], engine: Engine) -> None:
-        runner = rows[0].job.runner
+    def _run(self, worker: _Worker, engine: Engine) -> None:
+        rows, runner = worker.rows, worker.rows[0].job.runner
         results = batcher.run(rows, engine, partial(self._observe, runner.name))
         ended = time.perf_counter()
         failed = all(isinstance(result, BertieError) for result in results)
@@ -200,8 +201,11 @@ class Scheduler:
 
     def _fail(self, jobs: Sequence[Job], error: BertieError) -> None:
         for job in jobs:
-            self._queue.drop(job)
+            self._queue(job).drop(job)
             self._post(batcher.fail, job, error)
+
+    def _queue(self, job: Job) -> Queue:
+        return self._long if job.long else self._short
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -232,7 +236,7 @@ class Scheduler:
                         logger.warning("replacing a lost worker")
                         self._workers[number] = _Worker(self._work, number)
                 if not self.alive:
-                    self._fail(list(self._queue), NotReady("the service has lost its workers"))
+                    self._fail([*self._short, *self._long], NotReady("the service has lost its workers"))
                 failing = [runner for runner, failures in self._failures.items() if failures >= FAILURES]
             for runner in failing if self.alive else ():  # without traffic nobody else finds out that it works again
                 with contextlib.suppress(BertieError, TimeoutError):
