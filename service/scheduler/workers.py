@@ -135,9 +135,9 @@ class Scheduler:
                 self._run(worker, engine)
         except BaseException:
             logger.exception("a worker died")
-        with self._changed:
-            if not self._stopped:
+            with self._changed:
                 self._lose(worker, InferenceError("the worker died of this batch"))
+                worker.rows = ()
 
     def _take(self, worker: _Worker) -> Engine | None:
         """Wait for rows, and give the worker a batch of them. Returns what is to run it; None: stop."""
