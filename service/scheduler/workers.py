@@ -157,15 +157,15 @@ class Scheduler:
             return None
 
     def _choose(self, now: float) -> Queue | None:
-        """Choose whom a free worker serves: long jobs, short ones, or (None) nobody for now."""
+        """Choose whom a free worker serves: long jobs or short ones, in turn where both wait; None: nobody for now."""
         if self._long:
             running = sum(worker.rows[0].job.long for worker in self._workers if worker.rows)
             quiet = not self._short and now - self._short_seen >= SHORT_SECONDS
             most = len(self._workers) if quiet else max(1, len(self._workers) // 2)
-            if running < most and (not self._short or len(self._workers) > 1 or self._long_turn):
+            if running < most and (self._long_turn or not self._short):
                 self._long_turn = False
                 return self._long
-        self._long_turn = True  # a single worker takes turns
+        self._long_turn = True
         return self._short if self._short else None
 
     def _engine(self, rows: Sequence[Waiting]) -> Engine:
