@@ -122,7 +122,7 @@ class Scheduler:
         """Stop the workers and fail what waits. Returns whether no call is left running."""
         with self._changed:
             self._stopped = True
-            self._fail([*self._short, *self._long], Draining("the service stopped before this request ran"))
+            self._fail([*self._short, *self._long], Draining, "the service stopped before this request ran")
             self._changed.notify_all()
             self._nurse.cancel()
             return not any(worker.rows for worker in self._workers)
@@ -136,7 +136,7 @@ class Scheduler:
         except BaseException:
             logger.exception("a worker died")
             with self._changed:
-                self._lose(worker, InferenceError("the worker died of this batch"))
+                self._lose(worker, "the worker died of this batch")
                 worker.rows = ()
 
     def _take(self, worker: _Worker) -> Engine | None:
@@ -199,10 +199,10 @@ class Scheduler:
         self._metrics.batch_tokens.labels(model).observe(rows * tokens)
         self._metrics.padding_ratio.labels(model).observe(batch.padding_ratio)
 
-    def _fail(self, jobs: Sequence[Job], error: BertieError) -> None:
+    def _fail(self, jobs: Sequence[Job], kind: type[BertieError], why: str) -> None:
         for job in jobs:
             self._queue(job).drop(job)
-            self._post(batcher.fail, job, error)
+            self._post(batcher.fail, job, kind(why))
 
     def _queue(self, job: Job) -> Queue:
         return self._long if job.long else self._short
@@ -213,14 +213,14 @@ class Scheduler:
 
     # ---- what looks after the workers ----
 
-    def _lose(self, worker: _Worker, error: BertieError) -> None:
+    def _lose(self, worker: _Worker, why: str) -> None:
         """Give up a worker: its rows fail now; it is replaced when the back-off is over."""
         if not worker.lost:
             worker.lost = True
             self._restart = time.perf_counter() + BACK_OFF * 2**self._losses
             self._losses += 1
             self._metrics.workers_lost.inc()
-            self._fail([waiting.job for waiting in worker.rows], error)
+            self._fail([waiting.job for waiting in worker.rows], InferenceError, why)
             if worker.rows:  # not ready until a probe has run
                 self._failures[worker.rows[0].job.runner] = FAILURES
 
@@ -231,12 +231,12 @@ class Scheduler:
                 now = time.perf_counter()
                 for number, worker in enumerate(self._workers):
                     if worker.rows and now - worker.began > self._hang_seconds:
-                        self._lose(worker, InferenceError("the engine did not return"))
+                        self._lose(worker, "the engine did not return")
                     if worker.lost and now >= self._restart and self.alive:
                         logger.warning("replacing a lost worker")
                         self._workers[number] = _Worker(self._work, number)
                 if not self.alive:
-                    self._fail([*self._short, *self._long], NotReady("the service has lost its workers"))
+                    self._fail([*self._short, *self._long], NotReady, "the service has lost its workers")
                 failing = [runner for runner, failures in self._failures.items() if failures >= FAILURES]
             for runner in failing if self.alive else ():  # without traffic nobody else finds out that it works again
                 with contextlib.suppress(BertieError, TimeoutError):

@@ -38,7 +38,7 @@ BOOK = [64] * (LONG_BATCHES * 4 + 4)
     budget=st.integers(64, 300),
     workers=st.integers(1, 3),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_every_row_is_answered_once_within_budget_and_padding(jobs: list[list[int]], budget: int, workers: int) -> None:
     engines = Echo(), Echo()
     models = [runner(engine, name=str(i), batch_tokens=budget) for i, engine in enumerate(engines)]
@@ -290,7 +290,7 @@ async def test_a_job_that_is_over_is_not_held() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), workers=st.integers(1, 3), failing=st.sampled_from([0.0, 0.2]))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 def test_under_any_traffic_every_client_hears_once(seed: int, workers: int, failing: float) -> None:
     """Clients come and leave while batches fail: each hears the truth, and nothing is left."""
     randomness = random.Random(seed)
