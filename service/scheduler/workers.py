@@ -227,18 +227,24 @@ class Scheduler:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            with self._changed:
-                now = time.perf_counter()
-                for number, worker in enumerate(self._workers):
-                    if worker.rows and now - worker.began > self._hang_seconds:
-                        self._lose(worker, "the engine did not return")
-                    if worker.lost and now >= self._restart and self.alive:
-                        logger.warning("replacing a lost worker")
-                        self._workers[number] = _Worker(self._work, number)
-                if not self.alive:
-                    self._fail([*self._short, *self._long], NotReady, "the service has lost its workers")
-                failing = [runner for runner, failures in self._failures.items() if failures >= FAILURES]
-            for runner in failing if self.alive else ():  # without traffic nobody else finds out that it works again
-                with contextlib.suppress(BertieError, TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        await self.run(runner, [PROBE])
+            try:
+                with self._changed:
+                    self._replace_lost(time.perf_counter())
+            except RuntimeError as error:  # there is no thread to be had; tried again
+                logger.error("cannot replace a lost worker: %s", error)
+            if self.alive and not all(worker.lost for worker in self._workers):
+                for runner, failures in list(self._failures.items()):
+                    if failures >= FAILURES:  # without traffic nobody else finds out that it works again
+                        with contextlib.suppress(BertieError, TimeoutError):
+                            async with asyncio.timeout(4 * LOOK_SECONDS):
+                                await self.run(runner, [PROBE])
+
+    def _replace_lost(self, now: float) -> None:
+        for number, worker in enumerate(self._workers):
+            if worker.rows and now - worker.began > self._hang_seconds:
+                self._lose(worker, "the engine did not return")
+            if worker.lost and now >= self._restart and self.alive:
+                logger.warning("replacing a lost worker")
+                self._workers[number] = _Worker(self._work, number)
+        if not self.alive:
+            self._fail([*self._short, *self._long], NotReady, "the service has lost its workers")
