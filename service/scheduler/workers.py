@@ -35,8 +35,8 @@ LOSSES = 5
 BACK_OFF = 0.5
 """Seconds before the first of them is replaced; twice as many before the next."""
 LOOK_SECONDS = 0.25
-PROBE = Encoded(np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64))
-"""The row that tries a model which has failed."""
+PROBE = Encoded(np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
+"""The row that tries a model which has failed: no model's longest row is shorter."""
 
 
 class _Worker:
