@@ -31,7 +31,7 @@ SHORT_SECONDS = 1.0
 FAILURES = 5
 """Batches of a model that fail one after another before the service is not ready."""
 LOSSES = 5
-"""Workers lost one after another, no batch having run in between, before the process is not alive."""
+"""Times that workers are lost, no batch having run in between, before the process is not alive."""
 BACK_OFF = 0.5
 """Seconds before the first of them is replaced; twice as many before the next."""
 LOOK_SECONDS = 0.25
@@ -217,9 +217,10 @@ class Scheduler:
         """Give up a worker: its rows fail now; it is replaced when the back-off is over."""
         if not worker.lost:
             worker.lost = True
-            self._restart = time.perf_counter() + BACK_OFF * 2**self._losses
-            self._losses += 1
             self._metrics.workers_lost.inc()
+            if (now := time.perf_counter()) >= self._restart:  # else it went with another, and counts as one with it
+                self._restart = now + BACK_OFF * 2**self._losses
+                self._losses += 1
             self._fail([waiting.job for waiting in worker.rows], InferenceError, why)
             if worker.rows:  # not ready until a probe has run
                 self._failures[worker.rows[0].job.runner] = FAILURES
