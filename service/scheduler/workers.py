@@ -71,6 +71,7 @@ class Scheduler:
         self._short_seen = -math.inf
         self._long_turn = False
         self._failures: dict[Runner, int] = {}
+        self._calls = 0  # under way, those that were given up too
         self._losses = 0
         self._restart = 0.0
         self._stopped = False
@@ -125,7 +126,7 @@ class Scheduler:
             self._fail([*self._short, *self._long], Draining, "the service stopped before this request ran")
             self._changed.notify_all()
             self._nurse.cancel()
-            return not any(worker.rows for worker in self._workers)
+            return not self._calls
 
     # ---- on the workers' threads; what touches the queue holds the lock ----
 
@@ -137,6 +138,7 @@ class Scheduler:
             logger.exception("a worker died")
             with self._changed:
                 self._lose(worker, "the worker died of this batch")
+                self._calls -= bool(worker.rows)
                 worker.rows = ()
 
     def _take(self, worker: _Worker) -> Engine | None:
@@ -150,6 +152,7 @@ class Scheduler:
                     queue.take(rows)
                     engine = self._engine(rows)
                     worker.rows, worker.began = rows, now
+                    self._calls += 1
                     for waiting in rows:
                         waiting.job.started = waiting.job.started or now
                     return engine
@@ -183,9 +186,11 @@ class Scheduler:
         ended = time.perf_counter()
         failed = all(isinstance(result, BertieError) for result in results)
         with self._changed:
+            worker.rows = ()
+            self._calls -= 1
             if worker.lost:  # its rows have heard
                 return
-            seconds, worker.rows, self._losses = ended - worker.began, (), 0
+            seconds, self._losses = ended - worker.began, 0
             self._failures[runner] = self._failures.get(runner, 0) + 1 if failed else 0
             if not failed:
                 beside = 1 if engine is runner.low_latency else len(self._workers)
