@@ -227,7 +227,7 @@ async def test_all_workers_dying_at_once_are_one_loss_and_leave_nobody_waiting()
 
 
 async def test_losses_one_after_another_turn_liveness_off() -> None:
-    """Each is replaced later than the one before; when that has not helped, whoever runs the process is to restart it."""
+    """Each is replaced later than the one before; when that does not help, the process is to be restarted."""
     engine, metrics = Echo(), Metrics()
     engine.error = Death()
     model = runner(engine)
