@@ -68,7 +68,7 @@ async def queued(scheduler: Scheduler, model: Runner, *requests: Sequence[Encode
 
 def waiting(scheduler: Scheduler) -> int:
     """Number of rows that wait."""
-    return len(scheduler._short) + len(scheduler._long)
+    return scheduler._short.rows + scheduler._long.rows
 
 
 def told(metrics: Metrics, model: Runner) -> tuple[float, float]:

@@ -11,11 +11,11 @@ waits is passed only until the clock comes by: none starves.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import insort
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import NamedTuple
 
 from service.engine.batch import Encoded
@@ -28,23 +28,17 @@ LONG_BATCHES = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runner:
-    """What runs a model's batches.
-
-    Attributes:
-        name: the model's.
-        engine: runs any batch.
-        pad_id: id to pad rows with.
-        batch_tokens: most tokens of a batch, padding included; a longer row is a batch by itself.
-        low_latency: runs a batch that has the process to itself on all cores; None: `engine` does.
-        low_latency_tokens: from how many tokens on it is used.
-    """
+    """What runs the batches of the model of that name."""
 
     name: str
     engine: Engine
     pad_id: int
     batch_tokens: int
+    """Most tokens of a batch, padding included; a longer row is a batch by itself."""
     low_latency: Engine | None = None
+    """Runs a batch that has the process to itself on all cores; None: `engine` does."""
     low_latency_tokens: int = 0
+    """From how many tokens on it is used."""
 
 
 class Job:
@@ -58,17 +52,15 @@ class Job:
         admitted, started, ended: when it came, its first batch began, and its last one ended (`time.perf_counter`).
     """
 
-    def __init__(
-        self, runner: Runner, rows: Sequence[Encoded], client: Hashable, future: asyncio.Future[None], now: float
-    ) -> None:
+    def __init__(self, runner: Runner, rows: Sequence[Encoded], client: Hashable, future: asyncio.Future[None]) -> None:
         self.runner, self.client, self.future = runner, client, future
         self.waiting = dict(enumerate(rows))
         self.tokens = sum(map(len, rows))
         self.long = self.tokens > LONG_BATCHES * runner.batch_tokens
         self.logits: list[RowLogits] = [()] * len(rows)
         self.missing = len(rows)
-        self.due = 0.0
-        self.admitted, self.started, self.ended = now, 0.0, 0.0
+        self.admitted = time.perf_counter()
+        self.started = self.ended = self.due = 0.0
 
 
 class Waiting(NamedTuple):
@@ -83,34 +75,28 @@ class Queue:
     """The jobs with waiting rows. Any job can leave at once.
 
     Attributes:
-        rows, tokens: that wait, by model.
+        jobs: in the order in which they are due.
+        rows: number of all that wait.
     """
 
     def __init__(self) -> None:
-        self.rows: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
-        self._jobs: list[Job] = []  # in order of `due`
+        self.jobs: list[Job] = []
+        self.rows = 0
         self._clients: Counter[Hashable] = Counter()  # jobs of each
         self._clock = 0.0
-
-    def __len__(self) -> int:
-        return self.rows.total()
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs)
 
     def add(self, job: Job) -> None:
         """Put a job in its place."""
         self._clients[job.client] += 1
-        self._count(job, len(job.waiting), job.tokens)
+        self.rows += len(job.waiting)
         self._place(job)
 
     def first(self) -> list[Waiting]:
         """Look at the rows that are due first: a batch's tokens of one model, and at least one row."""
         rows: list[Waiting] = []
-        runner = self._jobs[0].runner
+        runner = self.jobs[0].runner
         room = runner.batch_tokens
-        for job in self._jobs:
+        for job in self.jobs:
             for place, row in job.waiting.items() if job.runner is runner else ():
                 rows.append(Waiting(job, place, row))
                 room -= len(row)
@@ -131,9 +117,9 @@ class Queue:
         for job, place, row in rows:
             del job.waiting[place]
             job.tokens -= len(row)
-            self._count(job, -1, -len(row))
+        self.rows -= len(rows)
         for job in dict.fromkeys(waiting.job for waiting in rows):
-            self._jobs.remove(job)
+            self.jobs.remove(job)
             if job.waiting:
                 self._place(job)
             else:
@@ -142,8 +128,4 @@ class Queue:
 
     def _place(self, job: Job) -> None:
         job.due = self._clock + min(job.tokens, job.runner.batch_tokens) * self._clients[job.client]
-        insort(self._jobs, job, key=attrgetter("due"))
-
-    def _count(self, job: Job, rows: int, tokens: int) -> None:
-        self.rows[job.runner.name] += rows
-        self.tokens[job.runner.name] += tokens
+        insort(self.jobs, job, key=lambda job: job.due)

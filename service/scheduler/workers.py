@@ -13,11 +13,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 
 import numpy as np
 
-from service.engine.batch import Batch, Encoded
+from service.engine.batch import Encoded
 from service.engine.session import Engine
 from service.errors import BertieError, Draining, InferenceError, NotReady
 from service.metrics import Metrics
@@ -50,40 +49,29 @@ class _Worker:
 
 
 class Scheduler:
-    """Runs the rows of all models of a device. Made and used on one event loop.
-
-    Attributes:
-        tokens_per_second: what all workers do together, smoothed; 0 before the first batch.
-    """
+    """Runs the rows of all models of a device. Made and used on one event loop."""
 
     def __init__(self, workers: int, metrics: Metrics, *, hang_seconds: float) -> None:
-        """Start the workers.
-
-        Args:
-            workers: batches that run side by side.
-            hang_seconds: a call that runs for longer is given up, and its worker replaced.
-        """
-        self.tokens_per_second = 0.0
+        """Start the workers. A call that runs for longer than `hang_seconds` is given up, and its worker replaced."""
+        self.tokens_per_second = 0.0  # of all workers together, smoothed; 0 before the first batch
         self._metrics = metrics
         self._hang_seconds = hang_seconds
         self._short, self._long = Queue(), Queue()
         self._changed = threading.Condition()
         self._short_seen = -math.inf
-        self._long_turn = False
+        self._long_turn = self._stopped = False
         self._failures: dict[Runner, int] = {}
         self._calls = 0  # under way, those that were given up too
-        self._losses = 0
-        self._restart = 0.0
-        self._stopped = False
+        self._losses, self._restart = 0, 0.0  # when the workers that are lost are to be replaced
         self._loop = asyncio.get_running_loop()
         self._workers = [_Worker(self._work, number) for number in range(workers)]
         self._nurse = self._loop.create_task(self._look_after())
 
     def watch(self, runner: Runner) -> None:
         """Show in the metrics what waits for a model."""
-        name, short, long = runner.name, self._short, self._long
-        self._metrics.queue_rows.labels(name).set_function(lambda: short.rows[name] + long.rows[name])
-        self._metrics.queue_tokens.labels(name).set_function(lambda: short.tokens[name] + long.tokens[name])
+        rows, tokens = self._metrics.queue_rows, self._metrics.queue_tokens
+        rows.labels(runner.name).set_function(lambda: sum(len(job.waiting) for job in self._jobs(runner)))
+        tokens.labels(runner.name).set_function(lambda: sum(job.tokens for job in self._jobs(runner)))
 
     @property
     def ready(self) -> bool:
@@ -105,25 +93,24 @@ class Scheduler:
         """
         if self._stopped:
             raise Draining("the service is stopping; ask another")
-        job = Job(runner, rows, client, self._loop.create_future(), time.perf_counter())
+        job = Job(runner, rows, client, self._loop.create_future())
+        queue = self._long if job.long else self._short
         with self._changed:
-            self._queue(job).add(job)
-            if not job.long:
-                self._short_seen = job.admitted
+            queue.add(job)
             self._changed.notify(len(rows))
         try:
             await job.future
         finally:
             if job.missing:
                 with self._changed:
-                    self._queue(job).drop(job)
+                    queue.drop(job)
         return job
 
     def stop(self) -> bool:
         """Stop the workers and fail what waits. Returns whether no call is left running."""
         with self._changed:
             self._stopped = True
-            self._fail([*self._short, *self._long], Draining, "the service stopped before this request ran")
+            self._fail(self._jobs(), Draining, "the service stopped before this request ran")
             self._changed.notify_all()
             self._nurse.cancel()
             return not self._calls
@@ -148,7 +135,7 @@ class Scheduler:
                 now = time.perf_counter()
                 if (queue := self._choose(now)) is not None:
                     free = sum(not each.rows for each in self._workers)
-                    rows = batcher.compose(queue.first(), math.ceil(len(queue) / free))
+                    rows = batcher.compose(queue.first(), math.ceil(queue.rows / free))
                     queue.take(rows)
                     engine = self._engine(rows)
                     worker.rows, worker.began = rows, now
@@ -156,33 +143,32 @@ class Scheduler:
                     for waiting in rows:
                         waiting.job.started = waiting.job.started or now
                     return engine
-                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long else None)
+                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long.jobs else None)
             return None
 
     def _choose(self, now: float) -> Queue | None:
         """Choose whom a free worker serves: long jobs or short ones, in turn where both wait; None: nobody for now."""
-        if self._long:
+        if self._short.jobs:
+            self._short_seen = now
+        if self._long.jobs and (self._long_turn or not self._short.jobs):
             running = sum(worker.rows[0].job.long for worker in self._workers if worker.rows)
-            quiet = not self._short and now - self._short_seen >= SHORT_SECONDS
-            most = len(self._workers) if quiet else max(1, len(self._workers) // 2)
-            if running < most and (self._long_turn or not self._short):
+            quiet = now - self._short_seen >= SHORT_SECONDS
+            if running < (len(self._workers) if quiet else max(1, len(self._workers) // 2)):
                 self._long_turn = False
                 return self._long
         self._long_turn = True
-        return self._short if self._short else None
+        return self._short if self._short.jobs else None
 
     def _engine(self, rows: Sequence[Waiting]) -> Engine:
         """Choose all cores for what has the process to itself and gains by them; else a core for each batch."""
         runner = rows[0].job.runner
-        busy = self._short or self._long or any(worker.rows for worker in self._workers)
-        tokens = len(rows) * max(len(waiting.row) for waiting in rows)
-        if runner.low_latency is None or busy or tokens < runner.low_latency_tokens:
-            return runner.engine
-        return runner.low_latency
+        alone = not self._jobs() and not any(worker.rows for worker in self._workers)
+        gains = len(rows) * max(len(waiting.row) for waiting in rows) >= runner.low_latency_tokens
+        return runner.low_latency if runner.low_latency and alone and gains else runner.engine
 
     def _run(self, worker: _Worker, engine: Engine) -> None:
         rows, runner = worker.rows, worker.rows[0].job.runner
-        results = batcher.run(rows, engine, partial(self._observe, runner.name))
+        results = batcher.run(rows, engine, self._metrics)
         ended = time.perf_counter()
         failed = all(isinstance(result, BertieError) for result in results)
         with self._changed:
@@ -190,33 +176,25 @@ class Scheduler:
             self._calls -= 1
             if worker.lost:  # its rows have heard
                 return
-            seconds, self._losses = ended - worker.began, 0
+            self._losses = 0
             self._failures[runner] = self._failures.get(runner, 0) + 1 if failed else 0
             if not failed:
                 beside = 1 if engine is runner.low_latency else len(self._workers)
-                rate = beside * sum(len(waiting.row) for waiting in rows) / max(seconds, 1e-6)
+                rate = beside * sum(len(waiting.row) for waiting in rows) / max(ended - worker.began, 1e-6)
                 self.tokens_per_second += (rate - self.tokens_per_second) * (0.1 if self.tokens_per_second else 1.0)
         self._post(batcher.deliver, rows, results, ended)
 
-    def _observe(self, model: str, batch: Batch) -> None:
-        rows, tokens = batch.shape
-        self._metrics.batch_rows.labels(model).observe(rows)
-        self._metrics.batch_tokens.labels(model).observe(rows * tokens)
-        self._metrics.padding_ratio.labels(model).observe(batch.padding_ratio)
-
     def _fail(self, jobs: Sequence[Job], kind: type[BertieError], why: str) -> None:
         for job in jobs:
-            self._queue(job).drop(job)
             self._post(batcher.fail, job, kind(why))
 
-    def _queue(self, job: Job) -> Queue:
-        return self._long if job.long else self._short
+    def _jobs(self, runner: Runner | None = None) -> list[Job]:
+        """Get the jobs with rows that wait, of one model or of all."""
+        return [job for job in [*self._short.jobs, *self._long.jobs] if runner in (None, job.runner)]
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *arguments)
-
-    # ---- what looks after the workers ----
 
     def _lose(self, worker: _Worker, why: str) -> None:
         """Give up a worker: its rows fail now; it is replaced when the back-off is over."""
@@ -233,24 +211,21 @@ class Scheduler:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            try:
-                with self._changed:
-                    self._replace_lost(time.perf_counter())
-            except RuntimeError as error:  # there is no thread to be had; tried again
-                logger.error("cannot replace a lost worker: %s", error)
-            if self.alive and not all(worker.lost for worker in self._workers):
-                for runner, failures in list(self._failures.items()):
-                    if failures >= FAILURES:  # without traffic nobody else finds out that it works again
-                        with contextlib.suppress(BertieError, TimeoutError):
-                            async with asyncio.timeout(4 * LOOK_SECONDS):
-                                await self.run(runner, [PROBE])
+            with contextlib.suppress(RuntimeError):  # there is no thread to be had: the next look tries again
+                self._replace_lost(time.perf_counter())
+            able = self.alive and not all(worker.lost for worker in self._workers)
+            for runner, failures in list(self._failures.items()):
+                if able and failures >= FAILURES:  # without traffic nobody else finds out that it works again
+                    with contextlib.suppress(BertieError, TimeoutError):
+                        await asyncio.wait_for(self.run(runner, [PROBE]), 4 * LOOK_SECONDS)
 
     def _replace_lost(self, now: float) -> None:
-        for number, worker in enumerate(self._workers):
-            if worker.rows and now - worker.began > self._hang_seconds:
-                self._lose(worker, "the engine did not return")
-            if worker.lost and now >= self._restart and self.alive:
-                logger.warning("replacing a lost worker")
-                self._workers[number] = _Worker(self._work, number)
-        if not self.alive:
-            self._fail([*self._short, *self._long], NotReady, "the service has lost its workers")
+        with self._changed:
+            for number, worker in enumerate(self._workers):
+                if worker.rows and now - worker.began > self._hang_seconds:
+                    self._lose(worker, "the engine did not return")
+                if worker.lost and now >= self._restart and self.alive:
+                    logger.warning("replacing a lost worker")
+                    self._workers[number] = _Worker(self._work, number)
+            if not self.alive:
+                self._fail(self._jobs(), NotReady, "the service has lost its workers")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from service.engine.batch import Batch, Encoded
 from service.engine.session import Outputs
 from service.errors import InferenceError
+from service.metrics import Metrics
 from service.scheduler import batcher
 from service.scheduler.batcher import PADDING
 from service.scheduler.queue import Job, Runner, Waiting
@@ -26,7 +27,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def waiting(loop: asyncio.AbstractEventLoop, given: Sequence[Encoded], batch_tokens: int = 256) -> list[Waiting]:
     """The rows of one job."""
-    job = Job(Runner("m", Echo(), 0, batch_tokens), given, None, loop.create_future(), 0.0)
+    job = Job(Runner("m", Echo(), 0, batch_tokens), given, None, loop.create_future())
     return [Waiting(job, place, row) for place, row in enumerate(given)]
 
 
@@ -75,7 +76,7 @@ def test_what_other_workers_are_free_for_is_left_to_them(loop: asyncio.AbstractE
 
 
 def run(loop: asyncio.AbstractEventLoop, engine: Echo, given: Sequence[Encoded]) -> list[batcher.Result]:
-    return batcher.run(waiting(loop, given), engine, lambda batch: None)
+    return batcher.run(waiting(loop, given), engine, Metrics())
 
 
 def echo(row: Encoded) -> tuple[float, float]:
@@ -89,10 +90,9 @@ def told(results: Sequence[batcher.Result]) -> list[object]:
 
 
 def test_each_row_gets_its_own_logits(loop: asyncio.AbstractEventLoop) -> None:
-    engine, given, seen = Echo(), rows(10, 9, 10), []
-    assert told(batcher.run(waiting(loop, given), engine, seen.append)) == [echo(row) for row in given]
-    assert seen == engine.batches
-    assert seen[0].shape == (3, 10)
+    engine, given = Echo(), rows(10, 9, 10)
+    assert told(run(loop, engine, given)) == [echo(row) for row in given]
+    assert [batch.shape for batch in engine.batches] == [(3, 10)]
 
 
 class Picky(Echo):

@@ -1,6 +1,7 @@
 """Whose turn it is among the jobs that wait, and what is counted of them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ def job(loop: asyncio.AbstractEventLoop) -> Any:
 
     def make(*lengths: int, client: Hashable = None, runner: Runner = RUNNER) -> Job:
         rows = [Encoded(np.zeros(n, np.int64), np.zeros(n, np.int64)) for n in lengths]
-        return Job(runner, rows, client, loop.create_future(), 0.0)
+        return Job(runner, rows, client, loop.create_future())
 
     return make
 
@@ -53,7 +54,7 @@ def run(queue: Queue) -> Job:
 def order(queue: Queue) -> list[Job]:
     """Take row by row until nothing waits."""
     jobs = []
-    while queue:
+    while queue.jobs:
         jobs.append(run(queue))
     return jobs
 
@@ -115,9 +116,9 @@ def test_equal_jobs_of_a_client_keep_their_order_under_any_traffic(
     for adds, client in [*steps, *[(False, 0)] * 80]:
         if adds:
             row = Encoded(np.zeros(lengths[client], np.int64), np.zeros(lengths[client], np.int64))
-            came[client].append(Job(RUNNER, [row], client, loop.create_future(), 0.0))
+            came[client].append(Job(RUNNER, [row], client, loop.create_future()))
             queue.add(came[client][-1])
-        elif queue:
+        elif queue.jobs:
             done = run(queue)
             ran[done.client].append(done)  # type: ignore[index]
     assert ran == came
@@ -174,16 +175,16 @@ def test_a_job_of_many_batches_is_long(job: Any) -> None:
 # ---- the counts -----------------------------------------------------------------------------------------------------
 
 
-def test_counts_are_by_model_and_return_to_zero(job: Any) -> None:
+def test_counts_return_to_zero(job: Any) -> None:
     queue = filled(job(10, 20), job(30), job(5, 6, runner=OTHER))
-    assert (queue.rows["m"], queue.tokens["m"]) == (3, 60)
-    assert (queue.rows["other"], queue.tokens["other"]) == (2, 11)
-    assert len(queue) == 5
+    jobs = list(queue.jobs)
+    assert queue.rows == 5
+    assert sorted(each.tokens for each in jobs) == [11, 30, 30]
     order(queue)
-    assert not queue
-    assert not any([*queue.rows.values(), *queue.tokens.values()])
+    assert queue.rows == 0
+    assert not any(each.tokens for each in jobs)
+    assert not queue.jobs
     assert not queue._clients
-    assert list(queue) == []
 
 
 def test_a_job_leaves_from_the_middle(job: Any) -> None:
@@ -193,8 +194,8 @@ def test_a_job_leaves_from_the_middle(job: Any) -> None:
     queue.drop(jobs[1])
     queue.drop(jobs[1])
     queue.drop(jobs[0])
-    assert list(queue) == [jobs[2]]
-    assert (queue.rows["m"], queue.tokens["m"], jobs[1].tokens) == (2, 20, 0)
+    assert queue.jobs == [jobs[2]]
+    assert (queue.rows, [each.tokens for each in jobs]) == (2, [0, 0, 20])
     assert order(queue) == [jobs[2], jobs[2]]
 
 
@@ -224,27 +225,25 @@ def test_any_traffic_keeps_the_counts_and_yields_every_row_once(loop: asyncio.Ab
         queue.take(rows)
 
     def check() -> None:
-        for runner in (RUNNER, OTHER):
-            rows = [row for each in jobs if each.runner is runner for row in each.waiting.values()]
-            assert queue.rows[runner.name] == len(rows)
-            assert queue.tokens[runner.name] == sum(map(len, rows))
-        assert set(queue) == {each for each in jobs if each.waiting}
-        assert [each.due for each in queue] == sorted(each.due for each in queue)
-        assert set(queue._clients) == {each.client for each in queue}
+        assert queue.rows == sum(len(each.waiting) for each in jobs)
+        assert all(each.tokens == sum(map(len, each.waiting.values())) for each in jobs)
+        assert set(queue.jobs) == {each for each in jobs if each.waiting}
+        assert [each.due for each in queue.jobs] == sorted(each.due for each in queue.jobs)
+        assert queue._clients == Counter(each.client for each in queue.jobs)
 
     for step in steps:
         match step:
             case (lengths, client, other):
                 rows = [Encoded(np.zeros(n, np.int64), np.zeros(n, np.int64)) for n in lengths]
-                jobs.append(Job(OTHER if other else RUNNER, rows, client, loop.create_future(), 0.0))
+                jobs.append(Job(OTHER if other else RUNNER, rows, client, loop.create_future()))
                 queue.add(jobs[-1])
-            case int(count) if count >= 0 and queue:
+            case int(count) if count >= 0 and queue.jobs:
                 take(count + 1)
             case int(number) if number < 0 and jobs:
                 dropped |= {(jobs[number % len(jobs)], place) for place in jobs[number % len(jobs)].waiting}
                 queue.drop(jobs[number % len(jobs)])
         check()
-    while queue:
+    while queue.jobs:
         take(10)
     check()
     assert len(taken) + len(dropped) == sum(len(each.logits) for each in jobs)
