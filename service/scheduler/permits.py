@@ -113,6 +113,7 @@ class Permit:
 
     def release(self) -> None:
         """Give everything back."""
-        self._budget.add(self._client, -self._tokens)
-        self._tokens = 0
-        self._permits.requests.add(self._client, -1)
+        if self._tokens:
+            self._budget.add(self._client, -self._tokens)
+            self._tokens = 0
+            self._permits.requests.add(self._client, -1)
