@@ -23,7 +23,9 @@ LABELS = {
     "bertie_model_info": {"model", "task", "architecture", "precision", "provider", "version"},
     "bertie_model_loaded_timestamp_seconds": {"model"},
     "bertie_ready": set(),
-    "bertie_workers_lost": {"model"},
+    "bertie_workers_lost": set(),
+    "bertie_provider_fallback": set(),
+    "bertie_log_dropped": set(),
 }
 
 
