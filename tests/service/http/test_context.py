@@ -59,7 +59,7 @@ class Request:
         async def send(message: Any) -> None:
             self.sent.append(message)
 
-        await self.app(self.scope, None, send)  # type: ignore[arg-type]
+        await self.app(dict(self.scope), None, send)  # type: ignore[arg-type]
         return self.sent
 
 
