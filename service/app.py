@@ -71,7 +71,7 @@ def create_app(
 
     def document() -> dict[str, object]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(app, keys=bool(settings.api_keys), can_answer=routes.can_answer)
+            app.openapi_schema = openapi.document(app, settings, can_answer=routes.can_answer)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
