@@ -42,8 +42,7 @@ def _quotas(root: Path, own: Path) -> list[float]:
 
 def _placed(lines: list[str], root: Path) -> list[tuple[Path, str]]:
     places = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if not controllers:
             places.append((root, path))
         elif "cpu" in controllers.split(","):

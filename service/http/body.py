@@ -15,6 +15,9 @@ from starlette.types import Receive
 from service.errors import TooLarge, UnsupportedMediaType
 from service.scheduler.permits import BYTES_PER_TOKEN, REQUEST_TOKENS, Permit
 
+WATCH_AFTER = 0.01
+"""Seconds before the watch begins: most requests have their answer by then, and a watch costs a task."""
+
 
 class ClientGone(Exception):
     """The client left before the answer was ready."""
@@ -75,6 +78,7 @@ async def connected(receive: Receive) -> AsyncIterator[None]:
     task = asyncio.current_task()
     assert task is not None
     gone = False
+    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         nonlocal gone
@@ -83,7 +87,11 @@ async def connected(receive: Receive) -> AsyncIterator[None]:
         gone = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def start() -> None:
+        nonlocal watcher
+        watcher = asyncio.create_task(watch())
+
+    starting = asyncio.get_running_loop().call_later(WATCH_AFTER, start)
     try:
         yield
     except asyncio.CancelledError:
@@ -91,7 +99,9 @@ async def connected(receive: Receive) -> AsyncIterator[None]:
             raise ClientGone from None
         raise
     finally:
-        watcher.cancel()
+        starting.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 def _check_media_type(content_type: str) -> None:

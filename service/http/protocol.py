@@ -17,8 +17,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.http.context import BEGAN
 
-LINGER_SECONDS = 5.0
-"""How long what a client goes on to send is read and thrown away when its request has its answer."""
+LINGER_SECONDS = 2.0
+"""How long to throw away what a client goes on to send after its answer: a connection that is closed before is reset,
+and the answer lost with it."""
 FLUSH_SECONDS = 30.0
 """How long an answer may take to be sent when the connection is to be closed after it."""
 MOST_PIPELINED = 32
@@ -44,10 +45,9 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refusal = (400, "this is no HTTP/1.1 request")  # what is told where the parser stops
-        self._refused_at = 0.0
+        self._ended_at = 0.0  # what comes after that is thrown away
         self._closing_since = 0.0
         self._waiting_since: float | None = None  # for a head to be complete
-        self._unread_since: float | None = None  # an answer was given before its request's body was complete
         self._in_head = False
         self._in_body = False
         self._pending = 0  # bytes read since a part of a message was complete: of a head, of what frames a body
@@ -66,7 +66,7 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within the limits."""
-        if self._refused_at or self.parser is None:
+        if self._ended_at or self.parser is None:
             return
         self._unset_keepalive_if_required()
         if self._waiting_since is None and not self._in_body:
@@ -78,7 +78,7 @@ class Protocol(HttpToolsProtocol):
             self._ignore_offer(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
-        if self._pending > self.limits.bytes and not self._refused_at:
+        if self._pending > self.limits.bytes and not self._ended_at:
             self._refuse(431, f"the head has more than {self.limits.bytes} bytes, which is the limit")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -88,7 +88,7 @@ class Protocol(HttpToolsProtocol):
         sent to it with a reset: so an interim answer is sent, which others skip (RFC 9110, section 15.2).
         """
         cycle = self.cycle
-        if self._refused_at or cycle is None or cycle.response_complete or cycle.more_body:
+        if self._ended_at or cycle is None or cycle.response_complete or cycle.more_body:
             return None
         cycle.keep_alive = False
         if self.pipeline:  # an interim answer would come into the midst of an earlier one
@@ -123,8 +123,7 @@ class Protocol(HttpToolsProtocol):
             self._closing_since = self._closing_since or now
             if now - self._closing_since > FLUSH_SECONDS:
                 self.transport.abort()
-        ended = self._refused_at or self._unread_since
-        if ended and now - ended > LINGER_SECONDS and not self._answering:
+        if self._ended_at and now - self._ended_at > LINGER_SECONDS and not self._answering:
             self.transport.abort()
 
     def shutdown(self) -> None:
@@ -134,16 +133,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def end(self) -> None:
-        """Close the connection after its last answer.
-
-        Where more of the request comes, it is read and thrown away for a while: closed at once, the connection would be
-        reset, and with it the answer might be lost (RFC 9112, section 9.6).
-        """
+        """Close the connection after its last answer; where more of the request comes, as `_end` does."""
         self.pipeline.clear()
         self.cycle.disconnected = True
-        if self._in_body and self.transport.can_write_eof() and not self.transport.is_closing():
-            self._refused_at = self.loop.time()
-            self.transport.write_eof()
+        if self._in_body and self.transport.can_write_eof():
+            self._end()
         else:
             self.transport.close()
 
@@ -190,8 +184,6 @@ class Protocol(HttpToolsProtocol):
         self._in_body = True
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self))
-        if self.expect_100_continue:  # answered at once, it may send the body or not: nobody can tell (section 10.1.1)
-            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
@@ -199,14 +191,13 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body, self._pending = False, 0
-        self._unread_since = None
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        if self._in_body and self.cycle.response_complete:
-            self._unread_since = self.loop.time()
         super().on_response_complete()
+        if self._in_body and self.cycle.response_complete:  # an answer before its request's body was complete
+            self._end()
 
     def _measure(self, size: int, lines: int) -> None:
         self._size += size
@@ -233,22 +224,25 @@ class Protocol(HttpToolsProtocol):
         self.data_received(head + rest)
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer what is no request, and throw away what else comes until the client closes."""
-        self._refused_at = self.loop.time()
-        self._waiting_since = None
+        """Answer what is no request, or the one whose body breaks off."""
         cycle = self.cycle
         if self._answering and cycle.more_body and not cycle.response_started and not self.pipeline:
-            cycle.disconnected = True  # its body broke off: the answer is this one
+            cycle.disconnected = True  # its body broke off: this is its answer
             cycle.message_event.set()
-        body = reason.encode()
-        head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        if not self._answering:
-            if not self._in_body or cycle.disconnected:  # else it has its answer
-                self.transport.write(STATUS_LINE[status] + head + body)
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-        else:  # an earlier request of the connection has its answer yet to come; this one gets none
+        if self._answering:  # an earlier request of the connection has its answer yet to come; this one gets none
+            self._ended_at, self._waiting_since = self.loop.time(), None
             cycle.keep_alive = False
+            return
+        body = reason.encode()
+        head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        self._end()
+
+    def _end(self) -> None:
+        """Say no more, and throw away what else comes until the client closes, or lingers too long."""
+        self._ended_at, self._waiting_since = self.loop.time(), None
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
 
 
 class _AnswerTransport:

@@ -2,9 +2,9 @@
 
 Owns the order. Knows nothing of threads: whoever uses it holds the lock.
 
-Turns are shared by tokens (weighted fair queueing, Demers et al. 1989, with tokens for bytes). A virtual clock goes on
-by the tokens that run, over the number of clients that wait. A job's next slice, at most a batch of it, is due at the
-clock's reading plus its tokens times the jobs of its client: so a short job passes a long one, a client's only job
+Turns are shared by tokens. A virtual clock goes on by the tokens that run, over the number of clients that wait
+(weighted fair queueing, Demers et al. 1989, with tokens for bytes). A job is due when the clock has gone on by the
+tokens that are left of it, times the jobs of its client: so a shorter job passes a longer one, a client's only job
 passes another's hundredth, and what waits is passed only until the clock comes by: none starves.
 
 Short and long jobs wait apart, so that each kind can be given workers of its own.
@@ -56,7 +56,7 @@ class Job:
         future: resolves when `logits` are complete, those of each row in order.
         waiting: the rows that wait, by their place in the request; `tokens` is their sum.
         missing: rows that have no logits yet.
-        due: reading of the virtual clock at which its next slice is to run.
+        due: reading of the virtual clock by which it is to have run.
         admitted, started, ended: when it came, its first batch began, and its last one ended (`time.perf_counter`).
     """
 
@@ -133,7 +133,7 @@ class Queue:
         return rows
 
     def take(self, rows: Sequence[Waiting]) -> None:
-        """Take rows out for a batch. The clock goes on, and the next slices of their jobs are due later."""
+        """Take rows out for a batch; the clock goes on."""
         self._clock += sum(len(waiting.row) for waiting in rows) / len(self._clients)
         jobs = dict.fromkeys(waiting.job for waiting in rows)
         for job in jobs:
@@ -150,7 +150,7 @@ class Queue:
             self._clients[job.client] -= 1
             self._clients += Counter()  # drops who has no job left
             return
-        job.due = self._clock + min(job.tokens, job.runner.batch_tokens) * self._clients[job.client]
+        job.due = self._clock + job.tokens * self._clients[job.client]
         insort(self._jobs[job.long].setdefault(job.runner, []), job, key=attrgetter("due"))
 
     def _displace(self, job: Job) -> None:

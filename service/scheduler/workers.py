@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
 import numpy as np
+from prometheus_client import Histogram
 
 from service.engine.batch import Batch, Encoded
 from service.engine.session import Engine
@@ -70,6 +71,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._short_seen = -math.inf
         self._long_turn = False
+        self._observed: dict[str, tuple[Histogram, ...]] = {}
         self._failures: dict[Runner, int] = {}
         self._losses = 0
         self._restart = 0.0
@@ -79,7 +81,10 @@ class Scheduler:
         self._nurse = self._loop.create_task(self._look_after())
 
     def watch(self, runner: Runner) -> None:
-        """Show in the metrics what waits for a model."""
+        """Show in the metrics what waits for a model, and its batches. To be called before its rows are run."""
+        m = self._metrics
+        of_batches = m.batch_rows, m.batch_tokens, m.padding_ratio
+        self._observed[runner.name] = tuple(metric.labels(runner.name) for metric in of_batches)
         self._metrics.queue_rows.labels(runner.name).set_function(lambda: self._queue.rows[runner.name])
         self._metrics.queue_tokens.labels(runner.name).set_function(lambda: self._queue.tokens[runner.name])
 
@@ -194,9 +199,10 @@ class Scheduler:
 
     def _observe(self, model: str, batch: Batch) -> None:
         rows, tokens = batch.shape
-        self._metrics.batch_rows.labels(model).observe(rows)
-        self._metrics.batch_tokens.labels(model).observe(rows * tokens)
-        self._metrics.padding_ratio.labels(model).observe(batch.padding_ratio)
+        in_rows, in_tokens, padding = self._observed[model]
+        in_rows.observe(rows)
+        in_tokens.observe(rows * tokens)
+        padding.observe(batch.padding_ratio)
 
     def _fail(self, jobs: Sequence[Job], error: BertieError) -> None:
         for job in jobs:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from service import __version__
-from service.__main__ import CANNOT_START, main
+from service.program import CANNOT_START, main
 from service.settings import Settings
 from tests.serving import Running, running
 
@@ -29,7 +29,7 @@ SLOW = (
     "-c",
     """
 import functools, logging, sys
-import service.__main__ as program
+import service.program as program
 from service.app import create_app
 from tests.engines import FakeEngine, load_with
 

@@ -31,7 +31,7 @@ def request(chunks: Sequence[bytes | None] = (), **headers: str) -> Request:
 
 def tokens(permits: Permits) -> int:
     """Counted in flight, of both kinds."""
-    return permits._held["tokens"] + permits._held["long tokens"]
+    return permits.short.held + permits.long.held
 
 
 class TestDeclared:
@@ -111,5 +111,5 @@ class TestRead:
         permits = Permits(10, 65536, lambda: 0.0)
         permit = permits.acquire("a", 0)
         await body.read(request([b"x" * BYTES_PER_TOKEN * LONG_TOKENS]), 0, LIMIT, permit)
-        assert permits._held["long tokens"] == LONG_TOKENS + REQUEST_TOKENS
-        assert permits._held["tokens"] == 0
+        assert permits.long.held == LONG_TOKENS + REQUEST_TOKENS
+        assert permits.short.held == 0

@@ -166,7 +166,7 @@ class TestDeadline:
             assert (status, problem["type"]) == (504, "urn:bertie:problem:deadline-exceeded")
             assert rejected(metrics, "deadline") == 1
             permits = client.app.state.routes.predictor.permits  # type: ignore[attr-defined]
-            assert not permits._held_by  # given back
+            assert (permits.requests.held, permits.short.held) == (0, 0)
 
 
 class TestClient:
@@ -181,7 +181,7 @@ class TestClient:
             hang_up.set()
             assert await asyncio.wait_for(left, 5) == []
             engine.gate.set()
-            assert not app.state.routes.predictor.permits._held_by
+            assert app.state.routes.predictor.permits.requests.held == 0
         labels = {"route": "/classify", "model": "sentiment", "status": "499"}
         assert metrics.registry.get_sample_value("bertie_requests_total", labels) == 1
         assert rejected(metrics, "cancelled") == 1
@@ -193,15 +193,15 @@ class TestFirst:
     @contextmanager
     def full(self, client: httpx.AsyncClient, of: str = "requests") -> Iterator[None]:
         permits = client.app.state.routes.predictor.permits  # type: ignore[attr-defined]
-        limits, held = permits._limits, []
-        permits._limits = limits | {of: 8}
+        budget, held = getattr(permits, of), []
+        limit, budget.limit = budget.limit, 8
         with suppress(QueueFull):
             for other in range(100):
                 held.append(permits.acquire(other, 0))
         yield
         for permit in held:
             permit.release()
-        permits._limits = limits
+        budget.limit = limit
 
     async def post(self, client: httpx.AsyncClient, body: dict[str, str], *headers: tuple[bytes, bytes]) -> Any:
         """Post without a body that could be read. Returns status and headers."""
@@ -221,7 +221,7 @@ class TestFirst:
         await client.app(scope, receive, send)  # type: ignore[attr-defined]
         return sent[0]["status"], dict(sent[0]["headers"])
 
-    @pytest.mark.parametrize("of", ["requests", "tokens"])
+    @pytest.mark.parametrize("of", ["requests", "short"])
     async def test_a_full_house_is_told_at_once(self, settings: Settings, metrics: Metrics, of: str) -> None:
         async with serving(settings, metrics=metrics) as client:
             with self.full(client, of):
