@@ -66,11 +66,11 @@ def create_app(
     app.get("/models/{name}", response_model=None, operation_id="one_model", tags=["models"])(routes.one_model)
     add_operations(app, routes)
     for path, serve in pages.handlers().items():
-        app.add_api_route(path, serve, methods=["GET"], response_model=None, include_in_schema=False)
+        app.add_api_route(path, serve, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
 
     def document() -> dict[str, object]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(app, keys=bool(settings.api_keys), can_answer=routes.can_answer)
+            app.openapi_schema = openapi.document(app, settings, can_answer=routes.can_answer)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
@@ -89,8 +89,7 @@ def create_app(
 def create_ops_app(app: FastAPI, settings: Settings) -> FastAPI:
     """Make the application of the operations' own port: health and metrics of `app`, nothing else."""
     routes: Routes = app.state.routes
-    ops = _application()
-    ops.openapi_url = None
+    ops = _application(openapi_url=None)
     add_operations(ops, routes)
     ops.add_middleware(ContextMiddleware, metrics=routes.counts, seconds=settings.timeout_seconds, in_flight=InFlight())
     return ops
@@ -106,12 +105,15 @@ def add_operations(app: FastAPI, routes: Routes) -> None:
         app.get(path, response_model=None, operation_id=handler.__name__, tags=["operations"])(handler)
 
 
-def _application(lifespan: Callable[[FastAPI], object] | None = None) -> FastAPI:
+def _application(
+    lifespan: Callable[[FastAPI], object] | None = None, openapi_url: str | None = "/openapi.json"
+) -> FastAPI:
     app = FastAPI(
         title="Bertie",
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,  # type: ignore[arg-type]
+        openapi_url=openapi_url,
         docs_url=None,  # that page would load its script from another host; ours is one of `pages`
         redoc_url=None,
         redirect_slashes=False,

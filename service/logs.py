@@ -64,11 +64,11 @@ class Writer(logging.handlers.QueueHandler):
     def close_within(self, seconds: float) -> bool:
         """Write what waits. Returns whether it was done in time."""
         until = time.monotonic() + seconds
-        while not self._waiting.empty() and time.monotonic() < until:
+        while (writing := self._waiting.unfinished_tasks) and time.monotonic() < until:
             time.sleep(0.005)
-        if done := self._waiting.empty():
+        if not writing:  # else a record hangs half-written: to stop the thread would wait for it for ever
             self._listener.stop()
-        return done
+        return not writing
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -101,6 +101,8 @@ class _Stopped(BaseException):
 
 
 def _stop_loading(sig: int, frame: FrameType | None) -> None:
+    for each in STOP_SIGNALS:  # one is enough: a second would come into the midst of the end
+        signal.signal(each, signal.SIG_IGN)
     raise _Stopped
 
 

@@ -49,14 +49,22 @@ class Server(uvicorn.Server):
             )
         )
 
-    async def on_tick(self, counter: int) -> bool:
-        """About once a second: close the connections that keep the server waiting."""
-        if counter % 10 == 0:
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until `should_exit` is set."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            await super().serve(sockets)
+        finally:
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """Close the connections that keep the server waiting, during its stop too."""
+        while True:
+            await asyncio.sleep(1.0)
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 assert isinstance(connection, Protocol)
                 connection.expire(now)
-        return await super().on_tick(counter)
 
 
 class MainServer(Server):
@@ -86,7 +94,8 @@ class MainServer(Server):
         """On a signal: not ready from this moment; what was admitted goes on. On a second one: end it now."""
         self._predictor.stop()
         if self.should_exit:
-            self._loop.call_soon_threadsafe(self._in_flight.stop)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: all is over but the log
+                self._loop.call_soon_threadsafe(self._in_flight.stop)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

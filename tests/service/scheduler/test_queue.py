@@ -1,7 +1,6 @@
 """Whose turn it is among the jobs that wait, and what is counted of them."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Hashable, Iterator
 from typing import Any
 
