@@ -1,0 +1,168 @@
+"""Attacks by heads: endless ones, slow ones, silence; and slow bodies. (1, 7)"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.chaos import crowd, raw
+from bench.chaos.apart import Apart
+from bench.chaos.raw import Asker, Peer, Reply
+from bench.chaos.result import Result
+from bench.chaos.target import MB, Service, until
+
+START = b"POST /classify HTTP/1.1\r\nHost: bertie\r\n"
+KEY = {"Authorization": "Bearer chaos"}
+HEAD_BYTES = 65536
+HEAD_LINES = 100
+
+
+def _lines(size: int) -> Iterator[bytes]:
+    yield START
+    many = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 90) for i in range(600))
+    for _ in range(size // len(many)):
+        yield many
+
+
+def _value(size: int) -> Iterator[bytes]:
+    yield START + b"X-Endless: "
+    yield from itertools.repeat(b"a" * 65536, size // 65536)
+
+
+def _target(size: int) -> Iterator[bytes]:
+    yield b"GET /"
+    yield from itertools.repeat(b"a" * 65536, size // 65536)
+
+
+ENDLESS = {"lines": _lines, "value": _value, "target": _target}
+
+
+def endless_heads(models: Path, *, size: int = 60_000_000, seconds: float = 5.0, peers: int = 2) -> Result:
+    """Heads without end, of each kind from `peers` connections, with a key set and none given; others beside them."""
+    result = Result(
+        1,
+        "endless request heads, keys set and none given",
+        f"431 and closed at {HEAD_BYTES // 1024} KB or {HEAD_LINES} lines; RSS ≤ +100 MB; others' p99 ≤ 2 x",
+    )
+    with Service(models, "sentiment", api_keys="chaos", workers="1") as service:
+        question = raw.request("/classify", raw.dump({"text": "a good film"}), headers=KEY)
+        alone = raw.asking(service.address, question, seconds=min(2.0, seconds))
+        before = service.forget_peak()
+        found: dict[str, list[tuple[int, Reply]]] = {kind: [] for kind in ENDLESS}
+
+        def pour(kind: str) -> None:
+            try:
+                with Peer(service.address) as peer:
+                    found[kind].append(peer.pour(ENDLESS[kind](size), seconds=seconds))
+            except OSError:
+                found[kind].append((0, Reply()))
+
+        threads = [threading.Thread(target=pour, args=(kind,)) for kind in ENDLESS for _ in range(peers)]
+        with Asker(service.address, question) as beside:
+            for thread in threads:
+                thread.start()
+            time.sleep(seconds)
+            for thread in threads:
+                thread.join()
+        grown = result.put("RSS grown by", (service.peak() - before) / MB, "MB")
+        result.put("others' answers", beside.good)
+        result.put("others' p99 alone", alone.at(99) * 1e3, "ms")
+        result.put("others' p99 beside", beside.at(99) * 1e3, "ms")
+        for kind, outcomes in found.items():
+            result.put(f"{kind}: taken at most", max(sent for sent, _ in outcomes) / MB, "MB")
+            result.put(f"{kind}: left open", sum(reply.open for _, reply in outcomes))
+        over = raw.request("/health/live", headers={"X-Long": "a" * HEAD_BYTES, "Connection": "keep-alive"})
+        many = raw.request("/health/live", headers={f"X-{i}": "a" for i in range(HEAD_LINES + 1)})
+        within = raw.request("/health/live", headers={f"X-{i}": "a" * 500 for i in range(HEAD_LINES - 10)})
+        for name, data in (("64 KB in one head", over), ("101 lines", many)):
+            with Peer(service.address) as peer:
+                peer.send(data)
+                result.put(f"{name}: status", peer.reply().status)
+                result.put(f"{name}: closed", peer.closed_within(2.0) is not None)
+        result.put("90 lines of 45 KB: status", raw.ask(service.address, within).status)
+    result.met = (
+        grown <= 100
+        and all(not reply.open and sent <= 16 * MB for outcomes in found.values() for sent, reply in outcomes)
+        and all(
+            result[f"{name}: status"] == 431 and result[f"{name}: closed"]
+            for name in ("64 KB in one head", "101 lines")
+        )
+        and result["90 lines of 45 KB: status"] == 200
+        and beside.good == len(beside.statuses)
+        and beside.at(99) <= 2 * alone.at(99)
+    )
+    return result
+
+
+def slow_clients(
+    models: Path,
+    *,
+    heads: int = 1000,
+    bodies: int = 300,
+    silent: int = 100,
+    size: int = 2_000_000,
+    head_seconds: float = 4.0,
+    timeout_seconds: float = 8.0,
+    drain_seconds: float = 5.0,
+) -> Result:
+    """Heads and bodies at a byte a second, and silence: are they closed in time, what do they hold, can it stop?"""
+    result = Result(
+        7,
+        f"{heads} heads and {bodies} half bodies at a byte a second, {silent} silent connections "
+        f"(head {head_seconds:g} s, deadline {timeout_seconds:g} s, drain {drain_seconds:g} s)",
+        "heads and silent ones closed by the head's time, bodies by the deadline, RSS ≤ +200 MB, others answered, "
+        "SIGTERM within the drain",
+    )
+    limits = {
+        "head_seconds": str(head_seconds),
+        "timeout_seconds": str(timeout_seconds),
+        "drain_seconds": str(drain_seconds),
+    }
+    patience = timeout_seconds + 4
+    counts = {"heads": heads, "bodies": bodies, "silent": silent, "size": size}
+    with Service(models, "sentiment", workers="1", **limits) as service:
+        question = raw.request("/classify", raw.dump({"text": "a good film"}))
+        before = service.forget_peak()
+        with Apart(_crowd, service.address, counts, patience) as attack, Asker(service.address, question) as beside:
+            crowds: dict[str, crowd.Crowd] = attack.result(patience + 30)
+        grown = result.put("RSS grown by", (service.peak() - before) / MB, "MB")
+        for name, each in crowds.items():
+            result.put(f"{name}: closed", f"{each.closed} of {each.opened}")
+            result.put(f"{name}: last after", each.last, "s")
+            result.put(f"{name}: statuses", [f"{count} x {status}" for status, count in sorted(each.statuses.items())])
+        result.put("others' answers", f"{beside.good} of {len(beside.statuses)}")
+        result.put("others' p99", beside.at(99) * 1e3, "ms")
+        # And now in the middle of such an attack.
+        with Apart(_crowd, service.address, counts, patience) as _:
+            until(lambda: _connections(service.pid) > (heads + bodies + silent) * 0.5, 8.0)
+            time.sleep(1.0)
+            result.put("at SIGTERM: connections open", _connections(service.pid))
+            status, took = service.ends(signal.SIGTERM, drain_seconds + timeout_seconds + 15)
+        result.put("SIGTERM: exit status", status)
+        result.put("SIGTERM: took", took, "s")
+    slack = 1.5
+    most = {"slow heads": head_seconds, "silent": head_seconds, "half bodies": timeout_seconds}
+    result.met = (
+        all(each.opened and each.closed == each.opened and each.last <= most[n] + slack for n, each in crowds.items())
+        and grown <= 200
+        and beside.good == len(beside.statuses) > 0
+        and status == 0
+        and took <= drain_seconds + slack
+    )
+    return result
+
+
+def _crowd(address: raw.Address, counts: dict[str, int], seconds: float) -> dict[str, crowd.Crowd]:
+    return crowd.slow(address, seconds=seconds, **counts)
+
+
+def _connections(pid: int) -> int:
+    """Descriptors of a process, of which nearly all are connections in such an attack."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return 0

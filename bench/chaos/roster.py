@@ -1,0 +1,16 @@
+"""All attacks, in the order of the table of issue 10."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.chaos import heads
+from bench.chaos.result import Result
+
+Attack = Callable[[Path], Result]
+
+ATTACKS: tuple[tuple[int, Attack], ...] = (
+    (1, heads.endless_heads),
+    (7, heads.slow_clients),
+)
