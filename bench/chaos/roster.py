@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.chaos import heads
+from bench.chaos import bodies, heads
 from bench.chaos.result import Result
 
 Attack = Callable[[Path], Result]
 
 ATTACKS: tuple[tuple[int, Attack], ...] = (
     (1, heads.endless_heads),
+    (2, bodies.unbounded_lists),
     (7, heads.slow_clients),
+    (12, bodies.half_close),
+    (12, bodies.departures),
+    (15, bodies.edges),
 )

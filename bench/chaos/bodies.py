@@ -1,0 +1,189 @@
+"""Attacks by bodies: lists without bound, halves of connections, the edges of HTTP and JSON. (2, 12, 15)"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from bench.chaos import raw
+from bench.chaos.engine import FAULTY, Steer
+from bench.chaos.raw import Asker, Peer
+from bench.chaos.result import Result
+from bench.chaos.target import MB, Service
+
+LIVE = raw.request("/health/live")
+
+
+def _repeated(before: bytes, each: bytes, after: bytes, size: int) -> bytes:
+    return before + b",".join([each] * ((size - len(before) - len(after)) // (len(each) + 1))) + after
+
+
+def lists(size: int) -> dict[str, tuple[str, bytes]]:
+    """Bodies of nearly `size` bytes, one for each place that takes a list or might be made to."""
+    many = {
+        "inputs of numbers": ("/classify", b'{"inputs":[', b"0", b"]}"),
+        "inputs of empty objects": ("/classify", b'{"inputs":[{"premise":"a"},', b"{}", b"]}"),
+        "inputs of texts": ("/classify", b'{"inputs":[', b'{"text":"a"}', b"]}"),
+        "inputs of lists": ("/classify", b'{"inputs":[', b"[]", b"]}"),
+        "questions": ("/qa", b'{"inputs":[', b"{}", b"]}"),
+        "documents": ("/qa", b'{"question":"Who?","context":[', b'""', b"]}"),
+        "documents that are numbers": ("/qa", b'{"question":"Who?","context":[', b"0", b"]}"),
+        "documents of an input": ("/qa", b'{"inputs":[{"question":"Who?","context":[', b'"a"', b"]}]}"),
+        "options": ("/qa", b'{"question":"Who?","context":"a","options":[', b'"a"', b"]}"),
+        "labels": ("/classify", b'{"text":"a","candidate_labels":[', b'"a"', b"]}"),
+        "labels that are numbers": ("/classify", b'{"text":"a","candidate_labels":[', b"0", b"]}"),
+        "a list for a text": ("/classify", b'{"text":[', b"0", b"]}"),
+        "a list in an unknown field": ("/classify", b'{"text":"a","more":[', b"0", b"]}"),
+        "the body is a list": ("/classify", b"[", b"0", b"]"),
+    }
+    bodies = {name: (path, _repeated(*parts, size)) for name, (path, *parts) in many.items()}  # type: ignore[arg-type]
+    fields = b",".join(b'"%07x":0' % i for i in range(size // 12))
+    return bodies | {"a wide object": ("/classify", b'{"text":"a",' + fields + b"}")}
+
+
+def unbounded_lists(models: Path, *, size: int = 1_990_000, only: tuple[str, ...] = ()) -> Result:
+    """Lists of a million values wherever a list is taken; a client beside that asks whether the service lives."""
+    result = Result(
+        2,
+        f"{size / MB:.0f} MB of JSON lists, wherever a list is taken",
+        "loop stopped ≤ 50 ms; RSS ≤ +100 MB; 400, 413 or 422 with one clear error (≤ 2 KB)",
+    )
+    stops, growths, answers, wrong = {}, {}, {}, []
+    with Service(models, "sentiment", "qa", "nli", workers="1") as service:
+        raw.post(service.address, "/classify", {"text": "a good film"})
+        for name, (path, body) in lists(size).items():
+            if only and name not in only:
+                continue
+            data = raw.request(path, body, headers={"Connection": "close"})
+            before = service.forget_peak()
+            with Asker(service.address, LIVE, every=0.002) as beside:
+                time.sleep(0.1)
+                reply = raw.ask(service.address, data, timeout=30)
+                time.sleep(0.1)
+            stops[name] = max(beside.seconds) * 1e3
+            growths[name] = (service.peak() - before) / MB
+            answers[name] = reply.status
+            if reply.status not in (400, 413, 422) or len(reply.body) > 2048 or not reply.json().get("detail"):
+                wrong.append(f"{name}: {reply.status}, {len(reply.body)} bytes")
+    worst = max(stops, key=lambda name: stops[name])
+    largest = max(growths, key=lambda name: growths[name])
+    result.put("loop stopped at most", stops[worst], "ms")
+    result.put("by", worst)
+    result.put("RSS grown at most", growths[largest], "MB")
+    result.put("with", largest)
+    result.put("statuses", sorted(set(answers.values())))
+    result.put("unclear answers", wrong)
+    result.met = stops[worst] <= 50 and growths[largest] <= 100 and not wrong
+    return result
+
+
+def half_close(models: Path) -> Result:
+    """A client that shuts its sending side and then reads is answered."""
+    result = Result(12, "a client shuts its sending side, then reads", "answered: 200")
+    with Service(models, "sentiment", workers="1") as service, Peer(service.address) as peer:
+        peer.send(raw.request("/classify", raw.dump({"text": "a good film"})))
+        peer.half_close()
+        reply = peer.reply()
+        result.put("status", reply.status)
+        result.put("label", str(reply.json().get("label", "none")))
+        # What takes the engine a while: the end of the sending side is long known before the answer is.
+    with (
+        Steer(seconds=0.5) as steer,
+        Service(models, "sentiment", program=FAULTY, environment=steer.environment) as slow,
+        Peer(slow.address) as peer,
+    ):
+        peer.send(raw.request("/classify", raw.dump({"text": "a good film"})))
+        peer.half_close()
+        result.put("status from a slow engine", peer.reply().status)
+    result.met = result["status"] == result["status from a slow engine"] == 200
+    return result
+
+
+def departures(models: Path, *, clients: int = 200) -> Result:
+    """Clients that post and close at once, while the engine is busy: what does the engine still run for them?"""
+    result = Result(
+        12,
+        f"{clients} clients post and hang up at once, half by a FIN, half by a RST",
+        "rows run for them ≤ 10 %, those counted as cancelled; the next client answered",
+    )
+    body = raw.request("/classify", raw.dump({"text": "a good film"}))
+    with (
+        Steer(seconds=1.0) as steer,
+        Service(models, "sentiment", program=FAULTY, environment=steer.environment) as service,
+    ):
+        first = threading.Thread(target=raw.ask, args=(service.address, body))
+        first.start()
+        time.sleep(0.3)  # the engine is busy with it for a while yet
+        for i in range(clients):
+            with Peer(service.address) as peer:
+                peer.send(body)
+                peer.close(reset=i % 2 == 1)
+        first.join()
+        last = raw.ask(service.address, body, timeout=30)
+        rows = (service.metric("bertie_batch_rows_sum", model="sentiment") or 0) - 2
+        result.put("rows run for them", int(rows))
+        result.put("cancelled", int(service.metric("bertie_rejected_total", reason="cancelled") or 0))
+        result.put("next client", last.status)
+        result.put("after", last.seconds, "s")
+        result.met = rows <= clients * 0.1 and result["cancelled"] >= clients * 0.5 and last.status == 200
+    return result
+
+
+def edges(models: Path) -> Result:
+    """CORS preflight, a byte order mark, Hosts, HTTP/0.9, and a text for a model that takes pairs."""
+    result = Result(
+        15,
+        "CORS preflight; a byte order mark; no Host, two Hosts, HTTP/0.9; a text alone for the model nli",
+        "405 without the setting, 200 and headers with it; read; 400 and closed; words that say what it takes",
+    )
+    origin = "https://example.com"
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    preflight = raw.request("/classify", method="OPTIONS", headers=asked)
+    with Service(models, "sentiment", "nli", workers="1") as service:
+        without = raw.ask(service.address, preflight)
+        result.put("preflight without the setting", without.status)
+        text = raw.dump({"text": "a good film"})
+        result.put("byte order mark", raw.post(service.address, "/classify", b"\xef\xbb\xbf" + text).status)
+        heads = {
+            "no Host": b"GET /health/live HTTP/1.1\r\n\r\n",
+            "two Hosts": b"GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "HTTP/0.9": b"GET /health/live\r\n\r\n",
+        }
+        for name, data in heads.items():
+            with Peer(service.address) as peer:
+                peer.send(data)
+                result.put(name, peer.reply(3.0).status)
+                result.put(f"{name}: closed", peer.closed_within(2.0) is not None)
+        result.put("no Host in HTTP/1.0", raw.ask(service.address, b"GET /health/live HTTP/1.0\r\n\r\n").status)
+        told = raw.post(service.address, "/classify", {"text": "a good film", "model": "nli"})
+        result.put("a text for nli", told.status)
+        result.put("told", str(told.json().get("detail", "")))
+    with Service(models, "sentiment", workers="1", cors_origins=f"{origin},https://example.org") as service:
+        allowed = raw.ask(service.address, preflight)
+        result.put("preflight with the setting", allowed.status)
+        answer = raw.post(service.address, "/classify", {"text": "a good film"}, headers={"Origin": origin})
+        other = raw.post(
+            service.address, "/classify", {"text": "a good film"}, headers={"Origin": "https://evil.example"}
+        )
+        permitted = "access-control-allow-origin"
+        result.put("origin allowed", [str(each.headers.get(permitted)) for each in (allowed, answer, other)])
+    words = result["told"].lower()
+    result.met = (
+        without.status == 405
+        and permitted not in without.headers
+        and allowed.status == 200
+        and result["origin allowed"] == [origin, origin, "None"]
+        and "post" in allowed.headers.get("access-control-allow-methods", "").lower()
+        and result["byte order mark"] == 200
+        and all(result[name] == 400 and result[f"{name}: closed"] for name in heads)
+        and result["no Host in HTTP/1.0"] == 200
+        and told.status == 422
+        and "premise" in words
+        and "hypothesis" in words
+    )
+    return result

@@ -1,0 +1,137 @@
+"""A service whose sentiment model has an engine that fails as it is told: `python -m bench.chaos.engine`.
+
+Owns the one seam with the inside, `create_app(settings, load=...)`: whatever changes there is mended here, and
+nowhere else in `bench/chaos` or `tests/chaos`. The rest is the normal program.
+
+What the engine does is steered while it runs, by a file that `Steer` writes: `ok`, `throw` (each call raises), `hang`
+(each call blocks until the word changes), `die` (each call ends its thread), `die-once`, `guilty` (a batch that holds
+the token of `GUILTY` raises), `nan` (the rows that hold it have logits that are no numbers).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+FAULTY = ("-m", "bench.chaos.engine")
+MODEL = "sentiment"
+GUILTY = "terrible"
+"""A word that is one token of every vocabulary here."""
+FILE, SECONDS = "CHAOS_STEER", "CHAOS_SECONDS"
+
+
+class Steer:
+    """The file that says what the engine does. Use it as a context manager around the service.
+
+    Attributes:
+        environment: what the service's process is to be given.
+    """
+
+    def __init__(self, word: str = "ok", *, seconds: float = 0.0) -> None:
+        """
+        Args:
+            seconds: that each good call takes.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="chaos-")
+        self._file = Path(self._folder.name) / "word"
+        self.environment = {FILE: str(self._file), SECONDS: str(seconds)}
+        self.to(word)
+
+    def __enter__(self) -> Steer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._folder.cleanup()
+
+    def to(self, word: str) -> None:
+        """From now on the engine does this."""
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(word)
+        fresh.rename(self._file)
+
+
+class Death(BaseException):
+    """What no `except Exception` catches."""
+
+
+class FaultyEngine:
+    """An engine that does what the steering file says."""
+
+    def __init__(self, guilty: int) -> None:
+        """
+        Args:
+            guilty: the id of the guilty token.
+        """
+        self.workers = 1
+        self.background = 0
+        self._guilty = guilty
+        self._file = Path(os.environ[FILE])
+        self._seconds = float(os.environ.get(SECONDS, "0"))
+        self._died = threading.Event()
+
+    def run(self, batch: Any) -> tuple[np.ndarray[Any, np.dtype[np.float32]], ...]:
+        """The logits of a batch's rows, or trouble."""
+        word = self._word()
+        if word == "throw":
+            raise RuntimeError("told to throw")
+        if word == "die" or (word == "die-once" and not self._died.is_set()):
+            self._died.set()
+            raise Death
+        while word == "hang":
+            time.sleep(0.02)
+            word = self._word()
+        time.sleep(self._seconds)
+        ids = np.asarray(batch.input_ids)
+        guilty = (ids == self._guilty).any(axis=1)
+        if word == "guilty" and guilty.any():
+            raise RuntimeError("told to throw for a guilty row")
+        logits = np.tile(np.array([0.0, 1.0], dtype=np.float32), (len(ids), 1))
+        if word == "nan":
+            logits[guilty] = np.nan
+        return (logits,)
+
+    def _word(self) -> str:
+        try:
+            return self._file.read_text()
+        except OSError:  # the attack is over
+            return "ok"
+
+
+def main() -> int:
+    """Serves with that engine behind the model `sentiment`. Returns the exit status."""
+    import service.__main__ as program
+    from service.app import create_app
+
+    program.create_app = functools.partial(create_app, load=load)  # type: ignore[attr-defined]
+    return program.main([])
+
+
+def load(settings: Any, metrics: Any) -> Any:
+    """The models as `service.repository.loading.load` makes them, with the faulty engine behind `sentiment`."""
+    from service.engine.tokenizer import Tokenizer
+    from service.predictor import Predictor, make_task
+    from service.repository import bundle as bundles
+    from service.repository.loading import serve
+    from service.scheduler.schedule import Schedule
+
+    bundle = bundles.load(settings.models_dir / MODEL)
+    file = bundle.folder / bundles.TOKENIZER
+    tokenizer = Tokenizer.from_file(file)
+    engine = FaultyEngine(json.loads(file.read_text())["model"]["vocab"][GUILTY])
+    task, schedule = make_task(bundle, tokenizer), Schedule(1024)
+    model = serve(bundle, tokenizer, task, engine, "cpu", "fp32", schedule, settings, metrics)
+    return Predictor([model], settings, metrics)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
