@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.chaos import bodies, heads
+from bench.chaos import bodies, fairness, heads, logs, probes
 from bench.chaos.result import Result
 
 Attack = Callable[[Path], Result]
@@ -13,6 +13,10 @@ Attack = Callable[[Path], Result]
 ATTACKS: tuple[tuple[int, Attack], ...] = (
     (1, heads.endless_heads),
     (2, bodies.unbounded_lists),
+    (3, probes.probes),
+    (4, fairness.polite),
+    (5, fairness.short_beside_long),
+    (6, logs.unread_log),
     (7, heads.slow_clients),
     (12, bodies.half_close),
     (12, bodies.departures),

@@ -1,0 +1,132 @@
+"""Polite clients beside greedy ones. (4, 5)
+
+The share is by client: by key where there is one, else by address. So each polite client has an address of its own,
+127.0.0.2 and up: all of 127.0.0.0/8 is loopback on Linux.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench import client, rows
+from bench.chaos import crowd, raw
+from bench.chaos.apart import Apart
+from bench.chaos.probes import texts
+from bench.chaos.raw import Address
+from bench.chaos.result import Result
+from bench.chaos.target import Service
+from bench.errors import BenchError
+from bench.load import percentile
+
+SHORT = "Where was the woman born who wrote the notes on the engine?"
+NOTE = "Ada Lovelace was born in London in 1815."
+
+
+def polite(models: Path, *, clients: int = 20, connections: int = 128, size: int = 32, seconds: float = 16.0) -> Result:
+    """Clients that obey Retry-After beside a flood of another address that does not."""
+    result = Result(
+        4,
+        f"{clients} polite clients, an address each, beside a flood of {connections} connections of {size}-row bodies "
+        "from one address",
+        "each polite client admitted by its third try",
+    )
+    with Service(models, "sentiment") as service:
+        with Apart(crowd.flood, service.address, texts(50, size), connections, seconds + 2) as flood:
+            time.sleep(2.0)
+            with ThreadPoolExecutor(clients) as pool:
+                requests = texts(clients, size)
+                tries = list(
+                    pool.map(
+                        lambda i: obey(service.address, requests[i], source=f"127.0.0.{2 + i}", seconds=seconds - 2),
+                        range(clients),
+                    )
+                )
+            statuses = flood.result(seconds + 30).statuses
+        admitted = [n for n in tries if n]
+        result.put("admitted", f"{len(admitted)} of {clients}")
+        result.put("at the first try", admitted.count(1))
+        result.put("by the third", sum(n <= 3 for n in admitted))
+        result.put("tries at most", max(admitted, default=0))
+        result.put("the flood got", [f"{count} x {status}" for status, count in sorted(statuses.items())])
+        result.met = result["by the third"] == clients
+    return result
+
+
+def obey(address: Address, data: bytes, *, source: str, seconds: float) -> int:
+    """Asks until it is answered, waiting as long as each 429 says. Returns the number of tries; 0 where none did."""
+    until = time.perf_counter() + seconds
+    for n in itertools.count(1):
+        reply = raw.ask(address, data, source=source, timeout=max(0.1, until - time.perf_counter()))
+        if reply.status == 200:
+            return n
+        wait = float(reply.headers.get("retry-after", "1"))
+        if time.perf_counter() + wait > until:
+            return 0
+        time.sleep(wait)
+    raise AssertionError
+
+
+def short_beside_long(
+    models: Path, *, clients: int = 8, windows: int = 26, seconds: float = 6.0, rounds: int = 2
+) -> Result:
+    """Short questions beside documents that come without pause, all from one address."""
+    result = Result(
+        5,
+        f"{clients} clients post documents of {windows} windows without pause, one asks questions of some 20 tokens",
+        "no 429 for the short ones; their p95 ≤ 2 x that alone",
+    )
+    question = raw.request("/qa", raw.dump({"question": SHORT, "context": NOTE}))
+    alone: list[float] = []
+    beside: list[float] = []
+    ratios: list[float] = []
+    statuses: Counter[int] = Counter()
+    documents: Counter[int] = Counter()
+    with Service(models, "qa") as service:
+        url = f"http://{service.address[0]}:{service.address[1]}/qa"
+        context = document(url, windows)
+        book = client.request(url, json.dumps({"question": "Who?", "context": context}).encode())
+        raw.asking(service.address, question, seconds=1.0)
+        for _ in range(rounds):
+            calm = raw.asking(service.address, question, seconds=seconds / 2)
+            with Apart(crowd.flood, service.address, [book], clients, seconds + 1.5) as flood:
+                time.sleep(1.5)
+                beset = raw.asking(service.address, question, seconds=seconds)
+                documents += flood.result(60).statuses
+            statuses += Counter(beset.statuses)
+            alone.append(calm.at(95))
+            beside.append(
+                percentile([s for s, status in zip(beset.seconds, beset.statuses, strict=True) if status == 200], 95)
+            )
+            ratios.append(beside[-1] / alone[-1])
+    result.put("windows", windows)
+    result.put("p95 alone", sorted(alone)[len(alone) // 2] * 1e3, "ms")
+    result.put("p95 beside", sorted(beside)[len(beside) // 2] * 1e3, "ms")
+    ratio = result.put("ratio", min(ratios), "x")
+    result.put("short answered", f"{statuses[200]} of {statuses.total()}")
+    result.put("short refused", statuses[429])
+    result.put("documents got", [f"{count} x {status}" for status, count in sorted(documents.items())])
+    result.met = statuses[200] == statuses.total() > 0 and documents[200] > 0 and ratio <= 2
+    return result
+
+
+def document(url: str, windows: int) -> str:
+    """A context that the QA model reads in about so many windows: as long as two samples say that it must be.
+
+    Raises:
+        BenchError: the model does not answer.
+    """
+    words = " ".join(itertools.islice(itertools.cycle(rows.sentences()), 1000)).split()
+    sizes = (1000, 2000)
+    answers = client.post(
+        url, [json.dumps({"question": "Who?", "context": " ".join(words[:size])}).encode() for size in sizes]
+    )
+    if not all(answer.ok for answer in answers):
+        raise BenchError(f"the QA model answered {answers[0].status}: {answers[0].body[:200]!r}")
+    few, more = (answer.json()["windows"] for answer in answers)
+    each = (sizes[1] - sizes[0]) / (more - few)
+    return " ".join(words[: round(sizes[1] + (windows - more) * each)])
