@@ -4,8 +4,9 @@ Owns the one seam with the inside, `create_app(settings, load=...)`: whatever ch
 nowhere else in `bench/chaos` or `tests/chaos`. The rest is the normal program.
 
 What the engine does is steered while it runs, by a file that `Steer` writes: `ok`, `throw` (each call raises), `hang`
-(each call blocks until the word changes), `die` (each call ends its thread), `die-once`, `guilty` (a batch that holds
-the token of `GUILTY` raises), `nan` (the rows that hold it have logits that are no numbers).
+(each call blocks until the word changes), `die` (each call ends its thread), `hang-once` and `die-once` (the first call
+does, and hangs for ever), `guilty` (a batch that holds the token of `GUILTY` raises), `nan` (the rows that hold it have
+logits that are no numbers).
 """
 
 from __future__ import annotations
@@ -77,16 +78,21 @@ class FaultyEngine:
         self._guilty = guilty
         self._file = Path(os.environ[FILE])
         self._seconds = float(os.environ.get(SECONDS, "0"))
-        self._died = threading.Event()
+        self._once = False
+        self._lock = threading.Lock()
 
     def run(self, batch: Any) -> tuple[np.ndarray[Any, np.dtype[np.float32]], ...]:
         """The logits of a batch's rows, or trouble."""
         word = self._word()
         if word == "throw":
             raise RuntimeError("told to throw")
-        if word == "die" or (word == "die-once" and not self._died.is_set()):
-            self._died.set()
+        if word.endswith("-once"):
+            with self._lock:
+                word, self._once = ("ok" if self._once else word), True
+        if word in ("die", "die-once"):
             raise Death
+        if word == "hang-once":
+            threading.Event().wait()
         while word == "hang":
             time.sleep(0.02)
             word = self._word()

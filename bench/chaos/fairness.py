@@ -72,9 +72,12 @@ def obey(address: Address, data: bytes, *, source: str, seconds: float) -> int:
 
 
 def short_beside_long(
-    models: Path, *, clients: int = 8, windows: int = 26, seconds: float = 6.0, rounds: int = 2
+    models: Path, *, clients: int = 8, windows: int = 32, seconds: float = 5.0, rounds: int = 2
 ) -> Result:
-    """Short questions beside documents that come without pause, all from one address."""
+    """Short questions beside documents that come without pause, all from one address.
+
+    32 windows of 320 tokens are as much as the 26 of 384 with which the fault was found.
+    """
     result = Result(
         5,
         f"{clients} clients post documents of {windows} windows without pause, one asks questions of some 20 tokens",
@@ -83,7 +86,6 @@ def short_beside_long(
     question = raw.request("/qa", raw.dump({"question": SHORT, "context": NOTE}))
     alone: list[float] = []
     beside: list[float] = []
-    ratios: list[float] = []
     statuses: Counter[int] = Counter()
     documents: Counter[int] = Counter()
     with Service(models, "qa") as service:
@@ -98,15 +100,12 @@ def short_beside_long(
                 beset = raw.asking(service.address, question, seconds=seconds)
                 documents += flood.result(60).statuses
             statuses += Counter(beset.statuses)
-            alone.append(calm.at(95))
-            beside.append(
-                percentile([s for s, status in zip(beset.seconds, beset.statuses, strict=True) if status == 200], 95)
-            )
-            ratios.append(beside[-1] / alone[-1])
+            alone += calm.seconds
+            beside += (s for s, status in zip(beset.seconds, beset.statuses, strict=True) if status == 200)
     result.put("windows", windows)
-    result.put("p95 alone", sorted(alone)[len(alone) // 2] * 1e3, "ms")
-    result.put("p95 beside", sorted(beside)[len(beside) // 2] * 1e3, "ms")
-    ratio = result.put("ratio", min(ratios), "x")
+    result.put("p95 alone", percentile(alone, 95) * 1e3, "ms")
+    result.put("p95 beside", percentile(beside, 95) * 1e3, "ms")
+    ratio = result.put("ratio", result["p95 beside"] / result["p95 alone"], "x")
     result.put("short answered", f"{statuses[200]} of {statuses.total()}")
     result.put("short refused", statuses[429])
     result.put("documents got", [f"{count} x {status}" for status, count in sorted(documents.items())])

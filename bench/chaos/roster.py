@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.chaos import bodies, fairness, heads, logs, probes
+from bench.chaos import bodies, engine_faults, fairness, heads, logs, probes
 from bench.chaos.result import Result
 
 Attack = Callable[[Path], Result]
@@ -18,6 +18,12 @@ ATTACKS: tuple[tuple[int, Attack], ...] = (
     (5, fairness.short_beside_long),
     (6, logs.unread_log),
     (7, heads.slow_clients),
+    (8, engine_faults.throwing),
+    (8, engine_faults.hanging),
+    (8, engine_faults.hanging_once),
+    (8, engine_faults.dying_once),
+    (8, engine_faults.dying),
+    (9, engine_faults.guilty_row),
     (12, bodies.half_close),
     (12, bodies.departures),
     (15, bodies.edges),
