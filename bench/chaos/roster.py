@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.chaos import bodies, engine_faults, fairness, heads, logs, probes
+from bench.chaos import bodies, bundles, engine_faults, fairness, heads, logs, probes, provider, signals, upgrade
 from bench.chaos.result import Result
 
 Attack = Callable[[Path], Result]
@@ -24,7 +24,17 @@ ATTACKS: tuple[tuple[int, Attack], ...] = (
     (8, engine_faults.dying_once),
     (8, engine_faults.dying),
     (9, engine_faults.guilty_row),
+    (10, bundles.refused),
+    (10, bundles.changed_while_served),
+    (10, bundles.nan_logits),
+    (11, upgrade.offers),
     (12, bodies.half_close),
     (12, bodies.departures),
+    (13, signals.while_loading),
+    (13, signals.interrupted_twice),
+    (13, signals.hung_up),
+    (14, provider.broken_cuda),
     (15, bodies.edges),
+    (16, provider.quota),
+    (16, provider.threads),
 )
