@@ -141,7 +141,7 @@ def guilty_row(models: Path, *, others: int = 15) -> Result:
             )
             first.result()
         result.put("the guilty one", replies.pop(others // 2).status)
-        result.put("others answered", f"{sum(reply.status == 200 for reply in replies)} of {others}")
+        result.put("others answered", sum(reply.status == 200 for reply in replies))
         result.put("ready", service.ready())
         result.met = (
             result["the guilty one"] == 500 and all(r.status == 200 for r in replies) and result["ready"] == 200

@@ -70,6 +70,7 @@ def endless_heads(models: Path, *, size: int = 60_000_000, seconds: float = 5.0,
                 thread.join()
         grown = result.put("RSS grown by", (service.peak() - before) / MB, "MB")
         result.put("others' answers", beside.good)
+        result.put("others unanswered", len(beside.statuses) - beside.good)
         result.put("others' p99 alone", alone.at(99) * 1e3, "ms")
         result.put("others' p99 beside", beside.at(99) * 1e3, "ms")
         for kind, outcomes in found.items():
@@ -131,10 +132,12 @@ def slow_clients(
             crowds: dict[str, crowd.Crowd] = attack.result(patience + 30)
         grown = result.put("RSS grown by", (service.peak() - before) / MB, "MB")
         for name, each in crowds.items():
-            result.put(f"{name}: closed", f"{each.closed} of {each.opened}")
+            result.put(f"{name}: opened", each.opened)
+            result.put(f"{name}: left open", each.opened - each.closed)
             result.put(f"{name}: last after", each.last, "s")
             result.put(f"{name}: statuses", [f"{count} x {status}" for status, count in sorted(each.statuses.items())])
-        result.put("others' answers", f"{beside.good} of {len(beside.statuses)}")
+        result.put("others' answers", beside.good)
+        result.put("others unanswered", len(beside.statuses) - beside.good)
         result.put("others' p99", beside.at(99) * 1e3, "ms")
         # And now in the middle of such an attack.
         with Apart(_crowd, service.address, counts, patience) as _:

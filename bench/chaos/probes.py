@@ -42,7 +42,8 @@ def probes(models: Path, *, connections: int = 1000, size: int = 32, seconds: fl
                 time.sleep(seconds - 1.5)
             statuses = flood.result(30).statuses
         for name, asked in (("live", live), ("ready", ready), ("metrics", metrics)):
-            result.put(f"{name}: good", f"{asked.good} of {len(asked.statuses)}")
+            result.put(f"{name}: good", asked.good)
+            result.put(f"{name}: bad", len(asked.statuses) - asked.good)
             result.put(f"{name}: p99", asked.at(99) * 1e3, "ms")
             result.put(f"{name}: most", max(asked.seconds) * 1e3, "ms")
         result.put("the flood got", [f"{count} x {status}" for status, count in sorted(statuses.items())])

@@ -18,6 +18,8 @@ class Value:
     unit: str = ""
 
     def __str__(self) -> str:
+        if self.amount is None:
+            return "never"
         if isinstance(self.amount, bool):
             return "yes" if self.amount else "no"
         if isinstance(self.amount, float):
