@@ -36,9 +36,10 @@ def probes(models: Path, *, connections: int = 1000, size: int = 32, seconds: fl
         result.put("port of their own", service.ops != service.address)
         paths = ("/health/live", "/health/ready", "/metrics")
         askers = [Asker(service.ops, raw.request(path), every=0.1, fresh=True) for path in paths]
+        on_main_port = Asker(service.address, raw.request("/health/live"), every=0.25, fresh=True)
         with Apart(crowd.flood, service.address, texts(50, size), connections, seconds) as flood:
             time.sleep(1.5)  # it has begun
-            with askers[0] as live, askers[1] as ready, askers[2] as metrics:
+            with askers[0] as live, askers[1] as ready, askers[2] as metrics, on_main_port as main:
                 time.sleep(seconds - 1.5)
             statuses = flood.result(30).statuses
         for name, asked in (("live", live), ("ready", ready), ("metrics", metrics)):
@@ -46,6 +47,7 @@ def probes(models: Path, *, connections: int = 1000, size: int = 32, seconds: fl
             result.put(f"{name}: bad", len(asked.statuses) - asked.good)
             result.put(f"{name}: p99", asked.at(99) * 1e3, "ms")
             result.put(f"{name}: most", max(asked.seconds) * 1e3, "ms")
+        result.put("live on the main port: p99", main.at(99) * 1e3, "ms")
         result.put("the flood got", [f"{count} x {status}" for status, count in sorted(statuses.items())])
         result.met = all(asked.good == len(asked.statuses) and asked.at(99) <= 0.25 for asked in (live, ready, metrics))
     return result

@@ -265,23 +265,37 @@ class Asker:
     def _run(self) -> None:
         peer: Peer | None = None
         while not self._stop.is_set():
-            began, status = time.perf_counter(), 0
-            try:
-                if peer is None:
-                    peer = Peer(self._address, timeout=self._timeout)
-                peer.send(self._data)
-                status = peer.reply(self._timeout).status
-            except OSError:
-                pass
+            began, reply = time.perf_counter(), Reply()
+            if peer is not None:
+                reply = self._ask(peer)
+            if peer is None or (not reply.status and not reply.open):
+                # None yet, or one that was kept alive and that the service has closed meanwhile: a new one, once.
+                if peer is not None:
+                    peer.close()
+                peer = self._connect()
+                reply = self._ask(peer) if peer is not None else Reply()
             seconds = time.perf_counter() - began
-            self.asked.statuses.append(status)
+            self.asked.statuses.append(reply.status)
             self.asked.seconds.append(seconds)
-            if peer is not None and (self._fresh or not status or peer.ended):
+            if peer is not None and (self._fresh or not reply.status or reply.headers.get("connection") == "close"):
                 peer.close()
                 peer = None
             self._stop.wait(max(0.0, self._every - seconds))
         if peer is not None:
             peer.close()
+
+    def _connect(self) -> Peer | None:
+        try:
+            return Peer(self._address, timeout=self._timeout)
+        except OSError:
+            return None
+
+    def _ask(self, peer: Peer) -> Reply:
+        try:
+            peer.send(self._data)
+            return peer.reply(self._timeout)
+        except OSError:
+            return Reply()
 
 
 def asking(address: Address, data: bytes, *, seconds: float, every: float = 0.02, fresh: bool = False) -> Asked:
