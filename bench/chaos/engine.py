@@ -73,8 +73,6 @@ class FaultyEngine:
         Args:
             guilty: the id of the guilty token.
         """
-        self.workers = 1
-        self.background = 0
         self._guilty = guilty
         self._file = Path(os.environ[FILE])
         self._seconds = float(os.environ.get(SECONDS, "0"))
@@ -123,20 +121,17 @@ def main() -> int:
 
 
 def load(settings: Any, metrics: Any) -> Any:
-    """The models as `service.repository.loading.load` makes them, with the faulty engine behind `sentiment`."""
-    from service.engine.tokenizer import Tokenizer
-    from service.predictor import Predictor, make_task
+    """The models as `service.repository.loading.load` makes them: one, `sentiment`, with the faulty engine."""
     from service.repository import bundle as bundles
-    from service.repository.loading import serve
-    from service.scheduler.schedule import Schedule
+    from service.repository import loading
 
     bundle = bundles.load(settings.models_dir / MODEL)
-    file = bundle.folder / bundles.TOKENIZER
-    tokenizer = Tokenizer.from_file(file)
-    engine = FaultyEngine(json.loads(file.read_text())["model"]["vocab"][GUILTY])
-    task, schedule = make_task(bundle, tokenizer), Schedule(1024)
-    model = serve(bundle, tokenizer, task, engine, "cpu", "fp32", schedule, settings, metrics)
-    return Predictor([model], settings, metrics)
+    tokenizer, task = loading.open_task(bundle)
+    vocabulary = json.loads((bundle.folder / "tokenizer.json").read_text())["model"]["vocab"]
+    engine = FaultyEngine(vocabulary[GUILTY])
+    runner = loading.runner(bundle, tokenizer, engine, 1024)
+    opened = loading.Opened(bundle, bundle.graph_for("cpu"), "cpu", task, runner, workers=1)
+    return loading.serve([opened], settings, metrics)
 
 
 if __name__ == "__main__":
