@@ -11,6 +11,7 @@ def test_cuda_that_is_broken_is_told(models_dir: Path) -> None:
     result = provider.broken_cuda(models_dir)
     assert result["ready"] == 200
     assert result["warnings"] >= 1, result.measured()
+    assert result["bertie_provider_fallback_total"] == 1, result.measured()
     assert result["on the CPU, by bertie_model_info"] == 1
 
 
