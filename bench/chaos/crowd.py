@@ -32,8 +32,14 @@ class Flood:
     p95: float = 0.0
 
 
-def flood(address: Address, requests: Sequence[bytes], connections: int, seconds: float) -> Flood:
-    """So many connections, each sending its next request as soon as it has an answer, whatever that says."""
+def flood(
+    address: Address, requests: Sequence[bytes], connections: int, seconds: float, patience: float = 2.0
+) -> Flood:
+    """So many connections, each sending its next request as soon as it has an answer, whatever that says.
+
+    Args:
+        patience: seconds more for the last answers.
+    """
     found, times = Flood(), []
 
     def note(answer: Answer) -> None:
@@ -44,7 +50,7 @@ def flood(address: Address, requests: Sequence[bytes], connections: int, seconds
     async def run() -> None:
         url = f"http://{address[0]}:{address[1]}"
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds + 2):
+            async with asyncio.timeout(seconds + patience):
                 await client.closed(url, itertools.cycle(requests), connections=connections, seconds=seconds, each=note)
 
     asyncio.run(run())

@@ -127,9 +127,10 @@ def test_who_is_polite_counts_its_tries_from_an_address_of_its_own() -> None:
         writer.close()
 
     with server(busy) as address:
-        assert fairness.obey(address, raw.request("/"), source="127.0.0.7", seconds=5) == 3
+        admitted = fairness.obey(address, raw.request("/"), source="127.0.0.7", seconds=5)
+        assert (admitted.tries, admitted.statuses, admitted.admitted) == (3, (429, 429, 200), True)
         assert sources == {"127.0.0.7"}
-        assert fairness.obey(address, raw.request("/"), source="127.0.0.7", seconds=0.2) == 0
+        assert not fairness.obey(address, raw.request("/"), source="127.0.0.7", seconds=0.2).admitted
 
 
 def test_the_asker_counts_what_is_never_answered() -> None:

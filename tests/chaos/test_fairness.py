@@ -6,8 +6,8 @@ from bench.chaos import fairness
 
 
 def test_who_obeys_retry_after_is_admitted_beside_a_flood(bundled_models: Path) -> None:
-    result = fairness.polite(bundled_models, clients=8, connections=64, seconds=10.0)
-    assert result["admitted"] == 8, result.measured()
+    result = fairness.polite(bundled_models, clients=8, connections=64, seconds=20.0)
+    assert result["answered"] == 8, result.measured()
     assert result["by the third"] == 8, result.measured()
 
 
