@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bench.chaos import crowd, raw
@@ -56,75 +56,107 @@ def _extension(size: int) -> Iterator[bytes]:
     yield from itertools.repeat(b"a" * 65536, size // 65536)
 
 
-ENDLESS = {"lines": _lines, "value": _value, "target": _target}
-IN_BODIES = {"trailer": _trailer, "extension": _extension}
+Kinds = Mapping[str, Callable[[int], Iterator[bytes]]]
+HEADS: Kinds = {"lines": _lines, "value": _value, "target": _target}
+TRAILERS: Kinds = {"trailer": _trailer, "extension": _extension}
 
 
 def endless_heads(models: Path, *, size: int = 60_000_000, seconds: float = 5.0, peers: int = 2) -> Result:
-    """Heads without end, of each kind from `peers` connections, with a key set and none given; others beside them.
-
-    And what resembles a head: a trailer, a chunk's extension. And heads that are within the limits, many at once.
-    """
+    """Heads without end, of each kind from `peers` connections, with a key set and none given; others beside them."""
     result = Result(
         1,
         "endless request heads, keys set and none given",
         f"431 and closed at {HEAD_BYTES // 1024} KB or {HEAD_LINES} lines; RSS ≤ +100 MB; others' p99 ≤ 2 x",
     )
-    kinds = ENDLESS | IN_BODIES
-    with Service(models, "sentiment", api_keys="chaos", workers="1", timeout_seconds=str(seconds / 2)) as service:
-        question = raw.request("/classify", raw.dump({"text": "a good film"}), headers=KEY)
-        alone = raw.asking(service.address, question, seconds=min(2.0, seconds))
-        before = service.forget_peak()
-        found: dict[str, list[tuple[int, Reply]]] = {kind: [] for kind in kinds}
-
-        def pour(kind: str) -> None:
-            try:
-                with Peer(service.address) as peer:
-                    found[kind].append(peer.pour(kinds[kind](size), seconds=seconds))
-            except OSError:
-                found[kind].append((0, Reply()))
-
-        threads = [threading.Thread(target=pour, args=(kind,)) for kind in kinds for _ in range(peers)]
-        with Asker(service.address, question) as beside:
-            for thread in threads:
-                thread.start()
-            time.sleep(seconds)
-            for thread in threads:
-                thread.join()
-        grown = result.put("RSS grown by", (service.peak() - before) / MB, "MB")
-        result.put("others' answers", beside.good)
-        result.put("others unanswered", len(beside.statuses) - beside.good)
-        result.put("others' p99 alone", alone.at(99) * 1e3, "ms")
-        result.put("others' p99 beside", beside.at(99) * 1e3, "ms")
-        for kind, outcomes in found.items():
-            result.put(f"{kind}: taken at most", max(sent for sent, _ in outcomes) / MB, "MB")
-            result.put(f"{kind}: left open", sum(reply.open for _, reply in outcomes))
-        over = raw.request("/health/live", headers={"X-Long": "a" * HEAD_BYTES, "Connection": "keep-alive"})
+    with Service(models, "sentiment", api_keys="chaos", workers="1") as service:
+        harmless = _pour(result, service, HEADS, size, seconds, peers)
+        over = raw.request("/health/live", headers={"X-Long": "a" * HEAD_BYTES})
         many = raw.request("/health/live", headers={f"X-{i}": "a" for i in range(HEAD_LINES + 1)})
-        within = raw.request("/health/live", headers={f"X-{i}": "a" * 500 for i in range(HEAD_LINES - 10)})
         for name, data in (("64 KB in one head", over), ("101 lines", many)):
             with Peer(service.address) as peer:
                 peer.send(data)
                 result.put(f"{name}: status", peer.reply().status)
                 result.put(f"{name}: closed", peer.closed_within(2.0) is not None)
-        result.put("90 lines of 45 KB: status", raw.ask(service.address, within).status)
-        with Peer(service.address) as peer:
-            peer.send(raw.request("/health/live", headers={"X-Long": "a" * 3000}) * PIPELINED)
-            answered = list(itertools.takewhile(lambda n: peer.reply().status == 200, range(PIPELINED)))
-            result.put(f"{PIPELINED} heads of 3 KB at once: answered", len(answered))
     result.met = (
-        grown <= 100
-        and len(answered) == PIPELINED
-        and all(not reply.open for outcomes in found.values() for _, reply in outcomes)
-        and all(sent <= 16 * MB for kind in ENDLESS for sent, _ in found[kind])
-        and all(
-            result[f"{name}: status"] == 431 and result[f"{name}: closed"]
-            for name in ("64 KB in one head", "101 lines")
-        )
-        and result["90 lines of 45 KB: status"] == 200
-        and beside.good == len(beside.statuses)
-        and beside.at(99) <= 2 * alone.at(99)
+        harmless
+        and all(result[f"{kind}: taken at most"] <= 16 for kind in HEADS)
+        and result["64 KB in one head: status"] == result["101 lines: status"] == 431
+        and result["64 KB in one head: closed"]
+        and result["101 lines: closed"]
     )
+    return result
+
+
+def endless_trailers(models: Path, *, size: int = 60_000_000, seconds: float = 6.0, peers: int = 2) -> Result:
+    """What resembles a head, in a body of chunks: a trailer, and a chunk's extension. From who has a key."""
+    result = Result(
+        1,
+        f"a body of chunks with an endless trailer, or an endless extension of a chunk (deadline {seconds / 2:g} s)",
+        "closed by the deadline; RSS ≤ +100 MB; others' p99 ≤ 2 x",
+    )
+    with Service(models, "sentiment", api_keys="chaos", workers="1", timeout_seconds=str(seconds / 2)) as service:
+        result.met = _pour(result, service, TRAILERS, size, seconds, peers)
+    return result
+
+
+def _pour(result: Result, service: Service, kinds: Kinds, size: int, seconds: float, peers: int) -> bool:
+    """Pours all kinds at once. Returns whether all were closed and nobody was harmed."""
+    question = raw.request("/classify", raw.dump({"text": "a good film"}), headers=KEY)
+    alone = raw.asking(service.address, question, seconds=min(2.0, seconds))
+    before = service.forget_peak()
+    found: dict[str, list[tuple[int, Reply]]] = {kind: [] for kind in kinds}
+
+    def pour(kind: str) -> None:
+        try:
+            with Peer(service.address) as peer:
+                found[kind].append(peer.pour(kinds[kind](size), seconds=seconds))
+        except OSError:
+            found[kind].append((0, Reply()))
+
+    threads = [threading.Thread(target=pour, args=(kind,)) for kind in kinds for _ in range(peers)]
+    with Asker(service.address, question) as beside:
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        for thread in threads:
+            thread.join()
+    result.put("RSS grown by", (service.peak() - before) / MB, "MB")
+    result.put("others' answers", beside.good)
+    result.put("others unanswered", len(beside.statuses) - beside.good)
+    result.put("others' p99 alone", alone.at(99) * 1e3, "ms")
+    result.put("others' p99 beside", beside.at(99) * 1e3, "ms")
+    for kind, outcomes in found.items():
+        result.put(f"{kind}: taken at most", max(sent for sent, _ in outcomes) / MB, "MB")
+        result.put(f"{kind}: left open", sum(reply.open for _, reply in outcomes))
+    return (
+        result["RSS grown by"] <= 100
+        and not result["others unanswered"]
+        and beside.at(99) <= 2 * alone.at(99)
+        and not any(result[f"{kind}: left open"] for kind in kinds)
+    )
+
+
+def heads_within(models: Path) -> Result:
+    """Heads within the limits, as large and as many as they may be: all are answered."""
+    result = Result(1, "heads within the limits: large ones, ones in pieces, many at once", "200 for each")
+    with Service(models, "sentiment", workers="1") as service:
+        lines = raw.request("/health/live", headers={f"X-{i}": "a" * 500 for i in range(HEAD_LINES - 10)})
+        result.put("90 lines of 45 KB", raw.ask(service.address, lines).status)
+        with Peer(service.address) as peer:
+            for i in range(0, len(lines), 1000):
+                peer.send(lines[i : i + 1000])
+            result.put("the same in pieces", peer.reply().status)
+        for size, count in ((10, 1000), (3000, PIPELINED), (30_000, 10)):
+            with Peer(service.address) as peer:
+                peer.send(raw.request("/health/live", headers={"X-Long": "a" * size}) * count)
+                answered = list(itertools.takewhile(lambda _: peer.reply().status == 200, range(count)))
+                result.put(f"{count} of {size} bytes at once: answered", len(answered))
+        result.met = (
+            result["90 lines of 45 KB"] == result["the same in pieces"] == 200
+            and result["1000 of 10 bytes at once: answered"] == 1000
+            and result["100 of 3000 bytes at once: answered"] == PIPELINED
+            and result["10 of 30000 bytes at once: answered"] == 10
+        )
     return result
 
 

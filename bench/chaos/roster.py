@@ -12,6 +12,8 @@ Attack = Callable[[Path], Result]
 
 ATTACKS: tuple[tuple[int, Attack], ...] = (
     (1, heads.endless_heads),
+    (1, heads.endless_trailers),
+    (1, heads.heads_within),
     (2, bodies.unbounded_lists),
     (3, probes.probes),
     (4, fairness.polite),
