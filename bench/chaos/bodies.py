@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench.chaos import raw
-from bench.chaos.engine import FAULTY, Steer
+from bench.chaos.engine import Steer, faulty
 from bench.chaos.raw import Asker, Peer
 from bench.chaos.result import Result
 from bench.chaos.target import MB, Service
@@ -90,7 +90,7 @@ def half_close(models: Path) -> Result:
         # What takes the engine a while: the end of the sending side is long known before the answer is.
     with (
         Steer(seconds=0.5) as steer,
-        Service(models, "sentiment", program=FAULTY, environment=steer.environment) as slow,
+        faulty(models, steer) as slow,
         Peer(slow.address) as peer,
     ):
         peer.send(raw.request("/classify", raw.dump({"text": "a good film"})))
@@ -110,7 +110,7 @@ def departures(models: Path, *, clients: int = 200) -> Result:
     body = raw.request("/classify", raw.dump({"text": "a good film"}))
     with (
         Steer(seconds=1.0) as steer,
-        Service(models, "sentiment", program=FAULTY, environment=steer.environment) as service,
+        faulty(models, steer) as service,
     ):
         first = threading.Thread(target=raw.ask, args=(service.address, body))
         first.start()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.chaos import raw
-from bench.chaos.engine import FAULTY, GUILTY, Steer
+from bench.chaos.engine import GUILTY, Steer, faulty
 from bench.chaos.result import Result
 from bench.chaos.target import Service, start
 
@@ -197,7 +197,7 @@ def nan_logits(models: Path, *, others: int = 7) -> Result:
     bad, good = raw.dump({"text": f"a {GUILTY} film"}), raw.dump({"text": "a good film"})
     with (
         Steer("nan", seconds=0.3) as steer,
-        Service(models, "sentiment", program=FAULTY, environment=steer.environment) as service,
+        faulty(models, steer) as service,
         ThreadPoolExecutor(others + 2) as pool,
     ):
         first = pool.submit(raw.post, service.address, "/classify", good)

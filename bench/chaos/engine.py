@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -24,7 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.chaos.target import Service
+from bench.errors import ServerError
+
 FAULTY = ("-m", "bench.chaos.engine")
+SERVES = "an engine that fails as it is told"
+"""Logged when it is loaded: a service without that line runs another engine, and the attack would prove nothing."""
 MODEL = "sentiment"
 GUILTY = "terrible"
 """A word that is one token of every vocabulary here."""
@@ -59,6 +65,19 @@ class Steer:
         fresh = self._file.with_suffix(".new")
         fresh.write_text(word)
         fresh.rename(self._file)
+
+
+def faulty(models: Path, steer: Steer, **settings: str) -> Service:
+    """Starts a service with that engine.
+
+    Raises:
+        ServerError: it runs another engine: the seam has changed.
+    """
+    service = Service(models, MODEL, program=FAULTY, environment=steer.environment, log_level="info", **settings)
+    if SERVES not in service.messages():
+        service.stop()
+        raise ServerError("the seam for the faulty engine (bench/chaos/engine.py) no longer fits the service")
+    return service
 
 
 class Death(BaseException):
@@ -113,7 +132,7 @@ class FaultyEngine:
 
 def main() -> int:
     """Serves with that engine behind the model `sentiment`. Returns the exit status."""
-    import service.__main__ as program
+    from service import program
     from service.app import create_app
 
     program.create_app = functools.partial(create_app, load=load)  # type: ignore[attr-defined]
@@ -125,6 +144,7 @@ def load(settings: Any, metrics: Any) -> Any:
     from service.repository import bundle as bundles
     from service.repository import loading
 
+    logging.getLogger(__name__).info(SERVES)
     bundle = bundles.load(settings.models_dir / MODEL)
     tokenizer, task = loading.open_task(bundle)
     vocabulary = json.loads((bundle.folder / "tokenizer.json").read_text())["model"]["vocab"]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.chaos import raw
-from bench.chaos.engine import FAULTY, GUILTY, Steer
+from bench.chaos.engine import GUILTY, Steer, faulty
 from bench.chaos.raw import Reply
 from bench.chaos.result import Result
 from bench.chaos.target import Service, until
@@ -24,7 +24,7 @@ def throwing(models: Path, *, patience: float = 20.0) -> Result:
         "the engine throws on every call, then works again",
         f"500; not ready after {FAILURES} failures in a row; ready again by itself, without requests; live throughout",
     )
-    with Steer() as steer, _service(models, steer) as service:
+    with Steer() as steer, faulty(models, steer) as service:
         result.put("before", (_predict(service).status, service.ready()))
         steer.to("throw")
         statuses = [_predict(service).status for _ in range(FAILURES)]
@@ -50,7 +50,7 @@ def hanging(models: Path, *, timeout_seconds: float = 2.0, patience: float = 30.
         "504 by the deadline; not ready soon after; not live where new workers hang as well; others' probes answered; "
         "SIGTERM ends it",
     )
-    with Steer() as steer, _service(models, steer, timeout_seconds=str(timeout_seconds), drain_seconds="2") as service:
+    with Steer() as steer, faulty(models, steer, timeout_seconds=str(timeout_seconds), drain_seconds="2") as service:
         _predict(service)
         steer.to("hang")
         reply = _predict(service)
@@ -85,7 +85,7 @@ def dying_once(models: Path, *, timeout_seconds: float = 2.0, patience: float = 
 
 def _once(models: Path, word: str, attack: str, timeout_seconds: float, patience: float) -> Result:
     result = Result(8, attack, "replaced and counted: the next requests are answered, ready again, live throughout")
-    with Steer() as steer, _service(models, steer, timeout_seconds=str(timeout_seconds)) as service:
+    with Steer() as steer, faulty(models, steer, timeout_seconds=str(timeout_seconds)) as service:
         _predict(service)
         steer.to(word)
         result.put("status", _predict(service).status)
@@ -107,7 +107,7 @@ def dying(models: Path, *, patience: float = 30.0) -> Result:
         "not ready; replaced with back-off (≤ 30 in all); not live where that goes on; no request hangs",
     )
     statuses: list[int] = []
-    with Steer() as steer, _service(models, steer, timeout_seconds="3") as service:
+    with Steer() as steer, faulty(models, steer, timeout_seconds="3") as service:
         _predict(service)
         steer.to("die")
 
@@ -123,11 +123,11 @@ def dying(models: Path, *, patience: float = 30.0) -> Result:
     return result
 
 
-def guilty_row(models: Path, *, others: int = 15) -> Result:
+def guilty_row(models: Path, *, others: int = 15, seconds: float = 0.3) -> Result:
     """A batch fails because of one of its rows."""
     result = Result(9, f"a batch of {others + 1} rows fails because of one", "that one gets 500, the others 200")
     innocent, guilty = raw.dump({"text": "a good film"}), raw.dump({"text": f"a {GUILTY} film"})
-    with Steer("guilty", seconds=0.4) as steer, _service(models, steer) as service:
+    with Steer("guilty", seconds=seconds) as steer, faulty(models, steer) as service:
         with ThreadPoolExecutor(others + 2) as pool:
             first = pool.submit(raw.post, service.address, "/classify", innocent)
             time.sleep(0.15)  # the engine is busy: what comes now is one batch
@@ -147,10 +147,6 @@ def guilty_row(models: Path, *, others: int = 15) -> Result:
             result["the guilty one"] == 500 and all(r.status == 200 for r in replies) and result["ready"] == 200
         )
     return result
-
-
-def _service(models: Path, steer: Steer, **settings: str) -> Service:
-    return Service(models, "sentiment", program=FAULTY, environment=steer.environment, **settings)
 
 
 def _predict(service: Service) -> Reply:

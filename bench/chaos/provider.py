@@ -118,7 +118,7 @@ def main() -> int:
     """Serves where ONNX Runtime claims a CUDA that it cannot use. Returns the exit status."""
     import onnxruntime
 
-    import service.__main__ as program
+    from service import program
 
     onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return program.main([])

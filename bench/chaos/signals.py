@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import rows
 from bench.chaos import raw
-from bench.chaos.engine import FAULTY, Steer
+from bench.chaos.engine import Steer, faulty
 from bench.chaos.raw import Reply
 from bench.chaos.result import Result
 from bench.chaos.target import PROGRAM, ROOT, Service, until, variables
@@ -133,7 +133,7 @@ def hung_up(models: Path, *, seconds: float = 1.0) -> Result:
     result = Result(13, "SIGHUP, a request under way", "the request answered, exit 0")
     with (
         Steer(seconds=seconds) as steer,
-        Service(models, "sentiment", program=FAULTY, environment=steer.environment, drain_seconds="5") as service,
+        faulty(models, steer, drain_seconds="5") as service,
     ):
         asked = _Asked(service, "/classify", raw.dump({"text": "a good film"}))
         time.sleep(0.4)
