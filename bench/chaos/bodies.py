@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.chaos import raw
@@ -42,6 +43,26 @@ def lists(size: int) -> dict[str, tuple[str, bytes]]:
     return bodies | {"a wide object": ("/classify", b'{"text":"a",' + fields + b"}")}
 
 
+def texts(size: int) -> dict[str, tuple[str, bytes]]:
+    """Bodies of nearly `size` bytes whose texts take the most of a tokenizer and of what it gives back."""
+
+    def body(before: str, each: str, after: str = '"}') -> bytes:
+        room = size - len(before) - len(after)
+        return (before + each * (room // len(each.encode())) + after).encode()
+
+    half = "a " * (size // 4)
+    return {
+        "2 MB of punctuation": ("/classify", body('{"text":"', "!")),
+        "2 MB of Chinese": ("/classify", body('{"text":"', "\u4e2d")),
+        "2 MB of accents": ("/classify", body('{"text":"a', "\u0301\u0323")),
+        "one word of 2 MB": ("/classify", body('{"text":"', "a")),
+        "a context of 1,000,000 words": ("/qa", body('{"question":"Who?","context":"', "b ")),
+        "a question of 1,000,000 words": ("/qa", body('{"context":"b","question":"', "a ")),
+        "question and context of 500,000": ("/qa", body(f'{{"question":"{half}","context":"', "b ")),
+        "a number of 2,000,000 digits": ("/qa", body('{"question":"Who?","context":"b","top_k":', "1", "}")),
+    }
+
+
 def unbounded_lists(models: Path, *, size: int = 1_990_000, only: tuple[str, ...] = ()) -> Result:
     """Lists of a million values wherever a list is taken; a client beside that asks whether the service lives."""
     result = Result(
@@ -49,10 +70,53 @@ def unbounded_lists(models: Path, *, size: int = 1_990_000, only: tuple[str, ...
         f"{size / MB:.0f} MB of JSON lists, wherever a list is taken",
         "loop stopped ≤ 50 ms; RSS ≤ +100 MB; 400, 413 or 422 with one clear error (≤ 2 KB)",
     )
-    stops, growths, answers, wrong = {}, {}, {}, []
+    found = _post_each(models, lists(size), only)
+    stop, grown = _tell(result, found)
+    wrong = [
+        f"{name}: {each.reply.status}, {len(each.reply.body)} bytes"
+        for name, each in found.items()
+        if each.reply.status not in (400, 413, 422)
+        or len(each.reply.body) > 2048
+        or not each.reply.json().get("detail")
+    ]
+    result.put("unclear answers", wrong)
+    result.met = stop <= 50 and grown <= 100 and not wrong
+    return result
+
+
+def heavy_texts(models: Path, *, size: int = 1_990_000, only: tuple[str, ...] = ()) -> Result:
+    """Texts that are dear to tokenise, as large as a body may be."""
+    result = Result(
+        2,
+        f"{size / MB:.0f} MB of text that is dear to tokenise",
+        "loop stopped ≤ 100 ms; RSS ≤ +250 MB (two at once fit into 1 GB); an answer or a clear error within 10 s",
+    )
+    found = _post_each(models, texts(size), only)
+    stop, grown = _tell(result, found)
+    slowest = max(found, key=lambda name: found[name].reply.seconds)
+    result.put("answered after at most", found[slowest].reply.seconds, "s")
+    result.put("namely", slowest)
+    wrong = [name for name, each in found.items() if each.reply.status not in (200, 400, 413, 422)]
+    result.put("unclear answers", wrong)
+    result.met = stop <= 100 and grown <= 250 and found[slowest].reply.seconds <= 10 and not wrong
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """What a body did: its answer, milliseconds for which nobody else was answered, MB that memory grew by."""
+
+    reply: raw.Reply
+    stop: float
+    grown: float
+
+
+def _post_each(models: Path, bodies: dict[str, tuple[str, bytes]], only: tuple[str, ...]) -> dict[str, _Posted]:
+    found = {}
     with Service(models, "sentiment", "qa", "nli", workers="1") as service:
-        raw.post(service.address, "/classify", {"text": "a good film"})
-        for name, (path, body) in lists(size).items():
+        for path, value in (("/classify", {"text": "good"}), ("/qa", {"question": "Who?", "context": "Ada"})):
+            raw.post(service.address, path, value)
+        for name, (path, body) in bodies.items():
             if only and name not in only:
                 continue
             data = raw.request(path, body, headers={"Connection": "close"})
@@ -61,21 +125,20 @@ def unbounded_lists(models: Path, *, size: int = 1_990_000, only: tuple[str, ...
                 time.sleep(0.1)
                 reply = raw.ask(service.address, data, timeout=30)
                 time.sleep(0.1)
-            stops[name] = max(beside.seconds) * 1e3
-            growths[name] = (service.peak() - before) / MB
-            answers[name] = reply.status
-            if reply.status not in (400, 413, 422) or len(reply.body) > 2048 or not reply.json().get("detail"):
-                wrong.append(f"{name}: {reply.status}, {len(reply.body)} bytes")
-    worst = max(stops, key=lambda name: stops[name])
-    largest = max(growths, key=lambda name: growths[name])
-    result.put("loop stopped at most", stops[worst], "ms")
-    result.put("by", worst)
-    result.put("RSS grown at most", growths[largest], "MB")
+            found[name] = _Posted(reply, max(beside.seconds) * 1e3, (service.peak() - before) / MB)
+    return found
+
+
+def _tell(result: Result, found: dict[str, _Posted]) -> tuple[float, float]:
+    """Notes the longest stop and the largest growth, and returns them."""
+    longest = max(found, key=lambda name: found[name].stop)
+    largest = max(found, key=lambda name: found[name].grown)
+    result.put("loop stopped at most", found[longest].stop, "ms")
+    result.put("by", longest)
+    result.put("RSS grown at most", found[largest].grown, "MB")
     result.put("with", largest)
-    result.put("statuses", sorted(set(answers.values())))
-    result.put("unclear answers", wrong)
-    result.met = stops[worst] <= 50 and growths[largest] <= 100 and not wrong
-    return result
+    result.put("statuses", sorted({each.reply.status for each in found.values()}))
+    return found[longest].stop, found[largest].grown
 
 
 def half_close(models: Path) -> Result:

@@ -15,6 +15,7 @@ ATTACKS: tuple[tuple[int, Attack], ...] = (
     (1, heads.endless_trailers),
     (1, heads.heads_within),
     (2, bodies.unbounded_lists),
+    (2, bodies.heavy_texts),
     (3, probes.probes),
     (4, fairness.polite),
     (5, fairness.short_beside_long),

@@ -26,9 +26,17 @@ def test_lists_of_a_million_values_stop_nobody(models_dir: Path) -> None:
     assert result["unclear answers"] == []
 
 
+def test_texts_that_are_dear_to_tokenise_stop_nobody(bundled_models: Path) -> None:
+    result = bodies.heavy_texts(bundled_models)
+    assert result["loop stopped at most"] < 300, result.measured()
+    assert result["RSS grown at most"] < 350, result.measured()
+    assert result["unclear answers"] == []
+
+
 def test_every_place_that_takes_a_list_is_attacked() -> None:
     made = bodies.lists(10_000)
     assert set(LISTS) <= set(made)
+    made |= bodies.texts(10_000)
     assert all(9800 < len(body) <= 10_000 for _, body in made.values())
 
 
