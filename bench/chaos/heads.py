@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import threading
@@ -224,6 +225,39 @@ def slow_clients(
         and beside.good == len(beside.statuses) > 0
         and (not stop or (status == 0 and took <= drain_seconds + slack))
     )
+    return result
+
+
+def unread_answers(
+    models: Path, *, clients: int = 10, requests: int = 400, timeout_seconds: float = 3.0, drain_seconds: float = 3.0
+) -> Result:
+    """Clients that ask and ask and never read an answer: are they closed, what do they hold, can it stop?"""
+    result = Result(
+        7,
+        f"{clients} clients send {requests} requests each and read no answer (deadline {timeout_seconds:g} s, drain "
+        f"{drain_seconds:g} s)",
+        "closed by the deadline of the first answer that cannot be written; RSS ≤ +100 MB; SIGTERM within the drain",
+    )
+    limits = {"timeout_seconds": str(timeout_seconds), "drain_seconds": str(drain_seconds), "head_seconds": "2"}
+    with Service(models, "sentiment", workers="1", **limits) as service:
+        question = raw.request("/openapi.json")
+        length = len(raw.ask(service.address, question).body)
+        before, idle = service.forget_peak(), _connections(service.pid)
+        with contextlib.ExitStack() as stack:
+            for _ in range(clients):
+                peer = stack.enter_context(Peer(service.address, receive_buffer=4096))
+                with contextlib.suppress(OSError):
+                    for _ in range(requests):
+                        peer.send(question)
+            result.put("answers unread", clients * requests * length / MB, "MB")
+            patience = timeout_seconds + LINGER_SECONDS
+            result.put("closed after", until(lambda: _connections(service.pid) <= idle, patience), "s")
+            result.put("left open", max(0, _connections(service.pid) - idle))
+            result.put("RSS grown by", (service.peak() - before) / MB, "MB")
+            status, took = service.ends(signal.SIGTERM, drain_seconds + 15)
+        result.put("SIGTERM: exit status", status)
+        result.put("SIGTERM: took", took, "s")
+    result.met = not result["left open"] and result["RSS grown by"] <= 100 and status == 0 and took <= drain_seconds + 1
     return result
 
 

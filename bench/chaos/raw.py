@@ -78,9 +78,26 @@ def dump(value: Any) -> bytes:
 class Peer:
     """One connection."""
 
-    def __init__(self, address: Address, *, source: str | None = None, timeout: float = 10.0) -> None:
+    def __init__(
+        self, address: Address, *, source: str | None = None, timeout: float = 10.0, receive_buffer: int = 0
+    ) -> None:
+        """
+        Args:
+            source: our address; any of 127.0.0.0/8.
+            receive_buffer: bytes that the kernel takes for us while we do not read; 0: its default.
+        """
         self._began = time.perf_counter()
-        self._socket = socket.create_connection(address, timeout, (source, 0) if source else None)
+        self._socket = socket.socket()
+        self._socket.settimeout(timeout)
+        try:
+            if receive_buffer:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            if source:
+                self._socket.bind((source, 0))
+            self._socket.connect(address)
+        except OSError:
+            self._socket.close()
+            raise
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         self.ended = False

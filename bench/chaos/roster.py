@@ -21,6 +21,7 @@ ATTACKS: tuple[tuple[int, Attack], ...] = (
     (5, fairness.short_beside_long),
     (6, logs.unread_log),
     (7, heads.slow_clients),
+    (7, heads.unread_answers),
     (8, engine_faults.throwing),
     (8, engine_faults.hanging),
     (8, engine_faults.hanging_once),

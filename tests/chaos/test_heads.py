@@ -52,3 +52,12 @@ def test_half_bodies_hold_little_memory(models_dir: Path) -> None:
     result = heads.slow_clients(models_dir, heads=0, silent=0, head_seconds=1.0, timeout_seconds=2.0, stop=False)
     assert result["half bodies: opened"] == 300
     assert result["RSS grown by"] < 200, result.measured()
+
+
+def test_clients_that_read_no_answer_are_closed(models_dir: Path) -> None:
+    result = heads.unread_answers(models_dir, timeout_seconds=1.0, drain_seconds=1.0)
+    assert result["answers unread"] > 100
+    assert not result["left open"], result.measured()
+    assert result["RSS grown by"] < 150, result.measured()
+    assert result["SIGTERM: exit status"] == 0
+    assert result["SIGTERM: took"] < 3.0, result.measured()
