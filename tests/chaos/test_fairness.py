@@ -12,7 +12,7 @@ def test_who_obeys_retry_after_is_admitted_beside_a_flood(bundled_models: Path) 
 
 
 def test_long_documents_keep_no_short_question_out_or_waiting(bundled_models: Path) -> None:
-    result = fairness.short_beside_long(bundled_models, rounds=1)
+    result = fairness.short_beside_long(bundled_models, windows=16, seconds=3.0, rounds=1)
     assert result["short answered"] > 20, result.measured()
     assert result["short refused"] == 0, result.measured()
     assert result["short with neither"] == 0, result.measured()
