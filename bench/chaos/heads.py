@@ -229,7 +229,12 @@ def slow_clients(
 
 
 def unread_answers(
-    models: Path, *, clients: int = 10, requests: int = 400, timeout_seconds: float = 3.0, drain_seconds: float = 3.0
+    models: Path,
+    *,
+    clients: int = 20,
+    requests: int = PIPELINED,
+    timeout_seconds: float = 3.0,
+    drain_seconds: float = 3.0,
 ) -> Result:
     """Clients that ask and ask and never read an answer: are they closed, what do they hold, can it stop?"""
     result = Result(

@@ -56,7 +56,7 @@ def test_half_bodies_hold_little_memory(models_dir: Path) -> None:
 
 def test_clients_that_read_no_answer_are_closed(models_dir: Path) -> None:
     result = heads.unread_answers(models_dir, timeout_seconds=1.0, drain_seconds=1.0)
-    assert result["answers unread"] > 100
+    assert result["answers unread"] > 20
     assert not result["left open"], result.measured()
     assert result["RSS grown by"] < 150, result.measured()
     assert result["SIGTERM: exit status"] == 0
