@@ -18,9 +18,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.engine.batch import Encoded
+from service.engine.batch import Encoded, RowLogits
 from service.engine.session import Engine
-from service.tasks import RowLogits
 
 LONG_BATCHES = 4
 """A job of more than so many full batches' tokens is a long one."""

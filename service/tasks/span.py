@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag
 
-from service.engine.batch import Encoded, Ids
+from service.engine.batch import Encoded, Ids, RowLogits
 from service.engine.tokenizer import Tokenizer, Tokens
 from service.errors import InvalidInput
 from service.metrics import Metrics
 from service.settings import MAX_ITEMS
 from service.tasks.inputs import Input, Integer, Limit, Options, Text
 from service.tasks.spec import TaskSpec
-from service.tasks.task import RowLogits, Task
+from service.tasks.task import Task
 
 _JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
 """Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""
