@@ -14,7 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
     ("service.engine.allocator", "service.engine.batch", "service.engine.processor"),
     ("service.engine.tokenizer", "service.engine.session"),
-    ("service.tasks.spec", "service.tasks.inputs"),
+    ("service.tasks.spec", "service.tasks.inputs", "service.tasks.spans"),
     ("service.tasks.task",),
     ("service.tasks.classification", "service.tasks.multiple_choice", "service.tasks.span"),
     ("service.tasks.multi_label", "service.tasks.zero_shot"),

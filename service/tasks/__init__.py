@@ -14,7 +14,8 @@ from service.tasks.multiple_choice import (
     MultipleChoiceTask,
     ScoredOption,
 )
-from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask, Window
+from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask
+from service.tasks.spans import Window
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task
 from service.tasks.zero_shot import ZeroShotExample, ZeroShotTask
