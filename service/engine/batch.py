@@ -60,7 +60,7 @@ class Batch:
 
 
 def pad(rows: Sequence[Encoded], pad_id: int) -> Batch:
-    """Pads `rows` (at least one) on the right to the longest of them."""
+    """Pad `rows` (at least one) on the right to the longest of them."""
     shape = (len(rows), max(map(len, rows)))
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)

@@ -56,7 +56,7 @@ class Template:
         return sum(map(len, self.parts))
 
     def fill(self, *texts: Ids) -> Encoded:
-        """Lays `texts` (ids without special tokens) into the template."""
+        """Lay `texts` (ids without special tokens) into the template."""
         ids, types = [self.parts[0]], [self.part_types[0]]
         for text, text_type, part, part_type in zip(
             texts, self.text_types, self.parts[1:], self.part_types[1:], strict=True
@@ -111,7 +111,7 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokenises many texts at once (across cores when there are several), without special tokens.
+        """Tokenise many texts at once (across cores when there are several), without special tokens.
 
         Each distinct text is tokenised once: a zero-shot request has its text beside every label.
         """
@@ -138,7 +138,7 @@ class Tokenizer:
 
 
 def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
+    """Make a tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
     special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     unknown = getattr(backend.model, "unk_token", None)
     if isinstance(backend.model, Unigram):
@@ -165,7 +165,7 @@ def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def _template(encoding: tokenizers.Encoding, texts: int) -> Template:
-    """Reads the template off an encoded sample, so that each family's post-processor is the only source of truth."""
+    """Read the template off an encoded sample, so that each family's post-processor is the only source of truth."""
     parts: list[list[int]] = [[]]
     part_types: list[list[int]] = [[]]
     text_types: list[int] = []

@@ -324,7 +324,7 @@ def _worst(answers: Sequence[tuple[float, str, int, int, int]], top_k: int) -> f
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Moves a span's ends off white space, and past what belongs to its last character (a decomposed accent, a
+    """Move a span's ends off white space, and past what belongs to its last character (a decomposed accent, a
     variation selector, the rest of a decomposed syllable), which tokenizers that strip or compose leave out."""
     while start < end and text[start].isspace():
         start += 1

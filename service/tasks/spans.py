@@ -53,8 +53,8 @@ class Best:
 def span_logits(
     window: Window, start: NDArray[np.float32], end: NDArray[np.float32], max_answer_tokens: int
 ) -> NDArray[np.float64]:
-    """Get the logits of the spans that begin at each owned token and are 1, 2, ... tokens long, -inf where a span would leave
-    the window. Shape [owned tokens, max_answer_tokens]."""
+    """Get the logits of the spans that begin at each owned token and are 1, 2, ... tokens long, -inf where a span would
+    leave the window. Shape [owned tokens, max_answer_tokens]."""
     tokens = len(window.offsets)
     own_start, own_end = window.owned
     longest = min(max_answer_tokens, tokens)

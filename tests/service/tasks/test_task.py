@@ -1,4 +1,4 @@
-"""What every task tells of itself: built from a manifest's words, which examples suit it, what is counted of it."""
+"""What every task says of itself: built from a manifest's words, which examples suit it, what is counted of it."""
 
 from dataclasses import asdict, fields
 from typing import Any
