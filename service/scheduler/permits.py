@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
 from service.errors import QueueFull
 
@@ -25,6 +26,28 @@ REQUEST_TOKENS = 16
 """Tokens that a request counts for beside its body's."""
 
 
+@dataclass(slots=True)
+class _Budget:
+    """What is in flight of a kind, in all and by client, and the most that may be."""
+
+    noun: str
+    limit: int
+    held: int = 0
+    held_by: Counter[Hashable] = field(default_factory=Counter)
+
+    def fits(self, client: Hashable, amount: int) -> bool:
+        """Whether a client may hold so much more. What nothing else is in flight beside always fits."""
+        free = self.limit - self.held
+        return not self.held or (amount <= free and self.held_by[client] + amount <= SHARE * free)
+
+    def add(self, client: Hashable, amount: int) -> None:
+        """Count into, or out below zero, what is in flight."""
+        self.held += amount
+        self.held_by[client] += amount
+        if not self.held_by[client]:
+            del self.held_by[client]
+
+
 class Permits:
     """The permits of a process."""
 
@@ -35,10 +58,10 @@ class Permits:
             tokens: most of short requests in flight.
             rate: tokens a second that the process runs, 0 while unknown.
         """
-        self._limits = {"requests": requests, "tokens": tokens, "long tokens": LONG_BUDGET * tokens}
+        self.requests = _Budget("requests", requests)
+        self.short = _Budget("tokens of short requests", tokens)
+        self.long = _Budget("tokens of long requests", LONG_BUDGET * tokens)
         self._rate = rate
-        self._held: Counter[str] = Counter()
-        self._held_by: Counter[tuple[str, Hashable]] = Counter()
 
     def acquire(self, client: Hashable, body_bytes: int) -> Permit:
         """Admit a request, to be released in any case.
@@ -50,54 +73,47 @@ class Permits:
         Raises:
             QueueFull: too much is in flight, or too much of this client's.
         """
+        if not self.requests.fits(client, 1):
+            raise self.full(self.requests, client)
         permit = Permit(self, client)
-        try:
-            permit.change("requests", 1)
-            permit.resize(REQUEST_TOKENS + body_bytes // BYTES_PER_TOKEN)
-        except QueueFull:
-            permit.release()
-            raise
+        permit.resize(REQUEST_TOKENS + body_bytes // BYTES_PER_TOKEN)
+        self.requests.add(client, 1)
         return permit
 
-    def limit(self, kind: str) -> int:
-        """Get the most of a kind that may be in flight."""
-        return self._limits[kind]
-
-    def change(self, client: Hashable, kind: str, amount: int) -> None:
-        """Count into, or out below zero, what is in flight of a kind. Raises QueueFull."""
-        held, limit, own = self._held[kind], self._limits[kind], self._held_by[kind, client]
-        if amount > 0 and held and (held + amount > limit or own + amount > SHARE * (limit - held)):
-            wait = self._held["tokens"] + self._held["long tokens"]
-            raise QueueFull(
-                f"{held} {kind} are in flight, {own} of them this client's; the limit is {limit}",
-                retry_after=wait / self._rate() if self._rate() else 1.0,
-            )
-        self._held[kind] += amount
-        self._held_by[kind, client] += amount
-        if not self._held_by[kind, client]:
-            del self._held_by[kind, client]
+    def full(self, budget: _Budget, client: Hashable) -> QueueFull:
+        """Get the refusal of a request that a budget has no room for."""
+        rate = self._rate()
+        return QueueFull(
+            f"{budget.held} {budget.noun} are in flight, {budget.held_by[client]} of this client's; "
+            f"the limit is {budget.limit}",
+            retry_after=(self.short.held + self.long.held) / rate if rate else 1.0,
+        )
 
 
 class Permit:
-    """A request's permit."""
+    """A request's permit; `client` is who it was given to."""
 
     def __init__(self, permits: Permits, client: Hashable) -> None:
         self.client = client
         self._permits = permits
-        self._holds: dict[str, int] = {}
-
-    def change(self, kind: str, amount: int) -> None:
-        """Hold so much of a kind, and no other amount of it. Raises QueueFull."""
-        self._permits.change(self.client, kind, amount - self._holds.get(kind, 0))
-        self._holds[kind] = amount
+        self._budget = permits.short
+        self._tokens = 0
 
     def resize(self, tokens: int) -> None:
         """Count the request's tokens anew, now that more is known of it. Raises QueueFull."""
-        kind, other = ("long tokens", "tokens") if tokens > LONG_TOKENS else ("tokens", "long tokens")
-        self.change(kind, min(tokens, int(MOST_COUNTED * self._permits.limit(kind))))
-        self.change(other, 0)
+        permits, client = self._permits, self.client
+        budget = permits.long if tokens > LONG_TOKENS else permits.short
+        tokens = max(1, min(tokens, int(MOST_COUNTED * budget.limit)))
+        more = tokens - self._tokens if budget is self._budget else tokens
+        if more > 0 and not budget.fits(client, more):
+            raise permits.full(budget, client)
+        self._budget.add(client, -self._tokens)
+        budget.add(client, tokens)
+        self._budget, self._tokens = budget, tokens
 
     def release(self) -> None:
         """Give everything back."""
-        for kind in self._holds:
-            self.change(kind, 0)
+        if self._tokens:
+            self._budget.add(self.client, -self._tokens)
+            self._tokens = 0
+            self._permits.requests.add(self.client, -1)

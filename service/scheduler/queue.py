@@ -2,10 +2,10 @@
 
 Owns the order. Knows nothing of threads: whoever uses it holds the lock.
 
-Turns are shared by tokens (self-clocked fair queueing, Golestani 1994, with tokens for bytes). A virtual clock reads
-when what ran last was due. A job's next slice, at most a batch of it, is due at the clock's reading plus its tokens
-times the jobs of its client: so a short job passes a long one, a client's only job passes another's hundredth, and what
-waits is passed only until the clock comes by: none starves.
+Clients share by tokens: each has a clock that goes on by the tokens that run for it, and whose next row is due first on
+its clock is served first (self-clocked fair queueing, Golestani 1994, with tokens for bytes); a new one begins at the
+present. Of a client's jobs the one with the least work left is first, but each goes before those that come when as many
+tokens as it holds have run for the client. So a short job passes a long one, and none starves.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import insort
-from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from service.engine.batch import Encoded, RowLogits
@@ -23,6 +25,8 @@ from service.engine.session import Engine
 
 LONG_BATCHES = 4
 """A job of more than so many full batches' tokens is a long one."""
+LOOK_ROWS = 512
+"""Rows that are looked at for a batch of one model among those of others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +51,7 @@ class Job:
         future: resolves when `logits` are complete, those of each row in order.
         waiting: the rows that wait, by their place in the request; `tokens` is their sum.
         missing: rows that have no logits yet.
-        due: reading of the virtual clock at which its next slice is to run.
+        due: reading of its client's clock by which it is to have run.
         admitted, started, ended: when it came, its first batch began, and its last one ended (`time.perf_counter`).
     """
 
@@ -59,7 +63,8 @@ class Job:
         self.logits: list[RowLogits] = [()] * len(rows)
         self.missing = len(rows)
         self.admitted = time.perf_counter()
-        self.started = self.ended = self.due = 0.0
+        self.started = self.ended = 0.0
+        self.due = 0
 
 
 class Waiting(NamedTuple):
@@ -70,42 +75,66 @@ class Waiting(NamedTuple):
     row: Encoded
 
 
+@dataclass(slots=True)
+class _Client:
+    """A client's clock, and its jobs in the order in which they are due."""
+
+    clock: int
+    jobs: list[Job] = field(default_factory=list)
+
+    def rows(self) -> Iterator[tuple[int, Waiting]]:
+        """Look at its rows, each with what the clock will read when it has run."""
+        clock = self.clock
+        for job in self.jobs:
+            for place, row in job.waiting.items():
+                clock += len(row)
+                yield clock, Waiting(job, place, row)
+
+
 class Queue:
     """The jobs with waiting rows. Any job can leave at once.
 
     Attributes:
-        jobs: in the order in which they are due.
         rows: number of all that wait.
     """
 
     def __init__(self) -> None:
-        self.jobs: list[Job] = []
         self.rows = 0
-        self._clients: Counter[Hashable] = Counter()  # jobs of each
-        self._clock = 0.0
+        self._clients: dict[Hashable, _Client] = {}
+        self._present = 0  # when what was served last was due
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs with rows that wait."""
+        return [job for client in self._clients.values() for job in client.jobs]
 
     def add(self, job: Job) -> None:
         """Put a job in its place."""
-        self._clients[job.client] += 1
+        client = self._clients.setdefault(job.client, _Client(self._present))
+        job.due = client.clock + job.tokens
         self.rows += len(job.waiting)
-        self._place(job)
+        insort(client.jobs, job, key=_due)
 
     def first(self) -> list[Waiting]:
         """Look at the rows that are due first: a batch's tokens of one model, and at least one row."""
         rows: list[Waiting] = []
-        runner = self.jobs[0].runner
-        room = runner.batch_tokens
-        for job in self.jobs:
-            for place, row in job.waiting.items() if job.runner is runner else ():
-                rows.append(Waiting(job, place, row))
-                room -= len(row)
+        due = merge(*(client.rows() for client in self._clients.values()), key=itemgetter(0))
+        for _, waiting in islice(due, LOOK_ROWS):
+            if not rows:
+                runner = waiting.job.runner
+                room = runner.batch_tokens
+            if waiting.job.runner is runner:
+                rows.append(waiting)
+                room -= len(waiting.row)
                 if room <= 0:
-                    return rows
+                    break
         return rows
 
     def take(self, rows: Sequence[Waiting]) -> None:
-        """Take rows out for a batch. The clock goes on, and the next slices of their jobs are due later."""
-        self._clock = max(self._clock, *(waiting.job.due for waiting in rows))
+        """Take rows out for a batch; their clients' clocks go on."""
+        self._present = max(self._present, self._clients[rows[0].job.client].clock + len(rows[0].row))
+        for waiting in rows:
+            self._clients[waiting.job.client].clock += len(waiting.row)
         self._remove(rows)
 
     def drop(self, job: Job) -> None:
@@ -116,15 +145,16 @@ class Queue:
         for job, place, row in rows:
             del job.waiting[place]
             job.tokens -= len(row)
+            job.due -= len(row)
         self.rows -= len(rows)
         for job in dict.fromkeys(waiting.job for waiting in rows):
-            self.jobs.remove(job)
+            jobs = self._clients[job.client].jobs
+            jobs.remove(job)
             if job.waiting:
-                self._place(job)
-            else:
-                self._clients[job.client] -= 1
-                self._clients += Counter()  # forgets who has no job left
+                insort(jobs, job, key=_due)
+            elif not jobs:
+                del self._clients[job.client]
 
-    def _place(self, job: Job) -> None:
-        job.due = self._clock + min(job.tokens, job.runner.batch_tokens) * self._clients[job.client]
-        insort(self.jobs, job, key=lambda job: job.due)
+
+def _due(job: Job) -> int:
+    return job.due

@@ -30,7 +30,13 @@ def make(requests: int = 10**6, tokens: int = TOKENS, rate: float = 0.0) -> Perm
 
 def holds(permits: Permits) -> dict[str, int]:
     """What is in flight, of what kinds."""
-    return {kind: amount for kind, amount in permits._held.items() if amount}
+    budgets = {"requests": permits.requests, "tokens": permits.short, "long tokens": permits.long}
+    return {kind: budget.held for kind, budget in budgets.items() if budget.held}
+
+
+def clients(permits: Permits) -> list[Any]:
+    """The amounts that clients hold, of whatever kind."""
+    return [held for budget in (permits.requests, permits.short, permits.long) for held in budget.held_by.values()]
 
 
 def fill(permits: Permits, body_bytes: int = 0, clients: Any = None) -> list[Permit]:
@@ -51,7 +57,7 @@ def test_requests_in_flight_are_bounded() -> None:
     permits = make(requests=10)
     held = fill(permits)
     assert len(held) == 10
-    with pytest.raises(QueueFull, match=r"10 requests are in flight, 0 of them this client's; the limit is 10"):
+    with pytest.raises(QueueFull, match=r"10 requests are in flight, 0 of this client's; the limit is 10"):
         permits.acquire("another", 0)
     held[0].release()
     permits.acquire("another", 0)
@@ -101,7 +107,7 @@ def test_one_client_leaves_room_for_others() -> None:
     assert len(flood) == pytest.approx(1000 * SHARE / (SHARE + 1), abs=1)
     for i in range(50):
         permits.acquire(i, 0)
-    with pytest.raises(QueueFull, match=f"{len(flood)} of them this client's"):
+    with pytest.raises(QueueFull, match=f"{len(flood)} of this client's"):
         permits.acquire("flood", 0)
 
 
@@ -135,13 +141,13 @@ def test_a_refused_resize_changes_nothing() -> None:
     permit = permits.acquire("a", 0)
     books = fill(permits, 10**9)
     before = holds(permits)
-    with pytest.raises(QueueFull, match="long tokens are in flight"):
+    with pytest.raises(QueueFull, match="tokens of long requests are in flight"):
         permit.resize(LONG_TOKENS + 1)
     assert holds(permits) == before
     for each in (permit, *books):
         each.release()
     assert not holds(permits)
-    assert not permits._held_by
+    assert not clients(permits)
 
 
 def test_a_refused_request_holds_nothing() -> None:
@@ -181,11 +187,11 @@ def test_any_traffic_keeps_the_bounds_and_gives_everything_back(steps: list[tupl
         assert holds(permits).get("requests", 0) == len(held) <= 5
         assert holds(permits).get("tokens", 0) <= tokens
         assert holds(permits).get("long tokens", 0) <= LONG_BUDGET * tokens
-        assert all(amount >= 0 for amount in (*permits._held.values(), *permits._held_by.values()))
+        assert all(amount >= 0 for amount in (*holds(permits).values(), *clients(permits)))
     for permit in held:
         permit.release()
     assert not holds(permits)
-    assert not permits._held_by
+    assert not clients(permits)
 
 
 # ---- when to come again ---------------------------------------------------------------------------------------------
