@@ -29,9 +29,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.repository.loading",),
     ("service.http.problems", "service.http.keys", "service.http.pages", "service.http.body"),
     ("service.http.requests", "service.http.answers", "service.http.context"),
-    ("service.http.openapi", "service.http.protocol", "service.http.routes"),
+    ("service.http.openapi", "service.http.protocol", "service.http.gate"),
+    ("service.http.routes",),
     ("service.app",),
     ("service.server",),
+    ("service.program",),
     ("service.__main__",),
 )
 """Bottom up. A new module wants a place here."""
@@ -56,11 +58,11 @@ SEAMS = {
         "service.http.requests",
         "service.http.answers",
         "service.http.openapi",
-        "service.__main__",
+        "service.program",
     },
-    "uvicorn": {"service.server", "service.http.protocol"},
+    "uvicorn": {"service.server", "service.http.protocol", "service.http.gate"},
     "httptools": {"service.http.protocol"},
-    "uvloop": {"service.__main__"},
+    "uvloop": {"service.program"},
     "prometheus_client": {"service.metrics", "service.logs", "service.predictor", "service.http.routes"},
 }
 """Libraries that only these modules know."""

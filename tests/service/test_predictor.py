@@ -63,10 +63,10 @@ async def predictor(settings: Settings, metrics: Metrics) -> AsyncIterator[Predi
 
 
 def asked(
-    predictor: Predictor, name: str, *examples: Any, client: Any = None, permit: Permit | None = None
+    predictor: Predictor, name: str, *examples: Any, permit: Permit | None = None
 ) -> asyncio.Task[predict.Predictions]:
     model, task = predictor.choose(name, examples[0])
-    return asyncio.create_task(predictor.predict(model, task, examples, client=client, permit=permit))
+    return asyncio.create_task(predictor.predict(model, task, examples, permit))
 
 
 def replaced(task: AnyTask, **methods: Any) -> Any:
@@ -214,7 +214,7 @@ async def test_the_permit_is_counted_anew_when_the_tokens_are_known(settings: Se
         permit = predictor.permits.acquire("a", 400)
         done = await asked(predictor, "sentiment", ClassificationExample("fun"), permit=permit)
         assert done.rows == 1
-        assert predictor.permits._held["tokens"] == 3  # [CLS] fun [SEP]
+        assert predictor.permits.short.held == 3  # [CLS] fun [SEP]
         others = [predictor.permits.acquire(i, size) for i, size in enumerate([*[400] * 7, 176])]
         before = engine.rows
         with pytest.raises(QueueFull):
@@ -232,13 +232,15 @@ async def test_the_rate_is_that_of_all_schedulers(predictor: Predictor) -> None:
 
 async def test_clients_share_by_who_they_are(settings: Settings, metrics: Metrics) -> None:
     engine = FakeEngine()
-    async with serving(settings, metrics, sentiment=engine) as predictor:
+    async with serving(settings.model_copy(update={"max_batch_tokens": 128}), metrics, sentiment=engine) as predictor:
         engine.gate.clear()
         tasks = [asked(predictor, "sentiment", ClassificationExample("fun"))]
         await until(engine.entered.is_set)
-        many = [asked(predictor, "sentiment", *[ClassificationExample("a b c")] * 40, client="a") for _ in range(9)]
+        examples = [ClassificationExample("a b c")] * 40
+        permits = [predictor.permits.acquire("a", 0) for _ in range(9)]
+        many = [asked(predictor, "sentiment", *examples, permit=permit) for permit in permits]
         await asyncio.sleep(0.01)
-        one = asked(predictor, "sentiment", *[ClassificationExample("a b c")] * 40, client="b")
+        one = asked(predictor, "sentiment", *examples, permit=predictor.permits.acquire("b", 0))
         await asyncio.sleep(0.01)
         engine.gate.set()
         await one
