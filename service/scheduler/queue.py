@@ -17,7 +17,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from service.engine.batch import Encoded, RowLogits
@@ -105,15 +105,15 @@ class Queue:
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs with rows that wait."""
-        return [job for client in self._clients.values() for job in client.jobs]
+        """All jobs with rows that wait. Any thread may ask, with or without the lock."""
+        return [job for client in list(self._clients.values()) for job in client.jobs]
 
     def add(self, job: Job) -> None:
         """Put a job in its place."""
         client = self._clients.setdefault(job.client, _Client(self._present))
         job.due = client.clock + job.tokens
         self.rows += len(job.waiting)
-        insort(client.jobs, job, key=_due)
+        insort(client.jobs, job, key=attrgetter("due"))
 
     def first(self) -> list[Waiting]:
         """Look at the rows that are due first: a batch's tokens of one model, and at least one row."""
@@ -151,10 +151,6 @@ class Queue:
             jobs = self._clients[job.client].jobs
             jobs.remove(job)
             if job.waiting:
-                insort(jobs, job, key=_due)
+                insort(jobs, job, key=attrgetter("due"))
             elif not jobs:
                 del self._clients[job.client]
-
-
-def _due(job: Job) -> int:
-    return job.due
