@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -198,6 +199,19 @@ def test_a_job_leaves_from_the_middle(job: Any) -> None:
     assert queue.jobs == [jobs[2]]
     assert (queue.rows, [each.tokens for each in jobs]) == (1, [0, 0, 10])
     assert order(queue) == [jobs[2]]
+
+
+def test_a_thousand_clients_make_no_batch_slow(job: Any) -> None:
+    """The workers look under the lock. In this thread's own time: others may keep the machine busy."""
+    queue = filled(*(job(20, client=i) for i in range(1000)))
+    began = time.thread_time()
+    for i in range(100):
+        rows = queue.first()
+        assert sum(len(waiting.row) for waiting in rows) == BATCH
+        queue.take(rows)
+        for number in range(len(rows)):
+            queue.add(job(20, client=(i, number)))
+    assert time.thread_time() - began < 0.25
 
 
 def test_what_waits_can_be_looked_at_from_another_thread(job: Any) -> None:
