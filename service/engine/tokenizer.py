@@ -194,7 +194,7 @@ def _begins_word(text: str, i: int) -> bool:
 
 
 def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
+    """Make a tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
     special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     unknown = getattr(backend.model, "unk_token", None)
     if isinstance(backend.model, Unigram):
@@ -221,7 +221,7 @@ def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def _template(encoding: tokenizers.Encoding, texts: int) -> Template:
-    """Reads the template off an encoded sample, so that each family's post-processor is the only source of truth."""
+    """Read the template off an encoded sample, so that each family's post-processor is the only source of truth."""
     parts: list[list[int]] = [[]]
     part_types: list[list[int]] = [[]]
     text_types: list[int] = []
