@@ -23,12 +23,8 @@ from typing import NamedTuple
 from service.engine.batch import Encoded, RowLogits
 from service.engine.session import Engine
 
-LONG_BATCHES = 4
-"""A job of more than so many full batches' tokens is a long one."""
-LEAST_TOKENS = 8
-"""So many tokens a row has, as far as it is a matter of how many clients are looked at for a batch."""
-LOOK_ROWS = 512
-"""Rows that are looked at for a batch of one model among those of others."""
+LONG_BATCHES = 4  # a job of more than so many full batches' tokens is a long one
+LEAST_TOKENS = 8  # of a row, as far as it is a matter of how many clients are looked at for a batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,12 +34,9 @@ class Runner:
     name: str
     engine: Engine
     pad_id: int
-    batch_tokens: int
-    """Most tokens of a batch, padding included; a longer row is a batch by itself."""
-    low_latency: Engine | None = None
-    """Runs a batch that has the process to itself on all cores; None: `engine` does."""
-    low_latency_tokens: int = 0
-    """From how many tokens on it is used."""
+    batch_tokens: int  # most of a batch, padding included; a longer row is a batch by itself
+    low_latency: Engine | None = None  # runs a batch that has the process to itself on all cores, and
+    low_latency_tokens: int = 0  # is used from so many tokens on
 
 
 class Job:
@@ -126,7 +119,7 @@ class Queue:
         runner = clients[0].jobs[0].runner
         room = runner.batch_tokens
         due = merge(*(client.rows() for client in clients[: max(1, room // LEAST_TOKENS)]), key=itemgetter(0))
-        for _, waiting in islice(due, LOOK_ROWS):
+        for _, waiting in islice(due, runner.batch_tokens):
             if waiting.job.runner is runner:
                 rows.append(waiting)
                 room -= len(waiting.row)

@@ -25,14 +25,10 @@ from service.scheduler.queue import Job, Queue, Runner, Waiting
 
 logger = logging.getLogger(__name__)
 
-SHORT_SECONDS = 1.0
-"""For so long after a short job, long ones leave half of the workers free."""
-FAILURES = 5
-"""Batches of a model that fail one after another before the service is not ready."""
-LOSSES = 5
-"""Times that workers are lost, no batch having run in between, before the process is not alive."""
-BACK_OFF = 0.5
-"""Seconds before the first of them is replaced; twice as many before the next."""
+SHORT_SECONDS = 1.0  # for so long after a short job, long ones leave half of the workers free
+FAILURES = 5  # batches of a model that fail one after another before the service is not ready
+LOSSES = 5  # times that workers are lost, no batch having run in between, before the process is not alive
+BACK_OFF = 0.5  # seconds before the first of them is replaced; twice as many before the next
 LOOK_SECONDS = 0.25
 PROBE = Encoded(np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
 """The row that tries a model which has failed: no model's longest row is shorter."""
@@ -211,7 +207,7 @@ class Scheduler:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            with contextlib.suppress(RuntimeError):  # there is no thread to be had: the next look tries again
+            with contextlib.suppress(RuntimeError), self._changed:  # no thread to be had: the next look tries again
                 self._replace_lost(time.perf_counter())
             able = self.alive and not all(worker.lost for worker in self._workers)
             for runner, failures in list(self._failures.items()):
@@ -220,12 +216,11 @@ class Scheduler:
                         await asyncio.wait_for(self.run(runner, [PROBE]), 4 * LOOK_SECONDS)
 
     def _replace_lost(self, now: float) -> None:
-        with self._changed:
-            for number, worker in enumerate(self._workers):
-                if worker.rows and now - worker.began > self._hang_seconds:
-                    self._lose(worker, "the engine did not return")
-                if worker.lost and now >= self._restart and self.alive:
-                    logger.warning("replacing a lost worker")
-                    self._workers[number] = _Worker(self._work, number)
-            if not self.alive:
-                self._fail(self._jobs(), NotReady, "the service has lost its workers")
+        for number, worker in enumerate(self._workers):
+            if worker.rows and now - worker.began > self._hang_seconds:
+                self._lose(worker, "the engine did not return")
+            if worker.lost and now >= self._restart and self.alive:
+                logger.warning("replacing a lost worker")
+                self._workers[number] = _Worker(self._work, number)
+        if not self.alive:
+            self._fail(self._jobs(), NotReady, "the service has lost its workers")
