@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from service.errors import ConfigurationError
 from service.http.context import InFlight
+from service.http.gate import Gate
 from service.http.protocol import HeadLimits, Protocol, limited
 from service.predictor import Predictor
 from service.settings import Settings
@@ -34,11 +35,12 @@ _MARGIN = 0.5
 class Server(uvicorn.Server):
     """uvicorn's server, which ends what takes too long."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, gate: Gate | None = None) -> None:
+        limits = HeadLimits(settings.max_head_bytes, settings.max_head_lines, settings.head_seconds)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=limited(HeadLimits(settings.max_head_bytes, settings.max_head_lines, settings.head_seconds)),
+                http=limited(limits, gate.refusal if gate else None),
                 lifespan="off",  # run by the caller, so that what it raises is told in one line
                 ws="none",
                 log_config=None,
@@ -71,7 +73,7 @@ class MainServer(Server):
     """The server of the application: a signal stops it, what was admitted is answered first."""
 
     def __init__(self, app: FastAPI, settings: Settings, predictor: Predictor) -> None:
-        super().__init__(app, settings)
+        super().__init__(app, settings, app.state.gate)
         self._predictor = predictor
         self._in_flight: InFlight = app.state.in_flight
         self._drain_seconds = settings.drain_seconds

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive
 
@@ -23,14 +24,13 @@ class ClientGone(Exception):
     """The client left before the answer was ready."""
 
 
-def declared_length(request: Request, limit: int) -> int:
+def declared_length(headers: Headers, limit: int) -> int:
     """Get the length that a body declares, 0 where it declares none.
 
     Raises:
         UnsupportedMediaType: it is not declared as JSON in UTF-8, or is compressed.
         TooLarge: it is over the limit.
     """
-    headers = request.headers
     _check_media_type(headers.get("content-type", ""))
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("compressed bodies are not taken: leave out Content-Encoding")
@@ -41,18 +41,15 @@ def declared_length(request: Request, limit: int) -> int:
     return length
 
 
-async def read(request: Request, declared: int, limit: int, permit: Permit) -> bytes:
-    """Read the body.
-
-    Args:
-        declared: its length as declared; a longer one is counted into the permit as it comes.
+async def read(request: Request, limit: int, permit: Permit) -> bytes:
+    """Read the body. One whose length is not declared is counted into the permit as it comes.
 
     Raises:
         TooLarge: it is over the limit.
         QueueFull: it is over what the permit can be given.
         ClientGone: the client left half-way.
     """
-    chunks, size = [], 0
+    chunks, size, declared = [], 0, "content-length" in request.headers
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -61,7 +58,7 @@ async def read(request: Request, declared: int, limit: int, permit: Permit) -> b
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes, which is the limit")
-        if size > declared:
+        if not declared:
             permit.resize(REQUEST_TOKENS + size // BYTES_PER_TOKEN)
         chunks.append(chunk)
         if not message.get("more_body", False):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.http.context import BEGAN
 
@@ -41,12 +42,15 @@ class Protocol(HttpToolsProtocol):
     """One connection. Make a class with limits of its own by `limited`."""
 
     limits: HeadLimits
+    refusal: Callable[[Any, bool], bytes | None]
+    """What is answered to a request that is refused at once, by its scope and whether its connection goes on."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refusal = (400, "this is no HTTP/1.1 request")  # what is told where the parser stops
         self._ended_at = 0.0  # what comes after that is thrown away
         self._closing_since = 0.0
+        self._refused_at = 0.0  # a request whose body is still to come
         self._waiting_since: float | None = None  # for a head to be complete
         self._in_head = False
         self._in_body = False
@@ -123,6 +127,9 @@ class Protocol(HttpToolsProtocol):
             self._closing_since = self._closing_since or now
             if now - self._closing_since > FLUSH_SECONDS:
                 self.transport.abort()
+        if self._refused_at and now - self._refused_at > LINGER_SECONDS:
+            self._refused_at = 0.0
+            self._end()
         if self._ended_at and now - self._ended_at > LINGER_SECONDS and not self._answering:
             self.transport.abort()
 
@@ -185,13 +192,33 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self))
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        refusal = self.refusal(cycle.scope, cycle.keep_alive)
+        if refusal is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(refusal)
+        if self._in_body and cycle is self.cycle:  # its body is on its way, and is thrown away
+            self._refused_at = self.loop.time()
+        else:
+            self._refused(cycle)
+
+    def _refused(self, cycle: RequestResponseCycle) -> None:
+        self._refused_at = 0.0
+        if not cycle.keep_alive:
+            self.end()
+        self.on_response_complete()
+
     def on_body(self, body: bytes) -> None:
         self._pending = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body, self._pending = False, 0
-        if not self.parser.should_upgrade():
+        if self._refused_at:
+            self._refused(self.cycle)
+        elif not self.parser.should_upgrade():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -255,6 +282,7 @@ class _AnswerTransport:
         self.close = protocol.end
 
 
-def limited(limits: HeadLimits) -> type[Protocol]:
+def limited(limits: HeadLimits, refusal: Callable[[Any, bool], bytes | None] | None = None) -> type[Protocol]:
     """Get the protocol with these limits, for uvicorn's `http` setting."""
-    return type("LimitedProtocol", (Protocol,), {"limits": limits})
+    refuses = staticmethod(refusal or (lambda scope, keep_alive: None))
+    return type("LimitedProtocol", (Protocol,), {"limits": limits, "refusal": refuses})
