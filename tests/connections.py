@@ -1,6 +1,7 @@
 """One connection of the server, without a socket: its transport only records, its application waits or answers."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -69,7 +70,7 @@ class Connection:
         reads: whether it reads bodies.
     """
 
-    def __init__(self, limits: HeadLimits = LIMITS) -> None:
+    def __init__(self, limits: HeadLimits = LIMITS, refusal: Callable[[Any, bool], bytes | None] | None = None) -> None:
         self.scopes: list[Any] = []
         self.bodies: list[bytes] = []
         self.gone = 0
@@ -77,11 +78,10 @@ class Connection:
         self.go.set()
         self.reads = True
         self.loop = asyncio.get_running_loop()
-        config = uvicorn.Config(
-            self._app, interface="asgi3", http=limited(limits), lifespan="off", ws="none", log_config=None
-        )
+        kind = limited(limits, refusal)
+        config = uvicorn.Config(self._app, interface="asgi3", http=kind, lifespan="off", ws="none", log_config=None)
         self.state = ServerState()
-        self.protocol: Protocol = limited(limits)(config, self.state, {}, self.loop)
+        self.protocol: Protocol = kind(config, self.state, {}, self.loop)
         self.transport = Transport()
         self.protocol.connection_made(self.transport)  # type: ignore[arg-type]
 

@@ -25,6 +25,8 @@ FLUSH_SECONDS = 30.0
 """How long an answer may take to be sent when the connection is to be closed after it."""
 MOST_PIPELINED = 1024
 """Requests of a connection that wait for the answers of earlier ones: 3 KB each, of 30 bytes sent."""
+MOST_REFUSED = 16
+"""Requests of one read that are refused at once; more of them take turns with the requests of other connections."""
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _OFFERS = (b"upgrade", b"connection", b"http2-settings")
 
@@ -51,6 +53,7 @@ class Protocol(HttpToolsProtocol):
         self._ended_at = 0.0  # what comes after that is thrown away
         self._closing_since = 0.0
         self._refused_at = 0.0  # a request whose body is still to come
+        self._refusals = 0  # of this read
         self._waiting_since: float | None = None  # for a head to be complete
         self._in_head = False
         self._in_body = False
@@ -76,6 +79,7 @@ class Protocol(HttpToolsProtocol):
         if self._waiting_since is None and not self._in_body:
             self._waiting_since = self.loop.time()
         self._pending += len(data)
+        self._refusals = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -193,10 +197,13 @@ class Protocol(HttpToolsProtocol):
         self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        refusal = self.refusal(cycle.scope, cycle.keep_alive)
+        refusal = None
+        if self._refusals < MOST_REFUSED:
+            refusal = self.refusal(cycle.scope, cycle.keep_alive)
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
+        self._refusals += 1
         cycle.response_started = cycle.response_complete = True
         self.transport.write(refusal)
         if self._in_body and cycle is self.cycle:  # its body is on its way, and is thrown away
@@ -262,7 +269,8 @@ class Protocol(HttpToolsProtocol):
             return
         body = reason.encode()
         head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        if not self._refused_at:  # that has its answer
+            self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self._end()
 
     def _end(self) -> None:
