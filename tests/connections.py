@@ -67,7 +67,7 @@ class Connection:
     Attributes:
         scopes, bodies: of the requests that the application got; `gone`: how many clients left.
         go: it answers while this is set.
-        reads: whether it reads bodies.
+        reads: whether it reads bodies; `breaks`: whether it fails when half of an answer is out.
     """
 
     def __init__(self, limits: HeadLimits = LIMITS, refusal: Callable[[Any, bool], bytes | None] | None = None) -> None:
@@ -76,7 +76,7 @@ class Connection:
         self.gone = 0
         self.go = asyncio.Event()
         self.go.set()
-        self.reads = True
+        self.reads, self.breaks = True, False
         self.loop = asyncio.get_running_loop()
         kind = limited(limits, refusal)
         config = uvicorn.Config(self._app, interface="asgi3", http=kind, lifespan="off", ws="none", log_config=None)
@@ -97,6 +97,8 @@ class Connection:
         self.bodies.append(body)
         await self.go.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        if self.breaks:
+            raise ValueError
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def send(self, *pieces: bytes) -> bytes:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -143,11 +144,16 @@ class Protocol(HttpToolsProtocol):
         if not self._answering:
             self.transport.close()
 
-    def end(self) -> None:
-        """Close the connection after its last answer; where more of the request comes, as `_end` does."""
+    def end(self, cycle: RequestResponseCycle) -> None:
+        """Close the connection after its last answer; where more of the request comes, as `_end` does.
+
+        An answer that broke off half-way is of no use to anybody, and may be so because nobody reads.
+        """
         self.pipeline.clear()
         self.cycle.disconnected = True
-        if self._in_body and self.transport.can_write_eof():
+        if not cycle.response_complete:
+            self.transport.abort()
+        elif self._in_body and self.transport.can_write_eof():
             self._end()
         else:
             self.transport.close()
@@ -194,7 +200,7 @@ class Protocol(HttpToolsProtocol):
             self._stop("too many requests wait for the answers of earlier ones on this connection")
         self._in_body = True
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self))
+        self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self, self.cycle))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         refusal = None
@@ -214,7 +220,7 @@ class Protocol(HttpToolsProtocol):
     def _refused(self, cycle: RequestResponseCycle) -> None:
         self._refused_at = 0.0
         if not cycle.keep_alive:
-            self.end()
+            self.end(cycle)
         self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -285,9 +291,9 @@ class _AnswerTransport:
 
     __slots__ = ("close", "is_closing", "write")
 
-    def __init__(self, protocol: Protocol) -> None:
+    def __init__(self, protocol: Protocol, cycle: RequestResponseCycle) -> None:
         self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
-        self.close = protocol.end
+        self.close = partial(protocol.end, cycle)
 
 
 def limited(limits: HeadLimits, refusal: Callable[[Any, bool], bytes | None] | None = None) -> type[Protocol]:
