@@ -211,6 +211,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._refusals += 1
         cycle.response_started = cycle.response_complete = True
+        cycle.on_response = _nothing  # no circle of references is left
         self.transport.write(refusal)
         if self._in_body and cycle is self.cycle:  # its body is on its way, and is thrown away
             self._refused_at = self.loop.time()
@@ -284,6 +285,10 @@ class Protocol(HttpToolsProtocol):
         self._ended_at, self._waiting_since = self.loop.time(), None
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
+
+
+def _nothing() -> None:
+    pass
 
 
 class _AnswerTransport:
