@@ -35,6 +35,9 @@ def configure(form: Format, level: str, dropped: Counter) -> Writer:
     writer = Writer(sys.stderr, dropped)
     writer.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
     logging.basicConfig(handlers=[writer], level=level.upper(), force=True)
+    # What no format shows need not be looked up for each record (Python's logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = ""
     # Its lines on starting and stopping are ours to write; its access log would hold paths.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

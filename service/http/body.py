@@ -6,8 +6,6 @@ Owns the limits on a body and the watch for a client that leaves. Knows nothing 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -65,40 +63,38 @@ async def read(request: Request, limit: int, permit: Permit) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-@asynccontextmanager
-async def connected(receive: Receive) -> AsyncIterator[None]:
+class Connected:
     """Cancel the block when the client leaves. To be entered when the whole body has been read.
 
     Raises:
         ClientGone: it did.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-    watcher: asyncio.Task[None] | None = None
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
 
-    def start() -> None:
-        nonlocal watcher
-        watcher = asyncio.create_task(watch())
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._starting = asyncio.get_running_loop().call_later(WATCH_AFTER, self._start)
 
-    starting = asyncio.get_running_loop().call_later(WATCH_AFTER, start)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._starting.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if kind is asyncio.CancelledError and self._gone and self._task is not None and self._task.uncancel() == 0:
             raise ClientGone from None
-        raise
-    finally:
-        starting.cancel()
-        if watcher is not None:
-            watcher.cancel()
+
+    def _start(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        assert self._task is not None
+        self._task.cancel()
 
 
 def _check_media_type(content_type: str) -> None:

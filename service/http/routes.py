@@ -46,7 +46,7 @@ class Routes:
         sets the deadline, tells errors, and gives the permit back."""
         context, permit, predictor = Context.of(request.scope), self.gate.admit(request.scope), self.gate.serving()
         content = await body.read(request, self._settings.max_body_bytes, permit)
-        async with body.connected(request.receive):
+        async with body.Connected(request.receive):
             call = await requests.parse(path, content, self._settings)
             model, task = predictor.choose(call.model, call.examples[0])
             context.model = model.name
