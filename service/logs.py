@@ -81,7 +81,11 @@ class Writer(logging.Handler):
             closing = self._closing.wait(WRITE_EVERY)
             lines = []
             while self._waiting:
-                lines.append(self.format(self._waiting.popleft()) + "\n")
+                record = self._waiting.popleft()
+                try:
+                    lines.append(self.format(record) + "\n")
+                except Exception:  # its arguments do not fit its message: no reason to write no other
+                    self._dropped.inc()
             if lines:
                 with contextlib.suppress(OSError, ValueError):  # nobody reads the log, or it is closed
                     self._stream.write("".join(lines))

@@ -1,6 +1,7 @@
 """One connection of the server, without a socket: its transport only records, its application waits or answers."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -66,22 +67,21 @@ class Connection:
     Attributes:
         scopes, bodies: of the requests that the application got; `gone`: how many clients left.
         go: it answers while this is set.
-        reads: whether it reads bodies.
+        reads: whether it reads bodies; `breaks`: whether it fails when half of an answer is out.
     """
 
-    def __init__(self, limits: HeadLimits = LIMITS) -> None:
+    def __init__(self, limits: HeadLimits = LIMITS, refusal: Callable[[Any, bool], bytes | None] | None = None) -> None:
         self.scopes: list[Any] = []
         self.bodies: list[bytes] = []
         self.gone = 0
         self.go = asyncio.Event()
         self.go.set()
-        self.reads = True
+        self.reads, self.breaks = True, False
         self.loop = asyncio.get_running_loop()
-        config = uvicorn.Config(
-            self._app, interface="asgi3", http=limited(limits), lifespan="off", ws="none", log_config=None
-        )
+        kind = limited(limits, refusal)
+        config = uvicorn.Config(self._app, interface="asgi3", http=kind, lifespan="off", ws="none", log_config=None)
         self.state = ServerState()
-        self.protocol: Protocol = limited(limits)(config, self.state, {}, self.loop)
+        self.protocol: Protocol = kind(config, self.state, {}, self.loop)
         self.transport = Transport()
         self.protocol.connection_made(self.transport)  # type: ignore[arg-type]
 
@@ -97,6 +97,8 @@ class Connection:
         self.bodies.append(body)
         await self.go.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        if self.breaks:
+            raise ValueError
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def send(self, *pieces: bytes) -> bytes:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -23,8 +24,10 @@ LINGER_SECONDS = 2.0
 and the answer lost with it."""
 FLUSH_SECONDS = 30.0
 """How long an answer may take to be sent when the connection is to be closed after it."""
-MOST_PIPELINED = 32
-"""Requests of a connection that wait for the answers of earlier ones."""
+MOST_PIPELINED = 1024
+"""Requests of a connection that wait for the answers of earlier ones: 3 KB each, of 30 bytes sent."""
+MOST_REFUSED = 16
+"""Requests of one read that are refused at once; more of them take turns with the requests of other connections."""
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _OFFERS = (b"upgrade", b"connection", b"http2-settings")
 
@@ -51,6 +54,7 @@ class Protocol(HttpToolsProtocol):
         self._ended_at = 0.0  # what comes after that is thrown away
         self._closing_since = 0.0
         self._refused_at = 0.0  # a request whose body is still to come
+        self._refusals = 0  # of this read
         self._waiting_since: float | None = None  # for a head to be complete
         self._in_head = False
         self._in_body = False
@@ -76,6 +80,7 @@ class Protocol(HttpToolsProtocol):
         if self._waiting_since is None and not self._in_body:
             self._waiting_since = self.loop.time()
         self._pending += len(data)
+        self._refusals = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -139,11 +144,16 @@ class Protocol(HttpToolsProtocol):
         if not self._answering:
             self.transport.close()
 
-    def end(self) -> None:
-        """Close the connection after its last answer; where more of the request comes, as `_end` does."""
+    def end(self, cycle: RequestResponseCycle) -> None:
+        """Close the connection after its last answer; where more of the request comes, as `_end` does.
+
+        An answer that broke off half-way is of no use to anybody, and may be so because nobody reads.
+        """
         self.pipeline.clear()
         self.cycle.disconnected = True
-        if self._in_body and self.transport.can_write_eof():
+        if not cycle.response_complete:
+            self.transport.abort()
+        elif self._in_body and self.transport.can_write_eof():
             self._end()
         else:
             self.transport.close()
@@ -190,14 +200,18 @@ class Protocol(HttpToolsProtocol):
             self._stop("too many requests wait for the answers of earlier ones on this connection")
         self._in_body = True
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self))
+        self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self, self.cycle))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        refusal = self.refusal(cycle.scope, cycle.keep_alive)
+        refusal = None
+        if self._refusals < MOST_REFUSED:
+            refusal = self.refusal(cycle.scope, cycle.keep_alive)
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
+        self._refusals += 1
         cycle.response_started = cycle.response_complete = True
+        cycle.on_response = _nothing  # no circle of references is left
         self.transport.write(refusal)
         if self._in_body and cycle is self.cycle:  # its body is on its way, and is thrown away
             self._refused_at = self.loop.time()
@@ -207,7 +221,7 @@ class Protocol(HttpToolsProtocol):
     def _refused(self, cycle: RequestResponseCycle) -> None:
         self._refused_at = 0.0
         if not cycle.keep_alive:
-            self.end()
+            self.end(cycle)
         self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -262,7 +276,8 @@ class Protocol(HttpToolsProtocol):
             return
         body = reason.encode()
         head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        if not self._refused_at:  # that has its answer
+            self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self._end()
 
     def _end(self) -> None:
@@ -272,14 +287,18 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
 
 
+def _nothing() -> None:
+    pass
+
+
 class _AnswerTransport:
     """What an answer is written to: the connection, which ends as the protocol says."""
 
     __slots__ = ("close", "is_closing", "write")
 
-    def __init__(self, protocol: Protocol) -> None:
+    def __init__(self, protocol: Protocol, cycle: RequestResponseCycle) -> None:
         self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
-        self.close = protocol.end
+        self.close = partial(protocol.end, cycle)
 
 
 def limited(limits: HeadLimits, refusal: Callable[[Any, bool], bytes | None] | None = None) -> type[Protocol]:

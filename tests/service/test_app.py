@@ -240,7 +240,7 @@ class TestOps:
             'bertie_requests_total{model="sentiment",route="/classify",status="200"} 1.0'
             in (await ops.get("/metrics")).text
         )
-        app.state.routes.predictor.stop()
+        app.state.gate.predictor.stop()
         assert (await ops.get("/health/ready")).status_code == 503
         assert (await ops.get("/health/live")).status_code == 200
 

@@ -28,6 +28,8 @@ def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(sys, "stderr", stream)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))  # put back afterwards
     writer = logs.configure(request.param, "debug", Metrics().log_dropped)
 
     def written() -> str:
@@ -130,19 +132,18 @@ def test_exceptions_that_cause_one_another_in_a_circle_end() -> None:
     assert logs.describe((ValueError, first, None)).count("Error") == 2
 
 
-class Hung(logging.Handler):
-    """Writes nothing as long as nobody reads: `read` lets it go on."""
+class Hung(io.StringIO):
+    """A stream that nobody reads until `read` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.read = threading.Event()
+        self.read_on = threading.Event()
         self.entered = threading.Event()
-        self.written: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def write(self, text: str) -> int:
         self.entered.set()
-        self.read.wait(20)
-        self.written.append(record.getMessage())
+        self.read_on.wait(20)
+        return super().write(text)
 
 
 class TestWriter:
@@ -150,7 +151,7 @@ class TestWriter:
     def hung(self) -> Iterator[Hung]:
         hung = Hung()
         yield hung
-        hung.read.set()
+        hung.read_on.set()
 
     def dropped(self, metrics: Metrics) -> float | None:
         return metrics.registry.get_sample_value("bertie_log_dropped_total")
@@ -167,11 +168,14 @@ class TestWriter:
         began = time.perf_counter()
         assert not writer.close_within(0.1)
         assert time.perf_counter() - began < 2
-        hung.read.set()
+        hung.read_on.set()
         assert writer.close_within(10)
-        assert hung.written == ["first", *(f"{i}" for i in range(logs.MOST_WAITING))]  # the last ones were dropped
+        assert hung.getvalue().split() == [
+            "first",
+            *(f"{i}" for i in range(logs.MOST_WAITING)),
+        ]  # the last were dropped
 
-    def test_one_record_that_hangs_is_waited_for_too(self, hung: Hung, metrics: Metrics) -> None:
+    def test_one_record_that_hangs_is_no_reason_to_wait(self, hung: Hung, metrics: Metrics) -> None:
         """Nothing waits behind it, and yet the thread that writes it cannot be stopped."""
         writer = logs.Writer(hung, metrics.log_dropped)
         writer.handle(record("first"))
@@ -182,18 +186,41 @@ class TestWriter:
 
     def test_all_that_waits_is_written_before_the_end(self, metrics: Metrics) -> None:
         stream = io.StringIO()
-        writer = logs.Writer(logging.StreamHandler(stream), metrics.log_dropped)
+        writer = logs.Writer(stream, metrics.log_dropped)
         for i in range(1000):
             writer.handle(record(f"{i}"))
         assert writer.close_within(10)
         assert stream.getvalue().split() == [str(i) for i in range(1000)]
         assert self.dropped(metrics) == 0
 
+    def test_a_record_comes_out_by_itself(self, hung: Hung, metrics: Metrics) -> None:
+        hung.read_on.set()
+        writer = logs.Writer(hung, metrics.log_dropped)
+        writer.handle(record("here"))
+        assert hung.entered.wait(10)
+        assert writer.close_within(10)
+        assert hung.getvalue() == "here\n"
+
+    def test_one_that_cannot_be_written_costs_no_other(self, metrics: Metrics) -> None:
+        stream = io.StringIO()
+        writer = logs.Writer(stream, metrics.log_dropped)
+        writer.handle(logging.LogRecord("x", logging.INFO, __file__, 1, "%d %d", ("one",), None))
+        writer.handle(record("another"))
+        assert writer.close_within(10)
+        assert stream.getvalue() == "another\n"
+        assert self.dropped(metrics) == 1
+
+    def test_a_stream_that_breaks_is_no_error(self, metrics: Metrics) -> None:
+        stream = io.StringIO()
+        stream.close()
+        writer = logs.Writer(stream, metrics.log_dropped)
+        writer.handle(record("lost"))
+        assert writer.close_within(10)
+
     def test_an_exception_is_told_by_the_thread_that_writes(self, metrics: Metrics) -> None:
         stream = io.StringIO()
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logs.JsonFormatter())
-        writer = logs.Writer(handler, metrics.log_dropped)
+        writer = logs.Writer(stream, metrics.log_dropped)
+        writer.setFormatter(logs.JsonFormatter())
         try:
             raise ValueError(CANARY)
         except ValueError:

@@ -39,7 +39,7 @@ class Service:
         async with self.app.router.lifespan_context(self.app):
             listener = bind("127.0.0.1", 0)
             self.url = address(listener)
-            self.server = MainServer(self.app, self.settings, self.app.state.routes.predictor)
+            self.server = MainServer(self.app, self.settings, self.app.state.gate.predictor)
             self.done = asyncio.create_task(self.server.serve([listener]))
             await until(lambda: self.server.started)
             async with httpx.AsyncClient(base_url=self.url, timeout=20, verify=False) as client:
@@ -76,7 +76,7 @@ async def test_a_first_signal_finishes_what_was_admitted(service: Service) -> No
         admitted = asyncio.create_task(client.post("/classify", json=GOOD))
         await until(service.engine.entered.is_set)
         service.server.handle_exit(15, None)
-        assert not service.app.state.routes.predictor.ready  # from this moment
+        assert not service.app.state.gate.predictor.ready  # from this moment
         host, port = service.url.removeprefix("http://").split(":")
         with pytest.raises(ConnectionRefusedError):
             await asyncio.wait_for(_connect_for_ever(host, int(port)), 5)

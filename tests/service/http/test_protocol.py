@@ -271,6 +271,15 @@ class TestTime:
         connection.expire(FLUSH_SECONDS + 1)
         assert connection.transport.aborted
 
+    async def test_half_an_answer_is_broken_off(self) -> None:
+        """As one is that nobody reads until its deadline: what was written of it would wait for ever to be sent."""
+        connection = Connection()
+        connection.breaks = True
+        await connection.send(GET + GET)
+        assert connection.transport.written.endswith(b"content-length: 2\r\n\r\n")
+        assert connection.transport.aborted
+        assert len(connection.scopes) == 1
+
     @pytest.mark.parametrize(("request_", "closed"), [(b"", True), (b"GET / HT", True), (GET, True), (b"\x00", True)])
     async def test_a_stop_closes_what_waits_for_nothing(self, request_: bytes, closed: bool) -> None:
         connection = Connection()

@@ -1,6 +1,7 @@
 """From a body's bytes to examples, or to what is wrong with it; and what a body may cost at most."""
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -291,9 +292,10 @@ def test_any_json_is_a_request_or_a_clear_error(body: Any) -> None:
 
 @rounds(max_examples=100, deadline=None)
 @given(body=st.binary(max_size=64))
-def test_any_bytes_are_a_clear_error(body: bytes) -> None:
-    with pytest.raises(BertieError):
-        parse("/classify", body)
+def test_any_bytes_are_a_request_or_a_clear_error(body: bytes) -> None:
+    """Hypothesis knows the literals of this file, whole requests among them."""
+    with contextlib.suppress(BertieError):
+        assert parse("/classify", body).examples
 
 
 class TestBounds:

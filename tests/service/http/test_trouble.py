@@ -111,7 +111,7 @@ class TestTrouble:
             assert (await client.get("/health/ready")).status_code == 200
             answer = await asyncio.wait_for(client.post("/classify", json=GOOD), 5)
             assert answer.status_code == 500
-            predictor = client.app.state.routes.predictor  # type: ignore[attr-defined]
+            predictor = client.app.state.gate.predictor  # type: ignore[attr-defined]
             await until(lambda: not predictor.ready)
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()["type"]) == (503, "urn:bertie:problem:not-ready")
@@ -130,7 +130,7 @@ class TestTrouble:
     async def test_permits_are_given_back_whatever_happens(self, settings: Settings, metrics: Metrics) -> None:
         engine = FakeEngine()
         async with serving(settings, load=load_with(sentiment=engine)) as client:
-            permits = client.app.state.routes.predictor.permits  # type: ignore[attr-defined]
+            permits = client.app.state.gate.predictor.permits  # type: ignore[attr-defined]
             for body in (GOOD, {"text": ""}, {"text": 1}, {"text": "a", "model": "nope"}, {"inputs": [{}] * 200}, 0):
                 await client.post("/classify", json=body)
                 assert (permits.requests.held, permits.short.held, permits.long.held) == (0, 0, 0)
@@ -138,7 +138,7 @@ class TestTrouble:
     async def test_readiness_is_read_when_it_is_scraped(self, settings: Settings) -> None:
         async with serving(settings) as client:
             assert "\nbertie_ready 1.0\n" in (await client.get("/metrics")).text
-            client.app.state.routes.predictor.stop()  # type: ignore[attr-defined]
+            client.app.state.gate.predictor.stop()  # type: ignore[attr-defined]
             assert "\nbertie_ready 0.0\n" in (await client.get("/metrics")).text
 
     async def test_draining_refuses_what_is_new_and_finishes_what_was_admitted(
@@ -146,7 +146,7 @@ class TestTrouble:
     ) -> None:
         engine = FakeEngine()
         async with serving(settings, load=load_with(sentiment=engine), metrics=metrics) as client:
-            predictor = client.app.state.routes.predictor  # type: ignore[attr-defined]
+            predictor = client.app.state.gate.predictor  # type: ignore[attr-defined]
             engine.gate.clear()
             admitted = asyncio.create_task(client.post("/classify", json=GOOD))
             await until(engine.entered.is_set)
