@@ -14,8 +14,8 @@ rows a second in requests of 32 rows, against the session's. Aims are told besid
 object; exit status 1 when the provider is not CUDA, a matrix product or attention ran elsewhere, or the logits are off:
 the aims are no condition.
 
-No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.packing`), whose speed
-says nothing.
+No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.export.packing`), whose
+speed says nothing.
 
     python -m bench.gpu_check                     # the GPU; fails where there is none
     python -m bench.gpu_check --device cpu --quick    # the same path on a CPU, tiny: what the tests run
@@ -43,11 +43,11 @@ from service.engine.batch import Batch, Encoded, pad
 from service.engine.session import OrtEngine
 from service.errors import BertieError, ConfigurationError
 from service.repository.bundle import Provider
-from training import graph, packing
 from training.compare import child, flops
 from training.errors import TrainingError
-from training.evaluate import TorchEngine
-from training.export import ENCODINGS
+from training.evaluate.runner import TorchEngine
+from training.export import graph, packing
+from training.export.runner import ENCODINGS
 
 LENGTHS = (32, 128, 384)
 AT = 128

@@ -37,12 +37,13 @@ from bench.errors import BenchError
 from bench.report import plain
 from service.errors import BertieError
 from service.settings import cpu_quota
-from training import export, graph
 from training.compare import budget, child, parameters, subjects, weights
 from training.compare.figure import Figure
 from training.compare.subjects import Subject
 from training.compare.table import Table, number
 from training.errors import TrainingError
+from training.export import graph
+from training.export import runner as export
 
 PARTS = ("speed", "rows", "shapes")
 IN_FLIGHT = 32

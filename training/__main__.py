@@ -185,14 +185,14 @@ def _finetune(options: argparse.Namespace) -> None:
     teachers = [f"teacher={json.dumps(options.teacher)}"] if options.teacher else []
     loaded = recipe.load(options.recipe, [*options.set, *teachers])
 
-    from training import finetune
+    from training.finetune import runner as finetune
 
     metrics = finetune.run(loaded, resume=options.resume, allow_bad_data=options.allow_bad_data)
     _print_scores("dev", metrics["dev"])
 
 
 def _average(options: argparse.Namespace) -> None:
-    from training import average
+    from training.checkpoints import average
 
     metrics = average.run(options.output, options.checkpoint, options.weights)
     for part in metrics["average"]:
@@ -200,7 +200,7 @@ def _average(options: argparse.Namespace) -> None:
 
 
 def _vocabulary(options: argparse.Namespace) -> None:
-    from training.pretrain import pieces
+    from training.tokenizers import pieces
 
     count = pieces.learn(
         options.output, options.corpus, kind=options.kind, size=options.size, cased=options.cased,
@@ -233,7 +233,7 @@ def _shrink(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from training import export
+    from training.export import runner as export
 
     manifest = export.run(
         export.Request(
@@ -258,7 +258,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _restore(options: argparse.Namespace) -> None:
-    from training import restore
+    from training.export import restore
 
     precision = restore.run(options.bundle, options.encoder, options.output)
     print(f"{options.output}: its weights are those of the {precision} graph")
@@ -266,7 +266,7 @@ def _restore(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from service.repository import bundle as bundles
-    from training import evaluate
+    from training.evaluate import runner as evaluate
 
     bundle = bundles.load(options.bundle)
     if options.predictions and not options.predictions.parent.is_dir():

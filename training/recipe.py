@@ -76,7 +76,7 @@ class Recipe:
         classifier_dropout: replaces the dropout before the head; None keeps the model's own.
         freeze_word_embeddings: leave the word embeddings as pre-trained (a third less optimizer work on a small model).
         precision: `fp32`, or `bf16` autocast.
-        attention: transformers' attention implementation; `bf16_eager` is ours (see `training.attention`).
+        attention: transformers' attention implementation; `bf16_eager` is ours (see `training.checkpoints.attention`).
         save_steps: steps between checkpoints.
         dev_steps: steps between scores on the first dev file, by which the best weights become the final ones; 0: the
             last ones do.
@@ -231,8 +231,8 @@ def make(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
 
 
 def layout(settings: Sequence[str]) -> dict[str, str]:
-    """How data are laid out, of `data=...` and `table.NAME=...` (which says `data=table`): as `training.evaluate.read`
-    takes it.
+    """How data are laid out, of `data=...` and `table.NAME=...` (which says `data=table`): as `evaluate.read` takes
+    it.
 
     Raises:
         RecipeError: names what is no such key, or no such layout.

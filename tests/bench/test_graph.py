@@ -9,8 +9,8 @@ import pytest
 from bench import graph, neighbours
 from service.engine.batch import Batch
 from service.repository.bundle import Graph
-from tests.training.checkpoints import save_checkpoint
 from tests.training.compare.shapes import run_here
+from tests.training.samples import save_checkpoint
 from training.compare import child
 
 

@@ -27,7 +27,7 @@ from training.compare.options import Options
 from training.compare.results import Comparison, Row
 from training.compare.subjects import Subject
 from training.errors import TrainingError
-from training.finetune import max_positions
+from training.finetune.runner import max_positions
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from training import graph
+from training.export import graph
 
 
 def forward(config: PreTrainedConfig, tokens: int) -> int:
@@ -35,8 +35,8 @@ def forward(config: PreTrainedConfig, tokens: int) -> int:
 
 
 def served(config: PreTrainedConfig, tokens: int) -> int:
-    """Those that the served graph of a classifier really does (`training.graph`): in the last layer two tokens ask, and
-    behind the attention the first alone goes on."""
+    """Those that the served graph of a classifier really does (`training.export.graph`): in the last layer two tokens
+    ask, and behind the attention the first alone goes on."""
     shape: Any = config
     hidden, wide = shape.hidden_size, shape.intermediate_size
     behind: int = max(tokens - 1, 0) * (2 * hidden**2 + 4 * hidden * wide)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModel, PreTrainedConfig
 
-from training import graph
 from training.compare import subjects
+from training.export import graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ GRID = {
 
 
 def count(config: PreTrainedConfig) -> Parameters:
-    """Counts an encoder of a family that `training.graph` knows."""
+    """Counts an encoder of a family that `training.export.graph` knows."""
     family = graph.FAMILIES[config.model_type]
     names = list(dict.fromkeys(graph.layer_names(config)))
     with torch.device("meta"):  # shapes without storage: the largest takes no more memory than the smallest

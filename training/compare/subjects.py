@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AlbertConfig, BertConfig, PreTrainedConfig
 
 from training.errors import CheckpointError, TrainingError, nearest
-from training.finetune import load_config
+from training.finetune.runner import load_config
 
 
 @dataclass(frozen=True, slots=True)

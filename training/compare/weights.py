@@ -13,9 +13,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
-from training import external, graph, pretrained
+from training.checkpoints import weights as pretrained
 from training.compare import child
-from training.export import ENCODINGS
+from training.export import external, graph
+from training.export.runner import ENCODINGS
 
 
 def load(config_folder: Path, checkpoint: Path | None) -> PreTrainedModel:

@@ -23,9 +23,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.checkpoints import PREFIX
-from training.checkpoints import found as found  # both kinds of run number their checkpoints alike
 from training.errors import CheckpointError
+from training.finetune.checkpoints import PREFIX
+from training.finetune.checkpoints import found as found  # both kinds of run number their checkpoints alike
 
 logger = logging.getLogger(__name__)
 

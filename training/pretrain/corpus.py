@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.data import text
 from training.data.records import sha256
 from training.errors import DataError, TrainingError
-from training.pretrain import text
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -12,13 +12,15 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from training import attention, graph, pretrained
+from training.checkpoints import attention
+from training.checkpoints import weights as pretrained
 from training.errors import CheckpointError, RecipeError
-from training.finetune import load_config, max_positions
+from training.export import graph
+from training.finetune.runner import load_config, max_positions
 from training.pretrain import teacher
 from training.pretrain.objectives import Objective, ReplacedTokens, SpanBoundary
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 CONFIGS = {"albert": "AlbertConfig", "bert": "BertConfig", "roberta": "RobertaConfig", "electra": "ElectraConfig"}
 

@@ -64,7 +64,7 @@ class PretrainRecipe:
         decay: after the warm-up: `linear` or `polynomial` to zero at `steps`, or `constant`.
         decay_power: exponent of the polynomial decay.
         precision: `fp32`, or `bf16` autocast.
-        attention: transformers' attention implementation; `bf16_eager` is ours (see `training.attention`).
+        attention: transformers' attention implementation; `bf16_eager` is ours (see `training.checkpoints.attention`).
         compile: let torch compile the encoder.
         workers: processes that prepare rows; 0 prepares them in the training process.
         heldout: share of the documents that is never trained on.

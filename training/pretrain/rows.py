@@ -19,7 +19,7 @@ from training.pretrain import masking
 from training.pretrain.corpus import Corpus, Shard
 from training.pretrain.masking import Mask
 from training.pretrain.recipe import SPECIALS, Pairs, PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

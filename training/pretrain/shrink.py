@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import AlbertConfig, AlbertForPreTraining, AutoModel, AutoTokenizer, PreTrainedModel
 
-from training import pretrained
+from training.checkpoints import weights as pretrained
+from training.data import text
 from training.errors import CheckpointError, DataError, RecipeError
-from training.finetune import load_config
-from training.pretrain import text, vocabulary
-from training.pretrain.vocabulary import Vocabulary
+from training.finetune.runner import load_config
+from training.tokenizers import vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from training import distil, pretrained
+from training.checkpoints import weights as pretrained
 from training.errors import CheckpointError
-from training.finetune import load_config, max_positions
+from training.finetune import distil
+from training.finetune.runner import load_config, max_positions
 from training.pretrain.batches import Batch
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
-from training.tokenizer import load_tokenizer
+from training.tokenizers.loading import load_tokenizer
+from training.tokenizers.vocabulary import Vocabulary
 
 
 class Teacher:

@@ -26,15 +26,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from training import precision
+from training.checkpoints import precision
 from training.errors import CheckpointError, RecipeError, TrainingError
-from training.pretrain import checkpoints, corpus, models, optimizers, processes, throughput, vocabulary
+from training.pretrain import checkpoints, corpus, models, optimizers, processes, throughput
 from training.pretrain.batches import Batch, Batches, dev_batches, real_tokens
 from training.pretrain.objectives import SCORES, Objective
 from training.pretrain.processes import Processes
 from training.pretrain.recipe import PretrainRecipe
 from training.pretrain.rows import Rows, held_out
-from training.tokenizer import save_tokenizer
+from training.tokenizers import vocabulary
+from training.tokenizers.loading import save_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import pytest
 
 from service.engine.batch import Batch
 from tests.training.compare.shapes import tiny
-from training import graph
 from training.compare import child, serving, steps, weights
+from training.export import graph
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.checkpoints import save_checkpoint
+from tests.training.samples import save_checkpoint
 from training.compare import subjects
 from training.errors import CheckpointError, TrainingError
 

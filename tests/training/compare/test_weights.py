@@ -6,8 +6,8 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.training.checkpoints import save_checkpoint
 from tests.training.compare.shapes import tiny
+from tests.training.samples import save_checkpoint
 from training.compare import subjects, weights
 from training.errors import CheckpointError
 

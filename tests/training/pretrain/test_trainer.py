@@ -19,15 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.training.checkpoints import recipe as finetune_recipe
-from tests.training.checkpoints import write_text
 from tests.training.pretrain.materials import FAMILIES, recipe, write_teacher
-from training import export, finetune
+from tests.training.samples import recipe as finetune_recipe
+from tests.training.samples import write_text
 from training.__main__ import main
 from training.errors import CheckpointError, RecipeError, TrainingError
-from training.pretrain import checkpoints, pieces, processes, throughput, trainer
+from training.export import runner as export
+from training.finetune import runner as finetune
+from training.pretrain import checkpoints, processes, throughput, trainer
 from training.pretrain.processes import Processes
 from training.pretrain.recipe import PretrainRecipe
+from training.tokenizers import pieces
 
 ROOT = Path(__file__).parents[3]
 

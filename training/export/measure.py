@@ -1,0 +1,132 @@
+"""What a bundle's graphs reach on dev data, and what is fitted on it: the no-answer threshold and the temperature.
+
+Owns the order of it: the graph that CPUs run is run first, and thresholds are its own; the others are held to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.engine.session import OrtEngine
+from service.predictor import ServedTask
+from service.settings import cpu_quota
+from service.tasks import MultiLabelTask, SpanTask
+from training.data import Labelled, Question
+from training.evaluate import calibration
+from training.evaluate import runner as evaluate
+from training.export import gate
+from training.tasks import metrics
+
+Examples = Sequence[Labelled]
+Scores = dict[str, dict[str, float]]
+"""By data set."""
+
+CALIBRATED = 2000
+"""Answers that the temperature is fitted on: more change its third digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of it.
+
+    Attributes:
+        scores: of each precision, by data set.
+        task: the task with its threshold and temperature.
+        fit: the temperature's; None without dev data.
+        fitted_on: data set of the fit, empty without one.
+    """
+
+    scores: dict[str, Scores]
+    task: ServedTask
+    fit: calibration.Fit | None = None
+    fitted_on: str = ""
+
+
+def run(
+    task: ServedTask,
+    files: Mapping[str, Path],
+    pad_id: int,
+    examples: Mapping[str, Examples],
+    gate_limit: int = 0,
+) -> Measured:
+    """Scores each graph, holds the quantised one to fp32, and fits what the task leaves open.
+
+    fp16 is for GPUs; its scores are measured where one is at hand, by `evaluate`.
+
+    Args:
+        files: the graphs by precision, fp32 among them.
+        examples: dev examples by data set.
+        gate_limit: examples of each data set, spread over all of it, on which fp32 is run; 0 for all.
+
+    Raises:
+        GateError: int8 lost too much against fp32.
+    """
+    if not examples:
+        return Measured({}, task)
+    served, *others = (precision for precision in ("int8", "fp32") if precision in files)
+    engine = _open(files[served], served)
+    outcomes = {
+        name: evaluate.outcomes(task, engine, pad_id, dev, f"{served} {name}") for name, dev in examples.items()
+    }
+    task = with_thresholds(task, outcomes)
+    scores = {served: {name: evaluate.scores(task, o) for name, o in outcomes.items()}}
+    for precision in others:
+        reference = _open(files[precision], precision)
+        scores[precision] = {}
+        for name, dev in examples.items():
+            chosen = _spread(len(dev), gate_limit)
+            some = [dev[i] for i in chosen]
+            reached = evaluate.score(task, reference, pad_id, some, f"{precision} {name}")
+            gate.scores({name: reached}, {name: evaluate.scores(task, [outcomes[name][i] for i in chosen])}, served)
+            scores[precision][name] = reached
+    return _calibrated(Measured(scores, task), engine, pad_id, examples)
+
+
+def with_thresholds(task: ServedTask, outcomes: Mapping[str, Sequence[evaluate.Outcome]]) -> ServedTask:
+    """The task with what has the best F1 on what came of dev examples: the no-answer threshold, of data sets where some
+    questions have no answer; or that of labels which do not exclude one another. Any other task as it is.
+
+    Args:
+        outcomes: by data set.
+    """
+    if isinstance(task, SpanTask):
+        spans = [[o for o in each if isinstance(o, metrics.SpanOutcome)] for each in outcomes.values()]
+        unanswerable = [o for each in spans if any(o.question.is_impossible for o in each) for o in each]
+        return task.with_no_answer(metrics.best_threshold(unanswerable)) if unanswerable else task
+    if isinstance(task, MultiLabelTask):
+        tags = [o for each in outcomes.values() for o in each if isinstance(o, metrics.TagOutcome)]
+        return task.with_threshold(metrics.best_label_threshold(tags))
+    return task
+
+
+def threshold(task: ServedTask) -> float | None:
+    """What `with_thresholds` fitted; None for a task that has none."""
+    if isinstance(task, MultiLabelTask):
+        return task.threshold
+    return task.no_answer_threshold if isinstance(task, SpanTask) and task.no_answer else None
+
+
+def _calibrated(measured: Measured, engine: OrtEngine, pad_id: int, examples: Mapping[str, Examples]) -> Measured:
+    """With the temperature fitted on the first data set's answers: of questions, those that have one."""
+    name, dev = next(iter(examples.items()))
+    known = [e for e in dev if not _is_impossible(e)]
+    some = [known[i] for i in _spread(len(known), CALIBRATED)]
+    fit = calibration.fit(measured.task, evaluate.infer(measured.task, engine, pad_id, some))
+    if fit is None:
+        return measured
+    return Measured(measured.scores, measured.task.with_temperature(fit.temperature), fit, name)
+
+
+def _open(path: Path, precision: str) -> OrtEngine:
+    return OrtEngine(path, provider="cpu", precision=precision, workers=cpu_quota(), intra_op_threads=1)
+
+
+def _is_impossible(example: Labelled) -> bool:
+    return isinstance(example, Question) and example.is_impossible
+
+
+def _spread(total: int, limit: int) -> list[int]:
+    """`limit` indices below `total`, evenly spread: data sets are in the order of their articles. All of them for 0."""
+    return [i * total // limit for i in range(limit)] if 0 < limit < total else list(range(total))

@@ -1,0 +1,370 @@
+"""A fine-tuned Hugging Face folder to a bundle that `service` serves, through the gate.
+
+Owns what a bundle needs to know of a checkpoint: task, labels, lengths, tokenizer, threshold, card. The graph is
+`graph`'s, the checks are `gate`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import logging
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from transformers import PreTrainedModel
+
+from service.engine.tokenizer import Tokenizer
+from service.predictor import ServedTask
+from service.repository import bundle as bundles
+from service.repository.bundle import Calibration, Graph, Manifest
+from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
+from training.checkpoints import weights as pretrained
+from training.data.records import sha256
+from training.errors import CheckpointError, DataError, TrainingError
+from training.evaluate import calibration
+from training.evaluate import runner as evaluate
+from training.export import card, external, gate, graph, measure, packing, quantize
+from training.finetune import runner as finetune
+from training.finetune.runner import HEADS, load_config, max_positions
+from training.tokenizers.loading import check_size, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+ENCODINGS: Mapping[str, quantize.Encoding] = {
+    "fp32": quantize.FLOAT32,
+    "fp16": quantize.FLOAT16,
+    "int8": quantize.INT8,
+    "w8a16": quantize.W8A16,
+}
+SAME_IN_FP32: Mapping[str, quantize.Encoding] = {
+    "fp16": quantize.FLOAT32,
+    "w8a16": quantize.WeightOnly(np.dtype(np.float32)),
+}
+"""The encoding of the same weights that computes in fp32, for those that compute in fp16."""
+KNOWN_LABELS = (
+    frozenset({"positive", "negative"}),
+    frozenset({"positive", "neutral", "negative"}),
+    frozenset({"entailment", "neutral", "contradiction"}),
+    frozenset({"entailment", "not_entailment"}),
+)
+
+TASK_OF_HEAD = {
+    "ForQuestionAnswering": "span",
+    "ForSequenceClassification": "classification",
+    "ForMultipleChoice": "multiple_choice",
+}
+"""The task by the end of the name of a model's class."""
+MULTI_LABEL = "multi_label_classification"
+PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
+"""What transformers calls the kinds of classification that can be served; it has `regression` besides."""
+
+UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
+"""Labels that say nothing but their number."""
+SHORTEST = 16
+"""A bundle's longest row has at least so many tokens: below it, little is left beside the special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to export, and what the checkpoint does not say of itself. Zero and empty mean: as the checkpoint says.
+
+    Attributes:
+        checkpoint: a Hugging Face folder with safetensors.
+        output: the bundle's folder; its name is the model's name.
+        precisions: graphs to keep, of `ENCODINGS`.
+        packed: keep a packed graph too in each of those precisions that suits GPUs.
+        labels: names of the labels in the order of their ids.
+        max_length: longest row in tokens.
+        doc_stride: overlap of windows in tokens.
+        dev: dev files to score on.
+        without_dev: export without a dev file, the recipe's included, so that no score is gated.
+        layout: of the dev files; see `evaluate.read`.
+        dev_limit: examples of each dev file, 0 for all.
+        gate_limit: of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all.
+        licence: of the weights.
+        base_model: what was fine-tuned, for the card.
+    """
+
+    checkpoint: Path
+    output: Path
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    packed: bool = False
+    labels: tuple[str, ...] = ()
+    max_length: int = 0
+    doc_stride: int = 0
+    dev: tuple[str, ...] = ()
+    without_dev: bool = False
+    layout: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dev_limit: int = 0
+    gate_limit: int = 0
+    licence: str = ""
+    base_model: str = ""
+
+
+def run(request: Request) -> Manifest:
+    """Builds, gates and writes the bundle; the folder appears whole or not at all.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
+        DataError: a dev file cannot be read, or there is none.
+        GateError: a graph does not answer as the checkpoint does.
+        TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
+    """
+    if request.output.exists() and not (request.output / bundles.MANIFEST).is_file():
+        raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
+    packable = tuple(p for p in request.precisions if request.packed and p in bundles.SUITS["cuda"])
+    if request.packed and not packable:
+        raise TrainingError(
+            f"no packed graph is made in {', '.join(request.precisions)}: they are for GPUs, in "
+            f"{' or '.join(bundles.SUITS['cuda'])}"
+        )
+    recorded = finetune.recorded(request.checkpoint)
+    recipe = recorded.get("recipe", {})
+    dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
+    if len(set(map(_name, dev))) < len(dev):
+        raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
+    if not dev and not request.without_dev:
+        raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
+    model, task_name = load_model(request.checkpoint)
+    labels = _labels(model, request.labels) if task_name == "classification" else ()
+    max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
+    doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
+
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=_parent(request.output)) as temporary:
+        folder = Path(temporary) / request.output.name
+        folder.mkdir()
+        tokenizer = _write_tokenizer(request.checkpoint, model, folder)
+        task = _task(model, task_name, tokenizer, labels, max_length, doc_stride)
+        # The gate wants the fp32 graph, whether or not the bundle keeps it.
+        files = {"fp32": Path(temporary) / "model.fp32.onnx"}
+        onnx.save(_graph(model, "fp32"), files["fp32"])
+        files |= {p: folder / f"model.{p}.onnx" for p in request.precisions}
+        packed = {p: folder / f"model.{p}.packed.onnx" for p in packable}
+        protos = {files[p]: _graph(model, p) for p in request.precisions}
+        protos |= {packed[p]: _graph(model, p, packed=True) for p in packable}
+        external.save(protos, folder / bundles.WEIGHTS)
+        logger.info("%s: %.1f MB", bundles.WEIGHTS, (folder / bundles.WEIGHTS).stat().st_size / 1e6)
+        logger.info("fp32 logits within %.1e of torch's", gate.parity(model, files["fp32"], max_length))
+
+        # What CPUs can run of a packed graph: its very file, with other operators of the same meaning.
+        runnable = {p: Path(temporary) / packed[p].name for p in packable}
+        for p, path in runnable.items():
+            onnx.save(packing.for_cpu(onnx.load(packed[p])), path)
+        if "fp32" in runnable:
+            difference = gate.parity(model, runnable["fp32"], max_length, "packed fp32")
+            logger.info("packed fp32 logits within %.1e of torch's", difference)
+        halves: dict[str, float | None] = {}
+        for p in (p for p in request.precisions if p in SAME_IN_FP32):
+            reference = _reference(model, p, files["fp32"], Path(temporary))
+            halves[p] = _half(model, files[p], reference, max_length, p)
+            if p in runnable:
+                halves[f"packed {p}"] = _half(model, runnable[p], reference, max_length, f"packed {p}")
+
+        layout = {**_layout(recipe), **request.layout}
+        examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
+        measured = measure.run(task, files, tokenizer.pad_id, examples, request.gate_limit)
+        task = measured.task
+        span = task if isinstance(task, SpanTask) else None
+        tags = task if isinstance(task, MultiLabelTask) else None
+        manifest = Manifest(
+            format=bundles.FORMAT,
+            name=request.output.name,
+            task=task_name,
+            architecture=model.config.model_type,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            max_length=max_length,
+            graphs=(
+                *(Graph(files[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
+                *(Graph(packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
+            ),
+            files={path.name: _sha256(path) for path in sorted(folder.iterdir())},
+            labels=labels,
+            multi_label=tags is not None,
+            label_threshold=tags.threshold if tags else 0.5,
+            doc_stride=doc_stride if span else 0,
+            no_answer=span.no_answer if span else False,
+            no_answer_threshold=span.no_answer_threshold if span else 0.0,
+            temperature=task.temperature,
+            calibration=_calibration(measured),
+            base_model=request.base_model or Path(recipe.get("model", "")).name,
+            data={_name(path): digest for path, digest in _data(recorded, dev).items()},
+            layout=layout,
+            licence=request.licence,
+            versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
+            created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        )
+        sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
+        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, halves).items():
+            (folder / name).write_text(text, encoding="utf-8")
+            manifest = dataclasses.replace(manifest, files={**manifest.files, name: _sha256(folder / name)})
+        (folder / bundles.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        bundles.load(folder)
+        if request.output.exists():
+            request.output.rename(Path(temporary) / ".replaced")
+        folder.rename(request.output)
+    return manifest
+
+
+def _graph(model: PreTrainedModel, precision: str, *, packed: bool = False) -> onnx.ModelProto:
+    proto = graph.build(model, encoding=ENCODINGS[precision], packed=packed)
+    gate.attention(model, proto)
+    return proto
+
+
+def _reference(model: PreTrainedModel, precision: str, fp32: Path, temporary: Path) -> Path:
+    """The graph that computes in fp32 with the weights of one that computes in fp16."""
+    encoding = SAME_IN_FP32[precision]
+    if encoding is quantize.FLOAT32:
+        return fp32
+    path = temporary / f"reference.{precision}.onnx"
+    onnx.save(graph.build(model, encoding=encoding), path)
+    return path
+
+
+def _half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, name: str) -> float | None:
+    """How far a graph that computes in fp16 is from its weights in fp32; see `gate.half`."""
+    difference = gate.half(model, path, reference, max_length, name)
+    if difference is not None:
+        logger.info("%s logits within %.1e of the same weights' in fp32", name, difference)
+    return difference
+
+
+def load_model(checkpoint: Path) -> tuple[PreTrainedModel, str]:
+    """The checkpoint's model in eval mode, and its task. Runs no code of the checkpoint's own and unpickles nothing.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or its head is of no task that can be served.
+    """
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"{checkpoint} is no folder")
+    config: Any = load_config(checkpoint)
+    heads = " ".join(config.architectures or ())
+    task = next((task for name, task in TASK_OF_HEAD.items() if name in heads), "")
+    if not task:
+        raise CheckpointError(f"{checkpoint}: {heads or 'a config without architectures'} has no head to serve")
+    model, missing = pretrained.load(HEADS[task], checkpoint, config)
+    if missing:
+        raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
+    if task == "classification" and config.num_labels < 2:
+        raise CheckpointError(f"{checkpoint}: one label alone is a regression, which cannot be served")
+    if task == "classification" and getattr(config, "problem_type", None) not in PROBLEM_TYPES:
+        raise CheckpointError(
+            f"{checkpoint}: problem_type {config.problem_type!r} cannot be served: it gives no scores of labels"
+        )
+    model.eval()
+    return model, task
+
+
+def _task(
+    model: PreTrainedModel,
+    name: str,
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...],
+    max_length: int,
+    doc_stride: int,
+) -> ServedTask:
+    if name == "span":
+        if doc_stride < 0:
+            raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
+        try:
+            return SpanTask(tokenizer, max_length=max_length, doc_stride=doc_stride)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+    if name == "multiple_choice":
+        return MultipleChoiceTask(tokenizer, max_length)
+    if model.config.problem_type == MULTI_LABEL:
+        return MultiLabelTask(tokenizer, labels, max_length)
+    return ClassificationTask(tokenizer, labels, max_length)
+
+
+def _labels(model: PreTrainedModel, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels in the order of their ids; the well-known ones in lower case."""
+    config: Any = model.config
+    count = config.num_labels
+    labels = given or tuple(str(config.id2label[i]) for i in range(count))
+    if len(labels) != count:
+        raise CheckpointError(f"--labels names {len(labels)} labels, the model has {count}")
+    if len(set(labels)) < count:
+        raise CheckpointError(f"two labels have the same name: {', '.join(labels)}")
+    if any(UNNAMED.fullmatch(label) for label in labels):
+        raise CheckpointError(
+            f"the checkpoint's labels are {', '.join(labels)}: which is which cannot be known; name them in "
+            f"the order of their ids, e.g. --labels {'negative,positive' if count == 2 else 'entailment,neutral,...'}"
+        )
+    lowered = tuple(label.lower() for label in labels)
+    return lowered if frozenset(lowered) in KNOWN_LABELS else labels
+
+
+def _max_length(model: PreTrainedModel, wanted: int) -> int:
+    positions = max_positions(model.config)
+    if wanted > positions:
+        raise CheckpointError(f"a max_length of {wanted} is more than the model's {positions} positions")
+    if wanted and wanted < SHORTEST:
+        raise CheckpointError(f"a max_length of {wanted} is less than {SHORTEST}")
+    return wanted or min(positions, 384)
+
+
+def _write_tokenizer(checkpoint: Path, model: PreTrainedModel, folder: Path) -> Tokenizer:
+    backend = load_tokenizer(checkpoint)
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(folder / bundles.TOKENIZER))
+    check_size(checkpoint, backend, model.config.vocab_size)
+    try:
+        return Tokenizer.from_file(folder / bundles.TOKENIZER)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+
+
+def _calibration(measured: measure.Measured) -> Calibration | None:
+    if measured.fit is None:
+        return None
+    before, after = measured.fit.before, measured.fit.after
+    return Calibration(
+        measured.fitted_on,
+        sum(bin.count for bin in before),
+        calibration.expected_error(before),
+        calibration.expected_error(after),
+    )
+
+
+def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """The recipe's dev files; it had but one, as a string, in earlier versions."""
+    dev = recipe.get("dev", ())
+    return (dev,) if isinstance(dev, str) else tuple(dev)
+
+
+def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """How the recipe's data are laid out; empty without one."""
+    if not recipe.get("data"):
+        return {}
+    return {"data": recipe["data"], **(recipe.get("table", {}) if recipe["data"] == "table" else {})}
+
+
+def _data(recorded: Mapping[str, Any], dev: Sequence[str]) -> dict[str, str | None]:
+    return {**recorded.get("data", {}), **{path: sha256(path) for path in dev}}
+
+
+def _name(path: str) -> str:
+    """A data file's name in manifests: its folder and its name, without the compression's suffix."""
+    parts = Path(path).parts[-2:]
+    return "/".join(parts).removesuffix(".xz").removesuffix(".gz")
+
+
+def _parent(output: Path) -> Path:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output.parent
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,354 @@
+"""A recipe to a fine-tuned checkpoint: data, features, Trainer, dev score.
+
+Owns the run. What a task is comes from `service.tasks`, how data is read from `training.data`; the loop is
+transformers' Trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+)
+
+from service.engine.tokenizer import Tokenizer
+from service.errors import InvalidInput
+from service.predictor import ServedTask
+from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
+from training.checkpoints import precision
+from training.checkpoints import weights as pretrained
+from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
+from training.data import read as read_data
+from training.data.records import sha256
+from training.errors import CheckpointError, DataError, RecipeError
+from training.evaluate import runner as evaluate
+from training.export import graph, measure
+from training.finetune import best, checkpoints, distil, loop
+from training.finetune.features import Rows, choice_rows, classification_rows, span_rows
+from training.recipe import Recipe
+from training.tokenizers.loading import load_tokenizer, open_tokenizer, save_tokenizer
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "bertie.json"
+"""Written beside the final weights: what `export` needs to know of the run."""
+
+HEADS: Mapping[str, Any] = {
+    "classification": AutoModelForSequenceClassification,
+    "multiple_choice": AutoModelForMultipleChoice,
+    "span": AutoModelForQuestionAnswering,
+}
+"""What transformers calls each task's model."""
+
+
+def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -> dict[str, Any]:
+    """Trains, writes `output/final` (a Hugging Face folder) and `output/metrics.json`, and returns the metrics.
+
+    Raises:
+        DataError: the data cannot be read, or holds bad records and they are not allowed.
+        CheckpointError: the encoder cannot be loaded or could not be exported; or there is nothing to resume from, or
+            what there is is of another run.
+        RecipeError: the recipe asks of the encoder what it cannot do.
+    """
+    transformers.set_seed(recipe.seed)
+    recipe = precision.possible(recipe)
+    output = Path(recipe.output)
+    checkpoint = checkpoints.newest(output) if resume else None
+    if not resume and checkpoints.found(output):  # a later --resume would take the older for the newer
+        raise CheckpointError(f"{output} holds the checkpoints of an earlier run: --resume it, or remove them")
+    config = _load_config(recipe)
+    tokenizer = open_tokenizer(recipe.model, config.vocab_size)
+    report = Report()
+    train = [read(recipe, path, report) for path in recipe.train]
+    if recipe.data == "table" and not recipe.labels:
+        texts = (e for examples in train for e in examples if isinstance(e, LabelledText | TaggedText))
+        recipe = dataclasses.replace(recipe, labels=labels_of(texts))
+        logger.info("labels, as the training data has them: %s", ", ".join(recipe.labels))
+    train_examples = [e for examples in train for e in _limited(examples, recipe.train_limit, recipe.seed)]
+    task = make_task(recipe, tokenizer)
+    dev = {
+        path: _taken(task, path, _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed), report)
+        for path in recipe.dev
+    }
+    data = {path: sha256(path) for path in (*recipe.train, *recipe.dev)}  # of what was read: files change in hours
+    made = checkpoints.run_of(dataclasses.asdict(recipe), data)
+    if checkpoint:
+        checkpoints.check_run(checkpoint, made)
+    rows = features(recipe, task, _weighted(recipe, train_examples), report)
+    if report.summary():
+        logger.warning(report.summary())
+    report.check(allow_bad=allow_bad_data)
+    if not len(rows):
+        raise DataError("no training rows")
+    for path, examples in dev.items():
+        if not examples:
+            raise DataError(f"no dev examples in {path}")
+    logger.info(
+        "%d examples, %d rows, %d tokens; %d dev examples",
+        len(train_examples),
+        rows.count,
+        int(rows.lengths.sum()),
+        sum(map(len, dev.values())),
+    )
+    if any(rows.cut.values()):
+        logger.warning(
+            "cut to %d tokens: %s", recipe.max_length, ", ".join(f"{n} {noun}" for noun, n in rows.cut.items())
+        )
+
+    guide = None
+    if recipe.teacher:
+        teachers = [_load_teacher(recipe, path) for path in recipe.teacher]
+        if recipe.teacher_hidden_weight:
+            guide = _guide(recipe, teachers[0], config)
+        rows = distil.taught(rows, teachers, tokenizer.pad_id, recipe.precision)
+        del teachers
+    model, _ = _load_model(recipe, config)
+    trainer = loop.make(recipe, model, rows, tokenizer.pad_id, guide, made)
+    keep = None
+    if recipe.dev_steps:
+        first = recipe.dev[0]
+
+        def score(trained: PreTrainedModel) -> float:
+            found = _scores(task, trained, tokenizer.pad_id, {first: dev[first]})[0][first]
+            return found["f1"] if "f1" in found else found["accuracy"]
+
+        keep = best.KeepBest(recipe.dev_steps, score, output)
+        trainer.add_callback(keep)
+    try:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{output} cannot be written ({error}); --resume goes on from its last checkpoint"
+        ) from error
+
+    # In fp32, as the weights are exported: accelerate leaves bf16's autocast on the model.
+    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    scores, threshold = _scores(task, model, tokenizer.pad_id, dev)
+    metrics = {
+        "recipe": dataclasses.asdict(recipe),
+        "data": data,
+        "examples": len(train_examples),
+        "rows": rows.count,
+        "tokens": int(rows.lengths.sum()),
+        "bad_records": report.bad.total(),
+        "cut": rows.cut,
+        "train": result.metrics,
+        "dev_by_step": keep.scores if keep else [],
+        "dev": _together(scores),
+        "dev_threshold": threshold,
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "numpy")},
+    }
+    _write(output, trainer, recipe.model, json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def _write(output: Path, trainer: Trainer, encoder: str, metrics: str) -> None:
+    """Writes `final`, which appears whole or not at all, and `metrics.json`."""
+    final, partial = output / "final", output / ".partial-final"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        trainer.save_model(str(partial))
+        save_tokenizer(encoder, partial)
+        (partial / RECIPE_FILE).write_text(metrics, encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        (output / "metrics.json").write_text(metrics, encoding="utf-8")
+    except checkpoints.UNWRITTEN as error:
+        raise CheckpointError(f"{final} cannot be written ({error}); --resume tries again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_task(recipe: Recipe, tokenizer: Tokenizer) -> ServedTask:
+    """The service's task with the recipe's training lengths. Raises `RecipeError` where a window cannot advance."""
+    if recipe.task == "span":
+        try:
+            return SpanTask(tokenizer, max_length=recipe.max_length, doc_stride=recipe.doc_stride)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+    if recipe.task == "multiple_choice":
+        return MultipleChoiceTask(tokenizer, recipe.max_length)
+    kind = MultiLabelTask if recipe.multi_label else ClassificationTask
+    return kind(tokenizer, recipe.labels, recipe.max_length)
+
+
+def read(recipe: Recipe, path: str, report: Report) -> list[Labelled]:
+    """Reads a data file in the recipe's layout."""
+    labels, table, multi_label = recipe.labels, recipe.table, recipe.multi_label
+    return list(read_data(path, recipe.data, report, labels=labels, table=table, multi_label=multi_label))
+
+
+def features(recipe: Recipe, task: ServedTask, examples: Sequence[Labelled], report: Report) -> Rows:
+    """Encoded rows with their targets."""
+    if isinstance(task, SpanTask):
+        questions = [e for e in examples if isinstance(e, Question)]
+        return span_rows(task, questions, report, empty_windows=recipe.empty_windows, seed=recipe.seed)
+    if isinstance(task, MultipleChoiceTask):
+        return choice_rows(task, [e for e in examples if isinstance(e, ChoiceQuestion)], report)
+    return classification_rows(task, [e for e in examples if isinstance(e, LabelledText | TaggedText)])
+
+
+def _scores(
+    task: ServedTask, model: PreTrainedModel, pad_id: int, dev: Mapping[str, Sequence[Labelled]]
+) -> tuple[dict[str, dict[str, float]], float | None]:
+    """Scores by dev file, and the threshold that they are with: what `export` would fit on these examples, since at any
+    other one a model may be better or worse than it is served."""
+    engine = evaluate.TorchEngine(model)
+    outcomes = {path: evaluate.outcomes(task, engine, pad_id, examples, path) for path, examples in dev.items()}
+    task = measure.with_thresholds(task, outcomes)
+    return {path: evaluate.scores(task, each) for path, each in outcomes.items()}, measure.threshold(task)
+
+
+def _together(scores: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    """The first dev file's scores, with those of the others under `also`."""
+    (_, first), *others = scores.items()
+    return {**first, "also": dict(others)} if others else dict(first)
+
+
+def _taken(task: ServedTask, path: str, examples: Sequence[Labelled], report: Report) -> list[Labelled]:
+    """The examples that the task takes. Those that it refuses are reported now, not after the training."""
+    if isinstance(task, ClassificationTask):
+        return list(examples)  # it takes any
+    encode: Callable[[list[Any]], object] = task.encode
+    taken = []
+    for example in examples:
+        try:
+            encode([example.example])
+        except InvalidInput as error:
+            question = getattr(example.example, "question", "")[:40]
+            report.add(f"{Path(path).name}: {question!r}", "a question that no row can hold", str(error))
+        else:
+            taken.append(example)
+    return taken
+
+
+def _limited(examples: Any, limit: int, seed: int) -> Any:
+    if not limit or limit >= len(examples):
+        return examples
+    return random.Random(seed).sample(examples, limit)
+
+
+def _weighted(recipe: Recipe, examples: Any) -> Any:
+    """Each example as often as its source's weight says."""
+    if not recipe.source_weights:
+        return examples
+    unseen = recipe.source_weights.keys() - {e.source for e in examples}
+    if unseen:
+        logger.warning("source_weights names sources that the data has not: %s", ", ".join(sorted(unseen)))
+    return [e for e in examples for _ in range(recipe.source_weights.get(e.source, 1))]
+
+
+def load_config(model: str | Path) -> PreTrainedConfig:
+    """A checkpoint's config. Raises `CheckpointError` where it cannot be read, or its model could not be exported."""
+    try:
+        written, _ = PreTrainedConfig.get_config_dict(model)
+        if written.get("auto_map"):
+            raise CheckpointError(f"{model}: it wants code of its own (auto_map), which is never run")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        graph.check(config)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{model}: {error}") from error
+    return config
+
+
+def recorded(checkpoint: Path) -> dict[str, Any]:
+    """What a run wrote beside its final weights; empty for a checkpoint of another origin.
+
+    Raises:
+        CheckpointError: it is torn.
+    """
+    path = checkpoint / RECIPE_FILE
+    try:
+        written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return written
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """The longest row that a model has positions for."""
+    positions: int = config.max_position_embeddings
+    # RoBERTa's positions begin after its padding id, so two of its 514 are never used.
+    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
+
+
+def _load_config(recipe: Recipe) -> PreTrainedConfig:
+    """The encoder's config with the recipe's dropout. Refuses now what `export` would refuse in the end."""
+    config = load_config(recipe.model)
+    for name in ("max_length", "serve_max_length"):
+        if getattr(recipe, name) > max_positions(config):
+            raise RecipeError(f"{name} {getattr(recipe, name)} is more than the encoder's {max_positions(config)}")
+    if recipe.dropout is not None:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = recipe.dropout
+    if recipe.classifier_dropout is not None:
+        # One thing under the names that the families have for it: ALBERT's, BERT's and RoBERTa's, ELECTRA's.
+        for name in ("classifier_dropout_prob", "classifier_dropout", "summary_last_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, recipe.classifier_dropout)
+    return config
+
+
+def set_head(config: PreTrainedConfig, task: str, labels: Sequence[str], *, multi_label: bool) -> None:
+    """Gives a config the head of a task, whatever it was of before."""
+    if task == "classification":
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+        config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    else:
+        config.num_labels = 2 if task == "span" else 1  # start and end, or an option's score
+        config.problem_type = None
+
+
+def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
+    """A fine-tuned checkpoint that answers the same question about the same ids; `CheckpointError` for any other."""
+    student, recipe = recipe.model, dataclasses.replace(recipe, model=checkpoint)
+    config: Any = _load_config(recipe)
+    labels = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
+    if recipe.task == "classification" and labels != [label.lower() for label in recipe.labels]:
+        raise CheckpointError(f"the teacher {checkpoint} has the labels {', '.join(labels)}, not the recipe's")
+    if load_tokenizer(checkpoint).get_vocab() != load_tokenizer(student).get_vocab():
+        raise CheckpointError(f"the teacher {checkpoint} has another vocabulary than {student}")
+    model, begun = _load_model(recipe, config)
+    if begun:
+        raise CheckpointError(f"the teacher {checkpoint} is not fine-tuned: {begun[0]} is missing")
+    return model
+
+
+def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> torch.nn.Module:
+    """A teacher's encoder, whose hidden states can be the student's; `CheckpointError` where they have another size."""
+    if teacher.config.hidden_size != student.hidden_size:
+        raise CheckpointError(
+            f"the teacher {recipe.teacher[0]} has hidden size {teacher.config.hidden_size}, the student "
+            f"{student.hidden_size}: teacher_hidden_weight is for one size"
+        )
+    return teacher.base_model.eval().requires_grad_(False)
+
+
+def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    """The encoder with its head, and the names of the weights that are begun anew: a head's, or a pooler's."""
+    set_head(config, recipe.task, recipe.labels, multi_label=recipe.multi_label)
+    # A head for other labels is begun anew (an NLI model is a good start for other tasks: arXiv 1811.01088).
+    model, begun = pretrained.whole_encoder(HEADS[recipe.task], recipe.model, config, recipe.attention, other_head=True)
+    if begun:
+        logger.info("%s: begun anew: %s", recipe.model, ", ".join(begun))
+    if recipe.freeze_word_embeddings:
+        model.get_input_embeddings().weight.requires_grad_(False)
+    return model, begun
