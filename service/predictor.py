@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import Histogram
 
@@ -32,7 +32,6 @@ from service.scheduler.schedule import Schedule
 from service.settings import Settings, cpu_quota
 from service.tasks import (
     ClassificationTask,
-    MultiLabelTask,
     MultipleChoiceExample,
     MultipleChoiceTask,
     SpanExample,
@@ -41,10 +40,10 @@ from service.tasks import (
     ZeroShotExample,
     ZeroShotTask,
 )
+from service.tasks.spec import ServedTask, build
 
 P = TypeVar("P")
 
-ServedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | SpanTask
 TAKES = {
     ClassificationTask: "a text, or two",
     MultipleChoiceTask: "a question, one context and options",
@@ -257,27 +256,7 @@ class Predictor:
 
 def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ServedTask:
     """The task that a bundle's manifest describes."""
-    manifest = bundle.manifest
-    if manifest.task == "span":
-        return SpanTask(
-            tokenizer,
-            max_length=manifest.max_length,
-            doc_stride=manifest.doc_stride,
-            no_answer=manifest.no_answer,
-            no_answer_threshold=manifest.no_answer_threshold,
-            temperature=manifest.temperature,
-        )
-    if manifest.task == "multiple_choice":
-        return MultipleChoiceTask(tokenizer, manifest.max_length, temperature=manifest.temperature)
-    if manifest.multi_label:
-        return MultiLabelTask(
-            tokenizer,
-            manifest.labels,
-            manifest.max_length,
-            threshold=manifest.label_threshold,
-            temperature=manifest.temperature,
-        )
-    return ClassificationTask(tokenizer, manifest.labels, manifest.max_length, temperature=manifest.temperature)
+    return build(bundle.manifest, tokenizer)
 
 
 def _fits(model: Model, task: type, labels: Sequence[str], without: Sequence[str]) -> bool:

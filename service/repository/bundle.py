@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.errors import BundleError
+from service.tasks.spec import TaskSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -64,26 +65,17 @@ class Calibration:
     ece_after: float
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a bundle says of itself.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(TaskSpec):
+    """What a bundle says of itself, its task among it.
 
     Attributes:
         format: version of this layout.
         name: the model's name in requests.
-        task: one of `TASKS`.
         architecture: the family, as in transformers' `model_type`.
         parameters: unique parameters of the model.
-        max_length: longest row in tokens, special tokens included.
         graphs: the graphs, one a precision, or two: one of them packed.
         files: sha256 of every file of the bundle but the manifest, by name.
-        labels: in the order of the logits (classification).
-        multi_label: whether labels do not exclude one another (classification).
-        label_threshold: see `service.tasks.MultiLabelTask` (classification).
-        doc_stride: tokens that neighbouring windows share (span).
-        no_answer: whether "no answer" may be the answer when a request does not say (span).
-        no_answer_threshold: see `service.tasks.SpanTask` (span).
-        temperature: what logits are divided by in scores; fitted on dev answers.
         calibration: how far that brought them; None where there was no dev file.
         base_model: what was fine-tuned.
         data: sha256 of each training and dev file, by name.
@@ -95,19 +87,10 @@ class Manifest:
 
     format: int
     name: str
-    task: str
     architecture: str
     parameters: int
-    max_length: int
     graphs: tuple[Graph, ...]
     files: Mapping[str, str]
-    labels: tuple[str, ...] = ()
-    multi_label: bool = False
-    label_threshold: float = 0.5
-    doc_stride: int = 0
-    no_answer: bool = False
-    no_answer_threshold: float = 0.0
-    temperature: float = 1.0
     calibration: Calibration | None = None
     base_model: str = ""
     data: Mapping[str, str | None] = dataclasses.field(default_factory=dict)

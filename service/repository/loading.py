@@ -13,7 +13,7 @@ from service.engine.session import Engine, OrtEngine, open_engine
 from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError
 from service.metrics import PHASES, Metrics
-from service.predictor import Model, Predictor, ServedTask, make_task
+from service.predictor import Model, Predictor, make_task
 from service.repository import bundle as bundles
 from service.repository.bundle import Bundle, Graph, Provider
 from service.scheduler import schedule as schedules
@@ -21,6 +21,7 @@ from service.scheduler.batcher import Batcher
 from service.scheduler.schedule import Load, Schedule, Subject
 from service.settings import Settings, cpu_quota
 from service.tasks import ClassificationTask, ZeroShotTask
+from service.tasks.spec import ServedTask
 
 
 @dataclass(frozen=True, slots=True, eq=False)

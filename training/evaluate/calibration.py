@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.predictor import ServedTask
+from service.tasks.spec import ServedTask
 from training.data import ChoiceQuestion, LabelledText, Question
 from training.evaluate.runner import Inferred, decode
 from training.tasks.metrics import exact_match

@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 from service.engine.batch import Batch, Encoded, pad
 from service.engine.session import Engine, open_engine
 from service.engine.tokenizer import Tokenizer
-from service.predictor import ServedTask, make_task
+from service.predictor import make_task
 from service.repository import bundle as bundles
 from service.repository.bundle import Bundle
 from service.settings import cpu_quota
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, RowLogits, SpanTask
+from service.tasks.spec import ServedTask
 from training.data import LAYOUTS, ChoiceQuestion, Labelled, LabelledText, Layout, Question, Report, Table, TaggedText
 from training.data import read as read_data
 from training.errors import DataError

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.engine.session import OrtEngine
-from service.predictor import ServedTask
 from service.settings import cpu_quota
 from service.tasks import MultiLabelTask, SpanTask
+from service.tasks.spec import ServedTask
 from training.data import Labelled, Question
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate

@@ -23,10 +23,10 @@ import onnx
 from transformers import PreTrainedModel
 
 from service.engine.tokenizer import Tokenizer
-from service.predictor import ServedTask
 from service.repository import bundle as bundles
 from service.repository.bundle import Calibration, Graph, Manifest
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
+from service.tasks.spec import ServedTask
 from training.checkpoints import weights as pretrained
 from training.data.records import sha256
 from training.errors import CheckpointError, DataError, TrainingError

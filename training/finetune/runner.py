@@ -31,8 +31,8 @@ from transformers import (
 
 from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
-from service.predictor import ServedTask
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
+from service.tasks.spec import ServedTask
 from training.checkpoints import precision
 from training.checkpoints import weights as pretrained
 from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
