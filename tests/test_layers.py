@@ -12,7 +12,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service",),  # the version
     ("service.errors", "service.settings", "service.metrics", "service.logs"),
     ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
-    ("service.engine.allocator", "service.engine.batch"),
+    ("service.engine.allocator", "service.engine.batch", "service.repository.files"),
     ("service.engine.tokenizer",),
     ("service.tasks.task",),
     ("service.tasks.classification", "service.tasks.multiple_choice", "service.tasks.span"),

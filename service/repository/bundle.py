@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.errors import BundleError
+from service.repository.files import sha256
 from service.tasks.spec import TaskSpec
 
 FORMAT = 1
@@ -155,8 +156,7 @@ def load(folder: Path) -> Bundle:
         for name, expected in manifest.files.items():
             if Path(name).name != name:
                 raise ValueError(f"{name!r} is no plain file name")
-            with open(folder / name, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256(folder / name)
             if found != expected:
                 raise ValueError(f"{name} has sha256 {found[:12]}…, the manifest says {expected[:12]}…: fetch it again")
         if (folder / WEIGHTS).exists() and WEIGHTS not in manifest.files:  # the graphs would read it unchecked

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -21,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from training.data.records import sha256
+from service.repository.files import sha256
+from training import files
 from training.errors import CheckpointError
 from training.finetune.runner import RECIPE_FILE, load_config, recorded
 from training.tokenizers.loading import load_tokenizer, save_tokenizer
@@ -69,20 +69,17 @@ def run(output: Path, checkpoints: Sequence[Path], weights: Sequence[float] = ()
         "recipe": _agreed([record.get("recipe", {}) for record in records]),
         "data": {path: digest for record in records for path, digest in record.get("data", {}).items()},
         "average": [
-            {"checkpoint": str(checkpoint), "sha256": sha256(str(checkpoint / WEIGHTS)), "share": share}
+            {"checkpoint": str(checkpoint), "sha256": sha256(checkpoint / WEIGHTS), "share": share}
             for checkpoint, share in zip(checkpoints, shares, strict=True)
         ],
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors")},
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".average-", dir=output.parent) as temporary:
-        folder = Path(temporary) / output.name
+    with files.written_aside(output) as folder:
         load_config(checkpoints[0]).save_pretrained(folder)
         save_tokenizer(checkpoints[0], folder)
         save_file(mean, folder / WEIGHTS, metadata={"format": "pt"})
         for name in ("metrics.json", RECIPE_FILE):
             (folder / name).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        folder.rename(output)
     return metrics
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
+from service.repository import files
 from training.errors import DataError
 
 HUB = "hub:"
@@ -191,5 +192,4 @@ def sha256(path: str) -> str | None:
     if (folder := Path(path)).is_dir():
         names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         return hashlib.sha256("".join(f"{name} {sha256(str(folder / name))}\n" for name in names).encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256(path)

@@ -7,7 +7,6 @@ not hold, the config and the tokenizer's files, comes from the encoder that was 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from service.repository import bundle as bundles
 from service.repository.bundle import Bundle
+from training import files
 from training.errors import CheckpointError
 from training.export import graph
 from training.export.builder import Array
@@ -62,13 +62,10 @@ def run(folder: Path, encoder: Path, output: Path) -> str:
         "max_length": manifest.max_length, "doc_stride": manifest.doc_stride, "model": manifest.base_model,
     }  # fmt: skip
     record = {"recipe": recipe, "data": manifest.data, "restored": {"bundle": bundle.version, "precision": precision}}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=output.parent) as temporary:
-        partial = Path(temporary) / output.name
+    with files.written_aside(output) as partial:
         model.save_pretrained(partial)
         save_tokenizer(str(encoder), partial)
         (partial / RECIPE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.rename(output)
     return precision
 
 

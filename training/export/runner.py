@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import logging
 import re
 import tempfile
@@ -25,10 +24,12 @@ from transformers import PreTrainedModel
 from service.engine.tokenizer import Tokenizer
 from service.repository import bundle as bundles
 from service.repository.bundle import Calibration, Graph, Manifest
+from service.repository.files import sha256
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
 from service.tasks.spec import ServedTask
+from training import files
 from training.checkpoints import weights as pretrained
-from training.data.records import sha256
+from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate
@@ -139,21 +140,23 @@ def run(request: Request) -> Manifest:
     max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
 
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=_parent(request.output)) as temporary:
-        folder = Path(temporary) / request.output.name
+    with (
+        files.written_aside(request.output, shared=True) as folder,
+        tempfile.TemporaryDirectory(prefix=".export-", dir=request.output.parent) as temporary,
+    ):
         folder.mkdir()
         tokenizer = _write_tokenizer(request.checkpoint, model, folder)
         task = _task(model, task_name, tokenizer, labels, max_length, doc_stride)
         # The gate wants the fp32 graph, whether or not the bundle keeps it.
-        files = {"fp32": Path(temporary) / "model.fp32.onnx"}
-        onnx.save(_graph(model, "fp32"), files["fp32"])
-        files |= {p: folder / f"model.{p}.onnx" for p in request.precisions}
+        graphs = {"fp32": Path(temporary) / "model.fp32.onnx"}
+        onnx.save(_graph(model, "fp32"), graphs["fp32"])
+        graphs |= {p: folder / f"model.{p}.onnx" for p in request.precisions}
         packed = {p: folder / f"model.{p}.packed.onnx" for p in packable}
-        protos = {files[p]: _graph(model, p) for p in request.precisions}
+        protos = {graphs[p]: _graph(model, p) for p in request.precisions}
         protos |= {packed[p]: _graph(model, p, packed=True) for p in packable}
         external.save(protos, folder / bundles.WEIGHTS)
         logger.info("%s: %.1f MB", bundles.WEIGHTS, (folder / bundles.WEIGHTS).stat().st_size / 1e6)
-        logger.info("fp32 logits within %.1e of torch's", gate.parity(model, files["fp32"], max_length))
+        logger.info("fp32 logits within %.1e of torch's", gate.parity(model, graphs["fp32"], max_length))
 
         # What CPUs can run of a packed graph: its very file, with other operators of the same meaning.
         runnable = {p: Path(temporary) / packed[p].name for p in packable}
@@ -164,14 +167,14 @@ def run(request: Request) -> Manifest:
             logger.info("packed fp32 logits within %.1e of torch's", difference)
         halves: dict[str, float | None] = {}
         for p in (p for p in request.precisions if p in SAME_IN_FP32):
-            reference = _reference(model, p, files["fp32"], Path(temporary))
-            halves[p] = _half(model, files[p], reference, max_length, p)
+            reference = _reference(model, p, graphs["fp32"], Path(temporary))
+            halves[p] = _half(model, graphs[p], reference, max_length, p)
             if p in runnable:
                 halves[f"packed {p}"] = _half(model, runnable[p], reference, max_length, f"packed {p}")
 
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
-        measured = measure.run(task, files, tokenizer.pad_id, examples, request.gate_limit)
+        measured = measure.run(task, graphs, tokenizer.pad_id, examples, request.gate_limit)
         task = measured.task
         span = task if isinstance(task, SpanTask) else None
         tags = task if isinstance(task, MultiLabelTask) else None
@@ -183,10 +186,10 @@ def run(request: Request) -> Manifest:
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             max_length=max_length,
             graphs=(
-                *(Graph(files[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
+                *(Graph(graphs[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
                 *(Graph(packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
             ),
-            files={path.name: _sha256(path) for path in sorted(folder.iterdir())},
+            files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             labels=labels,
             multi_label=tags is not None,
             label_threshold=tags.threshold if tags else 0.5,
@@ -205,12 +208,9 @@ def run(request: Request) -> Manifest:
         sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
         for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, halves).items():
             (folder / name).write_text(text, encoding="utf-8")
-            manifest = dataclasses.replace(manifest, files={**manifest.files, name: _sha256(folder / name)})
+            manifest = dataclasses.replace(manifest, files={**manifest.files, name: sha256(folder / name)})
         (folder / bundles.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         bundles.load(folder)
-        if request.output.exists():
-            request.output.rename(Path(temporary) / ".replaced")
-        folder.rename(request.output)
     return manifest
 
 
@@ -351,20 +351,10 @@ def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _data(recorded: Mapping[str, Any], dev: Sequence[str]) -> dict[str, str | None]:
-    return {**recorded.get("data", {}), **{path: sha256(path) for path in dev}}
+    return {**recorded.get("data", {}), **{path: records.sha256(path) for path in dev}}
 
 
 def _name(path: str) -> str:
     """A data file's name in manifests: its folder and its name, without the compression's suffix."""
     parts = Path(path).parts[-2:]
     return "/".join(parts).removesuffix(".xz").removesuffix(".gz")
-
-
-def _parent(output: Path) -> Path:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return output.parent
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

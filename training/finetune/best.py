@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel, TrainerCallback
+
+from training import files
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +61,10 @@ class KeepBest(TrainerCallback):
         score = self._score(model.eval())
         model.train(training)
         self.scores = [(before, known) for before, known in self.scores if before < step] + [(step, score)]
-        self._weights.parent.mkdir(parents=True, exist_ok=True)
         if score > self._best:
             self._best, self._best_step = score, step
-            _replace(self._weights, lambda new: save_model(model, str(new)))
+            with files.written_aside(self._weights) as new:
+                save_model(model, str(new))
         found = json.dumps({"step": self._best_step, "score": self._best, "scores": self.scores})
-        _replace(self._state, lambda new: new.write_text(found, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file that is whole, or the one before it."""
-    new = path.with_name(f"{path.name}.new")
-    write(new)
-    os.replace(new, path)
+        with files.written_aside(self._state) as new:
+            new.write_text(found, encoding="utf-8")

@@ -9,17 +9,16 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from training.data.records import sha256
+from training import files
+from training.checkpoints import sealed
 from training.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "checkpoint-"
 SEAL = "sealed.json"
 """Written last: the hash of every other file of the checkpoint."""
 RUN = "run.json"
@@ -33,8 +32,6 @@ ANOTHER = (
 """Keys of a recipe that make another run: of other rows, in another order, or of another model."""
 INDIFFERENT = ("output", "dev", "dev_limit", "dev_steps", "save_steps", "logging_steps")
 """Keys that change nothing of how the weights go on."""
-UNWRITTEN = (OSError, RuntimeError, SafetensorError)
-"""What is raised where a checkpoint cannot be written, as when the disk is full (torch raises a RuntimeError)."""
 
 
 def run_of(recipe: Mapping[str, Any], data: Mapping[str, str | None]) -> dict[str, Any]:
@@ -46,16 +43,8 @@ def run_of(recipe: Mapping[str, Any], data: Mapping[str, str | None]) -> dict[st
 def seal(folder: Path, run: Mapping[str, Any]) -> None:
     """Says that the checkpoint in `folder` is whole, and what run it is of."""
     (folder / RUN).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    hashes = {path.name: sha256(str(path)) for path in sorted(folder.iterdir()) if path.name != SEAL}
+    hashes = sealed.hashes(folder, without=SEAL)
     (folder / SEAL).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
-
-
-def unwritten(folder: Path, error: Exception) -> CheckpointError:
-    """The error of a checkpoint that could not be written. What there is of it is removed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    good = next((path for path in found(folder.parent) if not _fault(path)), None)
-    kept = f"the last good one is {good}" if good else "there is none before it"
-    return CheckpointError(f"{folder} cannot be written ({error}); {kept}")
 
 
 def check_run(folder: Path, run: Mapping[str, Any]) -> None:
@@ -85,36 +74,24 @@ def check_run(folder: Path, run: Mapping[str, Any]) -> None:
         logger.warning("%s continues, and not as it would have: %s", folder, "; ".join(told))
 
 
-def found(output: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, whether whole or torn."""
-    numbered = [path for path in output.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
-    return sorted(numbered, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
-
-
 def newest(output: Path) -> Path:
-    """The newest whole checkpoint; those that are torn are skipped with a warning.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    folders = found(output)
-    for folder in folders:
-        fault = _fault(folder)
-        if not fault:
-            return folder
-        logger.warning("%s is torn and is skipped: %s", folder, fault)
-    raise CheckpointError(f"nothing to resume from in {output}" + (": every checkpoint is torn" if folders else ""))
+    """Return the newest whole checkpoint; skip those that are torn with a warning. Raises `CheckpointError`."""
+    return sealed.newest(output, _whole)
 
 
-def _fault(folder: Path) -> str:
-    """What is wrong with a checkpoint; empty for a whole one."""
-    try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
-        sealed = (folder / SEAL).is_file()
-        hashes = json.loads((folder / SEAL).read_text(encoding="utf-8")) if sealed else {}
-        for name, digest in hashes.items():
-            if sha256(str(folder / name)) != digest:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+def writing(folder: Path) -> AbstractContextManager[None]:
+    """Raise a `CheckpointError` that names the last good checkpoint where `folder` cannot be written."""
+
+    def remove() -> str:
+        shutil.rmtree(folder, ignore_errors=True)
+        return sealed.kept(folder.parent, _whole)
+
+    return files.said(folder, remove)
+
+
+def _whole(folder: Path) -> Path:
+    """Return the folder. Raises one of `sealed.TORN` where it is not as it was sealed."""
+    json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if (folder / SEAL).is_file():
+        sealed.check(folder, json.loads((folder / SEAL).read_text(encoding="utf-8")))
+    return folder

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from training.checkpoints import sealed
 from training.finetune import checkpoints, distil
 from training.finetune.features import Collator, LengthGroupedSampler, Rows
 from training.recipe import Recipe
@@ -115,12 +116,10 @@ class _Trainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint and seals it. Raises `CheckpointError` where the disk is full."""
-        folder = Path(self._recipe.output) / f"{checkpoints.PREFIX}{self.state.global_step}"
-        try:
+        folder = Path(self._recipe.output) / f"{sealed.PREFIX}{self.state.global_step}"
+        with checkpoints.writing(folder):
             super()._save_checkpoint(model, trial)
             checkpoints.seal(folder, self._made)
-        except checkpoints.UNWRITTEN as error:
-            raise checkpoints.unwritten(folder, error) from error
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return self._sampler

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 import random
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +32,8 @@ from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
 from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
 from service.tasks.spec import ServedTask
-from training.checkpoints import precision
+from training import files
+from training.checkpoints import precision, sealed
 from training.checkpoints import weights as pretrained
 from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
 from training.data import read as read_data
@@ -72,7 +72,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     recipe = precision.possible(recipe)
     output = Path(recipe.output)
     checkpoint = checkpoints.newest(output) if resume else None
-    if not resume and checkpoints.found(output):  # a later --resume would take the older for the newer
+    if not resume and sealed.found(output):  # a later --resume would take the older for the newer
         raise CheckpointError(f"{output} holds the checkpoints of an earlier run: --resume it, or remove them")
     config = _load_config(recipe)
     tokenizer = open_tokenizer(recipe.model, config.vocab_size)
@@ -161,20 +161,14 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
 
 
 def _write(output: Path, trainer: Trainer, encoder: str, metrics: str) -> None:
-    """Writes `final`, which appears whole or not at all, and `metrics.json`."""
-    final, partial = output / "final", output / ".partial-final"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        trainer.save_model(str(partial))
-        save_tokenizer(encoder, partial)
-        (partial / RECIPE_FILE).write_text(metrics, encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+    """Write `final`, which appears whole or not at all, and `metrics.json`."""
+    final = output / "final"
+    with files.said(final, "--resume tries again"):
+        with files.written_aside(final) as folder:
+            trainer.save_model(str(folder))
+            save_tokenizer(encoder, folder)
+            (folder / RECIPE_FILE).write_text(metrics, encoding="utf-8")
         (output / "metrics.json").write_text(metrics, encoding="utf-8")
-    except checkpoints.UNWRITTEN as error:
-        raise CheckpointError(f"{final} cannot be written ({error}); --resume tries again") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def make_task(recipe: Recipe, tokenizer: Tokenizer) -> ServedTask:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training import files
 from training.data import text
 from training.data.records import sha256
 from training.errors import DataError, TrainingError
@@ -106,9 +105,10 @@ def _shard(path: str, vocabulary: Vocabulary, cache: Path) -> Shard:
         try:
             _build(path, vocabulary, folder)
         except OSError as error:
-            raise TrainingError(
-                f"{cache}: the tokenised corpus cannot be written: {error.strerror or error}"
-            ) from error
+            if not (folder / "shard.json").is_file():
+                raise TrainingError(
+                    f"{cache}: the tokenised corpus cannot be written: {error.strerror or error}"
+                ) from error
     token_type = json.loads((folder / "shard.json").read_text(encoding="utf-8"))["dtype"]
     return Shard(
         tokens=np.memmap(folder / "tokens", dtype=token_type, mode="r"),
@@ -120,13 +120,11 @@ def _shard(path: str, vocabulary: Vocabulary, cache: Path) -> Shard:
 
 
 def _build(path: str, vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes a shard beside its place, then renames it there: it is whole, or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Write a shard. Raises `FileExistsError` where another process was quicker, whose shard is as good."""
     token_type = np.uint16 if vocabulary.size <= 2**16 else np.uint32
     began = told = time.monotonic()
     tokens = sentences = documents = 0  # documents: where the last one ended
-    with tempfile.TemporaryDirectory(prefix=".shard-", dir=folder.parent) as temporary:
-        part = Path(temporary) / "shard"
+    with files.written_aside(folder, shared=True) as part:
         part.mkdir()
         with (
             open(part / "tokens", "wb") as ids_file,
@@ -156,12 +154,8 @@ def _build(path: str, vocabulary: Vocabulary, folder: Path) -> None:
             "path": path,
         }
         (part / "shard.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-        try:
-            part.rename(folder)
-        except OSError:  # another process was first
-            if not (folder / "shard.json").is_file():
-                shutil.rmtree(folder)  # what a build of before this care left behind
-                part.rename(folder)
+        if (folder / "shard.json").is_file():
+            raise FileExistsError  # another process was quicker, and its shard may be in use
     logger.info("%s: %d tokens in %d sentences, %.0f s", path, tokens, sentences, time.monotonic() - began)
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import AlbertConfig, AlbertForPreTraining, AutoModel, AutoTokenizer, PreTrainedModel
 
+from training import files
 from training.checkpoints import weights as pretrained
 from training.data import text
 from training.errors import CheckpointError, DataError, RecipeError
@@ -260,14 +259,7 @@ def _count(model: PreTrainedModel) -> int:
 
 
 def _write(student: PreTrainedModel, teacher: str, output: Path) -> None:
-    partial = output.with_name(f".partial-{output.name}")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        student.save_pretrained(partial)
+    with files.said(output), files.written_aside(output) as folder:
+        student.save_pretrained(folder)
         # Says of itself that it is BERT's, so that no loader takes it for the SentencePiece that ALBERTs mostly have.
-        AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).save_pretrained(partial)
-        partial.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{output} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).save_pretrained(folder)

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Generator, Mapping
 from importlib.metadata import version
@@ -24,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
-from training.checkpoints import precision
+from training import files
+from training.checkpoints import precision, sealed
 from training.errors import CheckpointError, RecipeError, TrainingError
 from training.pretrain import checkpoints, corpus, models, optimizers, processes, throughput
 from training.pretrain.batches import Batch, Batches, dev_batches, real_tokens
@@ -91,7 +90,7 @@ class _Run:
                 f"batch_size {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro_batch_size} times "
                 f"{group.count} processes"
             )
-        existing = checkpoints.found(self.output)
+        existing = sealed.found(self.output)
         if existing and not resume:
             raise CheckpointError(f"{existing[0]} exists: continue with --resume, or name another output")
         saved = checkpoints.newest(self.output) if resume else None  # said before the corpus is read
@@ -249,7 +248,7 @@ class _Run:
                 raise self._lost(f"{name} is no finite number any more")
 
     def _lost(self, what: str) -> TrainingError:
-        last = checkpoints.found(self.output)
+        last = sealed.found(self.output)
         kept = f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint before it"
         return TrainingError(f"{what} at step {self.step}: try a lower learning_rate or a longer warm-up; {kept}")
 
@@ -337,17 +336,10 @@ class _Run:
             self._score()
         metrics = self._write_metrics()
         if self.group.main:
-            final, partial = self.output / "final", self.output / ".partial-final"
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                self.objective.model.save_pretrained(partial)
-                save_tokenizer(self.recipe.tokenizer, partial)
-                shutil.rmtree(final, ignore_errors=True)
-                partial.rename(final)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{final} cannot be written ({error}); --resume tries again") from error
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            final = self.output / "final"
+            with files.said(final, "--resume tries again"), files.written_aside(final) as folder:
+                self.objective.model.save_pretrained(folder)
+                save_tokenizer(self.recipe.tokenizer, folder)
             if self.step < self.recipe.steps:
                 logger.warning("stopped at step %d of %d: --resume continues", self.step, self.recipe.steps)
         self.group.wait()
@@ -376,14 +368,9 @@ class _Run:
             "versions": {name: version(name) for name in VERSIONS},
         }
         if self.group.main:
-            path, partial = self.output / "metrics.json", self.output / ".partial-metrics.json"
-            try:
-                self.output.mkdir(parents=True, exist_ok=True)
+            path = self.output / "metrics.json"
+            with files.said(path), files.written_aside(path) as partial:
                 partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-                partial.rename(path)
-            except OSError as error:
-                partial.unlink(missing_ok=True)
-                raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
         return metrics
 
     def _parameters(self) -> int:

@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import random
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 from transformers import AlbertTokenizer, BertTokenizer, RobertaTokenizer
 
+from training import files
 from training.data import text
 from training.data.records import sha256
 from training.errors import DataError, TrainingError
@@ -68,9 +68,7 @@ def learn(
     if not sample:
         raise DataError(f"no text in {', '.join(corpus)}")
     logger.info("learning %d pieces from %d sentences", size, len(sample))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".vocabulary-", dir=output.parent) as temporary:
-        folder = Path(temporary) / "tokenizer"
+    with files.written_aside(output) as folder:
         folder.mkdir()
         if kind == "sentencepiece":
             count = _sentencepiece(folder, sample, size, cased)
@@ -88,7 +86,6 @@ def learn(
             "versions": {name: version(name) for name in ("sentencepiece", "tokenizers", "transformers")},
         }
         (folder / "vocabulary.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-        folder.rename(output)
     return count
 
 

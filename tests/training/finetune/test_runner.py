@@ -36,6 +36,7 @@ from tests.training.samples import (
     write_sst2,
     write_text,
 )  # fmt: skip
+from training.checkpoints import sealed
 from training.data import Table
 from training.errors import CheckpointError, DataError, RecipeError
 from training.evaluate import runner as evaluate
@@ -282,7 +283,7 @@ def test_a_full_disk_loses_nothing(encoder: Path, tmp_path: Path, data_dir: Path
         pytest.raises(CheckpointError, match=r"checkpoint-4 cannot be written .*the last good one is .*checkpoint-2"),
     ):
         finetune.run(base, resume=True)
-    assert [path.name for path in checkpoints.found(tmp_path / "o")] == ["checkpoint-2"]
+    assert [path.name for path in sealed.found(tmp_path / "o")] == ["checkpoint-2"]
     assert not (tmp_path / "o" / "final").exists()
 
 
