@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from service.repository.files import sha256
 from training import files
+from training.checkpoints.configs import RECIPE_FILE, load_config, recorded
 from training.errors import CheckpointError
-from training.finetune.runner import RECIPE_FILE, load_config, recorded
 from training.tokenizers.loading import load_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)

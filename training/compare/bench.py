@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 from service.engine.session import CPUINFO
 from service.settings import cpu_quota
+from training.checkpoints.configs import max_positions
 from training.compare import budget, child, flops, parameters, weights
 from training.compare.figure import Figure
 from training.compare.options import Options
 from training.compare.results import Comparison, Row
 from training.compare.subjects import Subject
 from training.errors import TrainingError
-from training.finetune.runner import max_positions
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig
 
-from training.export import graph
+from training.checkpoints import families as graph
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from training.export import graph
+from training.checkpoints import families as graph
 
 
 def forward(config: PreTrainedConfig, tokens: int) -> int:

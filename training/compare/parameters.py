@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModel, PreTrainedConfig
 
+from training.checkpoints import families as graph
 from training.compare import subjects
-from training.export import graph
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from service.engine.batch import Batch
 from service.engine.session import Engine, OrtEngine, Outputs
 from service.errors import BundleError
+from training.checkpoints.families import layer_names
 from training.errors import GateError
 from training.evaluate.runner import TorchEngine
 from training.export import graph
@@ -36,7 +37,7 @@ SHAPES = ((1, 8), (4, 33), (3, 128), (2, 384))
 
 def attention(model: PreTrainedModel, proto: onnx.ModelProto) -> int:
     """The number of fused attentions. Raises `GateError` unless each layer has one."""
-    layers, fused = len(graph.layer_names(model.config)), graph.fused_attention_count(proto)
+    layers, fused = len(layer_names(model.config)), graph.fused_attention_count(proto)
     if fused != layers:
         raise GateError(f"{fused} fused attentions for {layers} layers")
     return fused

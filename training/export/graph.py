@@ -16,66 +16,20 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from training.errors import CheckpointError
+from training.checkpoints.families import (
+    FAMILIES,
+    GELU,
+    TANH,
+    TANH_GELU,
+    UnsupportedArchitecture,
+    activation,
+    check,
+    layer_names,
+)
 from training.export.builder import Array, Canvas
 from training.export.quantize import FLOAT32, Encoding, Int8, Normalise, Use
-
-# What a config calls its activation, by the operator that computes it. The first two add the bias before it too.
-GELU, TANH_GELU, RELU, TANH = "com.microsoft.BiasGelu", "com.microsoft.FastGelu", "Relu", "Tanh"
-ACTIVATIONS = {
-    "gelu": GELU,
-    "gelu_python": GELU,
-    "gelu_new": TANH_GELU,
-    "gelu_fast": TANH_GELU,
-    "gelu_accurate": TANH_GELU,
-    "gelu_pytorch_tanh": TANH_GELU,
-    "gelu_python_tanh": TANH_GELU,
-    "relu": RELU,
-    "tanh": TANH,
-}
-
-
-class UnsupportedArchitecture(CheckpointError, ValueError):
-    """The checkpoint is of a kind whose graph would not compute what the model does."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family keeps its weights: module names, those of a layer relative to the layer."""
-
-    base: str
-    pooler: str
-    projection: str | None = None  # embedding size -> hidden size, in families that tell the two apart
-    query: str = "attention.self.query"
-    key: str = "attention.self.key"
-    value: str = "attention.self.value"
-    mix: str = "attention.output.dense"
-    mix_norm: str = "attention.output.LayerNorm"
-    widen: str = "intermediate.dense"
-    narrow: str = "output.dense"
-    norm: str = "output.LayerNorm"
-
-
-FAMILIES = {
-    "bert": Family("bert", "bert.pooler.dense"),
-    "roberta": Family("roberta", "roberta.pooler.dense"),
-    "electra": Family("electra", "sequence_summary.summary", "electra.embeddings_project"),
-    "albert": Family(
-        "albert",
-        "albert.pooler",
-        "albert.encoder.embedding_hidden_mapping_in",
-        query="attention.query",
-        key="attention.key",
-        value="attention.value",
-        mix="attention.dense",
-        mix_norm="attention.LayerNorm",
-        widen="ffn",
-        narrow="ffn_output",
-        norm="full_layer_layer_norm",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -117,18 +71,6 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
     return writer.canvas.finish()
 
 
-def check(config: PretrainedConfig) -> None:
-    """Raise `UnsupportedArchitecture` unless `config` describes a plain encoder of a known family."""
-    if config.model_type not in FAMILIES:
-        raise UnsupportedArchitecture(f"model_type {config.model_type!r} is not one of {', '.join(FAMILIES)}")
-    positions = getattr(config, "position_embedding_type", None) or "absolute"
-    if positions != "absolute":
-        raise UnsupportedArchitecture(f"position_embedding_type {positions!r}: only 'absolute' can be exported")
-    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
-        raise UnsupportedArchitecture("is_decoder or add_cross_attention is set: only encoders can be exported")
-    _activation(config.hidden_act)
-
-
 def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
     """Find a model's head by its class. Raises `UnsupportedArchitecture` for one that cannot be served."""
     config = model.config
@@ -140,28 +82,15 @@ def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
     if name.endswith("ForSequenceClassification") and config.model_type in ("roberta", "electra"):
         return ClassHead("classifier.dense", TANH if config.model_type == "roberta" else GELU, "classifier.out_proj")
     if name.endswith(("ForSequenceClassification", "ForMultipleChoice")):
-        activation = TANH
+        operator = TANH
         if config.model_type == "electra":
             if (config.summary_type, config.summary_use_proj) != ("first", True):
                 raise UnsupportedArchitecture(
                     f"summary_type {config.summary_type!r} with summary_use_proj {config.summary_use_proj}"
                 )
-            activation = _activation(config.summary_activation)
-        return ClassHead(FAMILIES[config.model_type].pooler, activation, "classifier")
+            operator = activation(config.summary_activation)
+        return ClassHead(FAMILIES[config.model_type].pooler, operator, "classifier")
     raise UnsupportedArchitecture(f"{name} has no head that can be served")
-
-
-def layer_names(config: PretrainedConfig) -> list[str]:
-    """Name the modules of the layers in the order they run, relative to the base; ALBERT's repeat."""
-    if config.model_type != "albert":
-        return [f"encoder.layer.{i}" for i in range(config.num_hidden_layers)]
-    # The groups follow one another, each for its share of the turns; a turn runs all of its group's inner layers.
-    turns = [i * config.num_hidden_groups // config.num_hidden_layers for i in range(config.num_hidden_layers)]
-    return [
-        f"encoder.albert_layer_groups.{group}.albert_layers.{inner}"
-        for group in turns
-        for inner in range(config.inner_group_num)
-    ]
 
 
 def fused_attention_count(graph: onnx.ModelProto) -> int:
@@ -172,12 +101,6 @@ def fused_attention_count(graph: onnx.ModelProto) -> int:
 def unique_weight_count(graph: onnx.ModelProto) -> int:
     """Count the numbers a graph stores: its weights, each once, and the scales of encoded ones."""
     return sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
-
-
-def _activation(name: str) -> str:
-    if name not in ACTIVATIONS:
-        raise UnsupportedArchitecture(f"activation {name!r} is not one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
 
 
 @dataclass(frozen=True)
@@ -307,7 +230,7 @@ class _Writer:
         mixed = layer.mix.project(attended, f"{to}.mix")
         x = layer.mix_norm(mixed, x, layer.mix.bias, f"{to}.mixed")
         wide = layer.widen.project(x, f"{to}.widen")
-        wide = self.activate(wide, layer.widen.bias, _activation(self.config.hidden_act), f"{to}.wide")
+        wide = self.activate(wide, layer.widen.bias, activation(self.config.hidden_act), f"{to}.wide")
         narrow = layer.narrow.project(wide, f"{to}.narrow")
         return layer.norm(narrow, x, layer.narrow.bias, to)
 

@@ -19,11 +19,12 @@ from transformers import PreTrainedModel
 from service.repository import bundle as bundles
 from service.repository.bundle import Bundle
 from training import files
+from training.checkpoints.configs import RECIPE_FILE, load_config
+from training.checkpoints.families import FAMILIES, layer_names
 from training.errors import CheckpointError
-from training.export import graph
 from training.export.builder import Array
 from training.finetune import runner as finetune
-from training.finetune.runner import HEADS, RECIPE_FILE, load_config
+from training.finetune.runner import HEADS
 from training.tokenizers.loading import load_tokenizer, save_tokenizer
 
 PRECISE = ("fp32", "fp16", "int8", "w8a16")
@@ -79,9 +80,9 @@ def _stored(bundle: Bundle) -> tuple[str, dict[str, Array]]:
 
 def _weights(model: PreTrainedModel, stored: Mapping[str, Array], encoder: Path) -> dict[str, torch.Tensor]:
     """The model's state, each of its tensors from what `graph` stored of it."""
-    family = graph.FAMILIES[model.config.model_type]
+    family = FAMILIES[model.config.model_type]
     # query, key and value lie side by side under the query's name
-    layers = [f"{family.base}.{name}" for name in dict.fromkeys(graph.layer_names(model.config))]
+    layers = [f"{family.base}.{name}" for name in dict.fromkeys(layer_names(model.config))]
     parts = (family.query, family.key, family.value)
     packed = {f"{layer}.{part}": (f"{layer}.{parts[0]}", i) for layer in layers for i, part in enumerate(parts)}
     state = {}

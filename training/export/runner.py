@@ -29,13 +29,13 @@ from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask
 from service.tasks.spec import ServedTask
 from training import files
 from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import load_config, max_positions, recorded
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate
 from training.export import card, external, gate, graph, measure, packing, quantize
-from training.finetune import runner as finetune
-from training.finetune.runner import HEADS, load_config, max_positions
+from training.finetune.runner import HEADS
 from training.tokenizers.loading import check_size, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -128,8 +128,8 @@ def run(request: Request) -> Manifest:
             f"no packed graph is made in {', '.join(request.precisions)}: they are for GPUs, in "
             f"{' or '.join(bundles.SUITS['cuda'])}"
         )
-    recorded = finetune.recorded(request.checkpoint)
-    recipe = recorded.get("recipe", {})
+    record = recorded(request.checkpoint)
+    recipe = record.get("recipe", {})
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
     if len(set(map(_name, dev))) < len(dev):
         raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
@@ -199,7 +199,7 @@ def run(request: Request) -> Manifest:
             temperature=task.temperature,
             calibration=_calibration(measured),
             base_model=request.base_model or Path(recipe.get("model", "")).name,
-            data={_name(path): digest for path, digest in _data(recorded, dev).items()},
+            data={_name(path): digest for path, digest in _data(record, dev).items()},
             layout=layout,
             licence=request.licence,
             versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
@@ -350,8 +350,8 @@ def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
     return {"data": recipe["data"], **(recipe.get("table", {}) if recipe["data"] == "table" else {})}
 
 
-def _data(recorded: Mapping[str, Any], dev: Sequence[str]) -> dict[str, str | None]:
-    return {**recorded.get("data", {}), **{path: records.sha256(path) for path in dev}}
+def _data(record: Mapping[str, Any], dev: Sequence[str]) -> dict[str, str | None]:
+    return {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
 
 
 def _name(path: str) -> str:

@@ -1,7 +1,6 @@
 """Knowledge distillation: a student learns what its teachers say of each row, beside the labels.
 
-Owns the teachers' logits as targets, the loss towards them, and how far hidden states are from a teacher's. Hinton et
-al. 2015 (arXiv 1503.02531, section 2); of hidden states, TinyBERT (arXiv 1909.10351, section 3.1).
+Owns the teachers' logits as targets and the loss towards them. Hinton et al. 2015 (arXiv 1503.02531, section 2).
 """
 
 from __future__ import annotations
@@ -83,21 +82,6 @@ def loss(
             )
         )
     return torch.stack(divergences).mean() * temperature**2
-
-
-def state_errors(student: torch.Tensor, teacher: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """[real tokens]: mean squared error over the width between hidden states [rows, tokens, hidden] of the two.
-
-    Both are normalised first, each token's to mean 0 and variance 1: the gain and bias of the last LayerNorm are the
-    next layer's business, and a token's share of the loss does not hang on its length. So an error is twice 1 - cosine:
-    2 for a student that knows nothing.
-
-    Args:
-        attention_mask: [..., tokens], 0 at padding; None where there is none.
-    """
-    ours, theirs = (functional.layer_norm(states.float(), states.shape[-1:]) for states in (student, teacher))
-    errors = (ours - theirs).square().mean(dim=-1)
-    return errors.flatten() if attention_mask is None else errors[attention_mask.view(errors.shape).bool()]
 
 
 def _joined(options: Sequence[RowLogits]) -> RowLogits:

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from training.checkpoints import sealed
+from training.checkpoints.teacher import Teacher, state_errors
 from training.finetune import checkpoints, distil
 from training.finetune.features import Collator, LengthGroupedSampler, Rows
 from training.recipe import Recipe
@@ -23,7 +24,7 @@ def make(
     model: PreTrainedModel,
     rows: Rows,
     pad_id: int,
-    guide: torch.nn.Module | None,
+    guide: Teacher | None,
     made: Mapping[str, Any],
 ) -> Trainer:
     """The Trainer of a run.
@@ -71,7 +72,7 @@ class _Trainer(Trainer):
         self,
         recipe: Recipe,
         sampler: LengthGroupedSampler,
-        guide: torch.nn.Module | None,
+        guide: Teacher | None,
         made: Mapping[str, Any],
         **arguments: Any,
     ) -> None:
@@ -102,17 +103,11 @@ class _Trainer(Trainer):
             share, temperature = self._recipe.teacher_weight, self._recipe.teacher_temperature
             loss = (1 - share) * loss + share * distil.loss(outputs, teachers, mask, temperature)
         if self._guide is not None:
-            errors = distil.state_errors(outputs.hidden_states[-1], self._guided(self._guide, inputs), mask)
+            names = ("input_ids", "token_type_ids", "attention_mask")
+            rows = {name: inputs[name].flatten(0, -2) for name in names if name in inputs}  # options are rows
+            errors = state_errors(outputs.hidden_states[-1], self._guide.states(**rows), mask)
             loss = loss + self._recipe.teacher_hidden_weight * errors.mean()
         return (loss, outputs) if return_outputs else loss
-
-    @torch.no_grad()
-    def _guided(self, guide: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The guide's last hidden states [rows, tokens, hidden]; options are rows."""
-        names = ("input_ids", "token_type_ids", "attention_mask")
-        given = {name: inputs[name].flatten(0, -2) for name in names if name in inputs}
-        states: torch.Tensor = guide.to(inputs["input_ids"].device)(**given).last_hidden_state
-        return states
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint and seals it. Raises `CheckpointError` where the disk is full."""

@@ -15,11 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -35,21 +33,20 @@ from service.tasks.spec import ServedTask
 from training import files
 from training.checkpoints import precision, sealed
 from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import RECIPE_FILE, load_config, max_positions
+from training.checkpoints.teacher import Teacher
 from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
 from training.data import read as read_data
 from training.data.records import sha256
 from training.errors import CheckpointError, DataError, RecipeError
 from training.evaluate import runner as evaluate
-from training.export import graph, measure
+from training.export import measure
 from training.finetune import best, checkpoints, distil, loop
 from training.finetune.features import Rows, choice_rows, classification_rows, span_rows
 from training.recipe import Recipe
 from training.tokenizers.loading import load_tokenizer, open_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)
-
-RECIPE_FILE = "bertie.json"
-"""Written beside the final weights: what `export` needs to know of the run."""
 
 HEADS: Mapping[str, Any] = {
     "classification": AutoModelForSequenceClassification,
@@ -250,40 +247,6 @@ def _weighted(recipe: Recipe, examples: Any) -> Any:
     return [e for e in examples for _ in range(recipe.source_weights.get(e.source, 1))]
 
 
-def load_config(model: str | Path) -> PreTrainedConfig:
-    """A checkpoint's config. Raises `CheckpointError` where it cannot be read, or its model could not be exported."""
-    try:
-        written, _ = PreTrainedConfig.get_config_dict(model)
-        if written.get("auto_map"):
-            raise CheckpointError(f"{model}: it wants code of its own (auto_map), which is never run")
-        config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        graph.check(config)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{model}: {error}") from error
-    return config
-
-
-def recorded(checkpoint: Path) -> dict[str, Any]:
-    """What a run wrote beside its final weights; empty for a checkpoint of another origin.
-
-    Raises:
-        CheckpointError: it is torn.
-    """
-    path = checkpoint / RECIPE_FILE
-    try:
-        written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return written
-
-
-def max_positions(config: PreTrainedConfig) -> int:
-    """The longest row that a model has positions for."""
-    positions: int = config.max_position_embeddings
-    # RoBERTa's positions begin after its padding id, so two of its 514 are never used.
-    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
-
-
 def _load_config(recipe: Recipe) -> PreTrainedConfig:
     """The encoder's config with the recipe's dropout. Refuses now what `export` would refuse in the end."""
     config = load_config(recipe.model)
@@ -326,14 +289,14 @@ def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
     return model
 
 
-def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> torch.nn.Module:
+def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> Teacher:
     """A teacher's encoder, whose hidden states can be the student's; `CheckpointError` where they have another size."""
     if teacher.config.hidden_size != student.hidden_size:
         raise CheckpointError(
             f"the teacher {recipe.teacher[0]} has hidden size {teacher.config.hidden_size}, the student "
             f"{student.hidden_size}: teacher_hidden_weight is for one size"
         )
-    return teacher.base_model.eval().requires_grad_(False)
+    return Teacher(teacher.base_model)
 
 
 def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:

@@ -14,9 +14,9 @@ from transformers import (
 
 from training.checkpoints import attention
 from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import load_config, max_positions
+from training.checkpoints.families import check
 from training.errors import CheckpointError, RecipeError
-from training.export import graph
-from training.finetune.runner import load_config, max_positions
 from training.pretrain import teacher
 from training.pretrain.objectives import Objective, ReplacedTokens, SpanBoundary
 from training.pretrain.recipe import PretrainRecipe
@@ -82,7 +82,7 @@ def _shaped(recipe: PretrainRecipe, vocabulary: Vocabulary) -> PreTrainedConfig:
     if recipe.family in ("albert", "electra"):
         shape["embedding_size"] = recipe.embedding_size or recipe.hidden_size
     config: PreTrainedConfig = getattr(transformers, CONFIGS[_architecture(recipe)])(**shape)
-    graph.check(config)  # what could not be exported in the end is refused now
+    check(config)  # what could not be exported in the end is refused now
     return config
 
 

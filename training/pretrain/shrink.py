@@ -19,9 +19,9 @@ from transformers import AlbertConfig, AlbertForPreTraining, AutoModel, AutoToke
 
 from training import files
 from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import load_config
 from training.data import text
 from training.errors import CheckpointError, DataError, RecipeError
-from training.finetune.runner import load_config
 from training.tokenizers import vocabulary
 from training.tokenizers.vocabulary import Vocabulary
 

@@ -23,6 +23,7 @@ from tests.training.samples import (
 )
 from training.__main__ import main
 from training.checkpoints import average
+from training.checkpoints.configs import RECIPE_FILE
 from training.errors import CheckpointError
 from training.export import runner as export
 from training.finetune import runner as finetune
@@ -103,7 +104,7 @@ def test_two_runs_to_a_bundle(
     assert capsys.readouterr().out.splitlines()[-1].startswith("0.7500  ")
 
     metrics = json.loads((mean / "metrics.json").read_text())
-    assert json.loads((mean / finetune.RECIPE_FILE).read_text()) == metrics
+    assert json.loads((mean / RECIPE_FILE).read_text()) == metrics
     assert metrics["average"] == [
         {
             "checkpoint": str(run),
@@ -140,7 +141,7 @@ def with_config(folder: Path, **changes: Any) -> Path:
 def with_recipe(folder: Path, **changes: Any) -> Path:
     first = {"task": "classification", "labels": ["negative", "positive"], "multi_label": False}
     for path, written in ((folder.parent / "good", first), (checkpoint(folder), first | changes)):
-        (path / finetune.RECIPE_FILE).write_text(json.dumps({"recipe": written}))
+        (path / RECIPE_FILE).write_text(json.dumps({"recipe": written}))
     return folder
 
 
@@ -260,7 +261,7 @@ def test_recipes_may_say_less(three: list[Path], tmp_path: Path) -> None:
     """One is of another origin, one of a version that did not know of several labels."""
     written = {"task": "classification", "labels": ["negative", "positive"]}
     for folder, kept in ((three[1], written), (three[2], written | {"multi_label": False})):
-        (folder / finetune.RECIPE_FILE).write_text(json.dumps({"recipe": kept}))
+        (folder / RECIPE_FILE).write_text(json.dumps({"recipe": kept}))
     assert average.run(tmp_path / "mean", three)["recipe"] == written
 
 

@@ -11,9 +11,10 @@ from onnx import TensorProto, helper
 from service.engine.session import OrtEngine
 from service.errors import BundleError
 from tests.training.tiny import FAMILIES, HEADS, differences, rows, session, tiny
+from training.checkpoints.families import layer_names
 from training.export import external, packing
 from training.export.builder import IR_VERSION, OPSET
-from training.export.graph import build, fused_attention_count, layer_names, unique_weight_count
+from training.export.graph import build, fused_attention_count, unique_weight_count
 from training.export.quantize import FLOAT16, FLOAT32, INT8, W8A16, Encoding
 
 LENGTHS = np.array([1, 2, 4], dtype=np.int32)

@@ -7,7 +7,8 @@ from onnx import numpy_helper
 
 from service.engine.session import SEVEN_BITS
 from tests.training.tiny import FAMILIES, HEADS, rows, session, tiny, torch_logits
-from training.export.graph import build, fused_attention_count, layer_names
+from training.checkpoints.families import layer_names
+from training.export.graph import build, fused_attention_count
 from training.export.quantize import FLOAT16, INT8, W8A16, Encoding, symmetric
 
 

@@ -13,11 +13,11 @@ from tests.training.export.test_families import FAMILIES
 from tests.training.samples import make_model, save_tokenizer
 from tests.training.tiny import rows, torch_logits
 from training.__main__ import main
+from training.checkpoints.configs import recorded
 from training.errors import CheckpointError, TrainingError
 from training.export import restore
 from training.export import runner as export
 from training.export.runner import Request
-from training.finetune import runner as finetune
 from training.tokenizers.loading import load_tokenizer
 
 HEADS = {"classification": "SequenceClassification", "multiple_choice": "MultipleChoice", "span": "QuestionAnswering"}
@@ -85,10 +85,10 @@ def test_it_is_a_checkpoint_like_any_other(
     """By the command; exported it scores as before, and it teaches and is trained on."""
     assert main(["restore", str(trained_models / "sentiment"), str(encoder), str(tmp_path / "r")]) == 0
     assert "those of the fp32 graph" in capsys.readouterr().out
-    recorded = finetune.recorded(tmp_path / "r")
+    written = recorded(tmp_path / "r")
     manifest = restore.bundles.load(trained_models / "sentiment").manifest
-    assert recorded["recipe"]["labels"] == list(manifest.labels)
-    assert recorded["restored"]["precision"] == "fp32"
+    assert written["recipe"]["labels"] == list(manifest.labels)
+    assert written["restored"]["precision"] == "fp32"
     dev = str(data_dir / "sst2.tsv")
     again = export.run(Request(tmp_path / "r", tmp_path / "sentiment", dev=(dev,)))
     assert again.max_length == manifest.max_length

@@ -27,6 +27,7 @@ from tests.training.samples import (
     save_tokenizer,
     write_sst2,
 )
+from training.checkpoints.teacher import state_errors
 from training.data import ChoiceQuestion, LabelledText, Question, Report
 from training.errors import CheckpointError
 from training.evaluate.runner import TorchEngine
@@ -127,12 +128,12 @@ def test_student_believes_its_teacher_and_not_the_labels(encoder: Path, sentimen
 
 def test_errors_of_hidden_states_are_of_directions_and_of_real_tokens() -> None:
     student, teacher = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
-    errors = distil.state_errors(student, teacher, torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    errors = state_errors(student, teacher, torch.tensor([[1, 1, 0], [1, 1, 1]]))
     assert errors.shape == (5,)
     centred = [states - states.mean(-1, keepdim=True) for states in (student, teacher)]
     cosines = functional.cosine_similarity(*centred, dim=-1).flatten()[[0, 1, 3, 4, 5]]
     torch.testing.assert_close(errors, 2 - 2 * cosines, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(distil.state_errors(3 * teacher + 1, teacher, None), torch.zeros(6), atol=1e-3, rtol=0)
+    torch.testing.assert_close(state_errors(3 * teacher + 1, teacher, None), torch.zeros(6), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("task", ["classification", "multiple_choice"])
@@ -165,7 +166,7 @@ def _distance(student: Path, teacher: Path, head: str) -> float:
     states = [
         auto.from_pretrained(path).eval().base_model(input_ids=ids).last_hidden_state for path in (student, teacher)
     ]
-    return float(distil.state_errors(states[0], states[1], None).mean().detach())
+    return float(state_errors(states[0], states[1], None).mean().detach())
 
 
 def test_a_guide_of_another_size_is_refused(encoder: Path, tmp_path: Path, data_dir: Path) -> None:

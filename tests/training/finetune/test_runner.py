@@ -37,6 +37,7 @@ from tests.training.samples import (
     write_text,
 )  # fmt: skip
 from training.checkpoints import sealed
+from training.checkpoints.configs import RECIPE_FILE
 from training.data import Table
 from training.errors import CheckpointError, DataError, RecipeError
 from training.evaluate import runner as evaluate
@@ -153,7 +154,7 @@ def test_metrics_file(sentiment_run: Path, data_dir: Path, encoder: Path) -> Non
     )
     assert {"transformers", "tokenizers", "datasets", "numpy"} < metrics["versions"].keys()
     assert metrics["train"]["train_loss"] < 0.5
-    assert json.loads((sentiment_run / "final" / finetune.RECIPE_FILE).read_text()) == metrics
+    assert json.loads((sentiment_run / "final" / RECIPE_FILE).read_text()) == metrics
 
 
 def test_logs_and_tokenizer(sentiment_run: Path, encoder: Path) -> None:
