@@ -17,7 +17,7 @@ OPSET = 18
 IR_VERSION = 9
 
 
-class Canvas:
+class GraphBuilder:
     """Nodes in the order they run, and the weights they share.
 
     A node is named after its first output, so that a profile and a calibration read in the network's own terms.

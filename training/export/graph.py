@@ -28,7 +28,7 @@ from training.checkpoints.families import (
     check,
     layer_names,
 )
-from training.export.builder import Array, Canvas
+from training.export.builder import Array, GraphBuilder
 from training.export.quantize import FLOAT32, Encoding, Int8, Normalise, Use
 
 
@@ -68,7 +68,7 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
             writer.class_logits(hidden, head)
         case SpanHead():
             writer.span_logits(hidden, head)
-    return writer.canvas.finish()
+    return writer.builder.finish()
 
 
 def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
@@ -133,7 +133,7 @@ class _Packing:
 
 
 class _Writer:
-    """Writes one model to a canvas, from the embeddings up.
+    """Writes one model to a builder, from the embeddings up.
 
     Hidden states are [rows, tokens, hidden], packed [all tokens, hidden], of the encoding's type; those of first tokens
     [rows, 1, hidden], packed [rows, hidden]. `to` names what a method writes.
@@ -146,16 +146,16 @@ class _Writer:
         self.encoding = encoding
         self.packed = packed
         self.packing: _Packing | None = None  # once padding is removed
-        self.canvas = Canvas()
-        self.node = self.canvas.node
-        self.constant = self.canvas.constant
+        self.builder = GraphBuilder()
+        self.node = self.builder.node
+        self.constant = self.builder.constant
 
     # The network
 
     def encoder(self, *, first_only: bool) -> str:
         """Write embeddings and layers; return the last hidden states, of first tokens alone if only those are read."""
         input_ids, attention_mask, token_type_ids = (
-            self.canvas.input(name, ["rows", "tokens"]) for name in ("input_ids", "attention_mask", "token_type_ids")
+            self.builder.input(name, ["rows", "tokens"]) for name in ("input_ids", "attention_mask", "token_type_ids")
         )
         # Rows are padded on the right, so a mask is a length; the fast attention kernels of GPUs want just that.
         lengths = self.node("ReduceSum", [attention_mask, self.constant([1])], "lengths.int64", keepdims=0)
@@ -186,11 +186,11 @@ class _Writer:
         tokens = self.node("Squeeze", [tokens], "tokens")
         position_ids = self.node("Range", [self.constant(0), tokens, self.constant(1)], "positions")
 
-        x = self.encoding.embedding(self.canvas, f"{base}.word", words)(input_ids, "embeddings.words")
+        x = self.encoding.embedding(self.builder, f"{base}.word", words)(input_ids, "embeddings.words")
         if len(types) > 1:
-            typed = self.encoding.embedding(self.canvas, f"{base}.type", types)(token_type_ids, "embeddings.types")
+            typed = self.encoding.embedding(self.builder, f"{base}.type", types)(token_type_ids, "embeddings.types")
             x = self.node("Add", [x, typed], "embeddings.typed")
-        placed = self.encoding.embedding(self.canvas, f"{base}.position", positions)(position_ids, "embeddings.places")
+        placed = self.encoding.embedding(self.builder, f"{base}.position", positions)(position_ids, "embeddings.places")
         return self.norm(f"{base}.LayerNorm")(x, placed, "", "embeddings")
 
     def remove_padding(self, x: str, lengths: str, to: str) -> str:
@@ -241,7 +241,7 @@ class _Writer:
             x = self.node("Squeeze", [x, self.constant([1])], "first")
         pooled = self.activate(dense.project(x, "pool"), dense.bias, head.activation, "pooled")
         logits = self.last(pooled, head.last, "logits")
-        self.canvas.output(logits, ["rows", len(self.tensors[f"{head.last}.bias"])])
+        self.builder.output(logits, ["rows", len(self.tensors[f"{head.last}.bias"])])
 
     def span_logits(self, x: str, head: SpanHead) -> None:
         """Write `head` over all tokens."""
@@ -251,7 +251,7 @@ class _Writer:
             restored = [logits, self.packing.token_offset]
             logits = self.node("com.microsoft.RestorePadding", restored, "span_logits.restored")
         for i, name in enumerate(("start_logits", "end_logits")):
-            self.canvas.output(self.node("Gather", [logits, self.constant(i)], name, axis=2), ["rows", "tokens"])
+            self.builder.output(self.node("Gather", [logits, self.constant(i)], name, axis=2), ["rows", "tokens"])
 
     # Its pieces
 
@@ -259,8 +259,8 @@ class _Writer:
         """Write the projection to logits, in fp32 whatever the encoding: it is tiny and the answer hangs on it."""
         if self.encoding.dtype != FLOAT32.dtype:
             x = self.node("Cast", [x], f"{to}.float", to=TensorProto.FLOAT)
-        matrix = FLOAT32.matmul(self.canvas, f"{name}.weight", self.take(f"{name}.weight").T)
-        bias = self.canvas.weight(f"{name}.bias", self.take(f"{name}.bias"))
+        matrix = FLOAT32.matmul(self.builder, f"{name}.weight", self.take(f"{name}.weight").T)
+        bias = self.builder.weight(f"{name}.bias", self.take(f"{name}.bias"))
         return self.node("Add", [matrix(x, f"{to}.project"), bias], to)
 
     def first(self, x: str, to: str) -> str:
@@ -296,14 +296,14 @@ class _Writer:
         matrix = np.concatenate([self.take(f"{name}.weight").T for name in names], axis=1)
         bias = np.concatenate([self.take(f"{name}.bias") for name in names])
         return _Linear(
-            self.encoding.matmul(self.canvas, f"{names[0]}.weight", matrix),
-            self.canvas.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)),
+            self.encoding.matmul(self.builder, f"{names[0]}.weight", matrix),
+            self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)),
         )
 
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""
         gamma, beta = self.take(f"{name}.weight"), self.take(f"{name}.bias")
-        return self.encoding.norm(self.canvas, name, gamma, beta, self.config.layer_norm_eps)
+        return self.encoding.norm(self.builder, name, gamma, beta, self.config.layer_norm_eps)
 
     def take(self, name: str) -> Array:
         """Read a tensor of the checkpoint, as fp32."""

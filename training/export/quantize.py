@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from training.export.builder import Array, Canvas
+from training.export.builder import Array, GraphBuilder
 
 Use = Callable[[str, str], str]
 """Writes the nodes that use a stored weight: (name of the input, name for the output) -> name of the output."""
@@ -29,13 +29,13 @@ class Encoding(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """The type of the hidden states, and of what is too small to be worth encoding: biases, layer norms."""
 
-    def matmul(self, canvas: Canvas, name: str, matrix: Array) -> Use:
+    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
         """Store `matrix` [inputs, outputs]; the use maps x [..., inputs] to x @ matrix [..., outputs]."""
 
-    def embedding(self, canvas: Canvas, name: str, table: Array) -> Use:
+    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
         """Store `table` [entries, size]; the use maps ids [...] to rows of the table [..., size]."""
 
-    def norm(self, canvas: Canvas, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
 
 
@@ -45,23 +45,23 @@ class Float:
 
     dtype: np.dtype[Any]
 
-    def matmul(self, canvas: Canvas, name: str, matrix: Array) -> Use:
-        stored = canvas.weight(name, matrix.astype(self.dtype))
-        return lambda x, to: canvas.node("MatMul", [x, stored], to)
+    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
+        stored = builder.weight(name, matrix.astype(self.dtype))
+        return lambda x, to: builder.node("MatMul", [x, stored], to)
 
-    def embedding(self, canvas: Canvas, name: str, table: Array) -> Use:
-        stored = canvas.weight(name, table.astype(self.dtype))
-        return lambda ids, to: canvas.node("Gather", [stored, ids], to)
+    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
+        stored = builder.weight(name, table.astype(self.dtype))
+        return lambda ids, to: builder.node("Gather", [stored, ids], to)
 
-    def norm(self, canvas: Canvas, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         stored = [
-            canvas.weight(f"{name}.weight", gamma.astype(self.dtype)),
-            canvas.weight(f"{name}.bias", beta.astype(self.dtype)),
+            builder.weight(f"{name}.weight", gamma.astype(self.dtype)),
+            builder.weight(f"{name}.bias", beta.astype(self.dtype)),
         ]
 
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
             inputs = [x, skip, *stored, *([bias] if bias else [])]
-            return canvas.node("com.microsoft.SkipLayerNormalization", inputs, to, epsilon=epsilon)
+            return builder.node("com.microsoft.SkipLayerNormalization", inputs, to, epsilon=epsilon)
 
         return normalise
 
@@ -79,42 +79,44 @@ class Int8:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(np.float32)
 
-    def matmul(self, canvas: Canvas, name: str, matrix: Array) -> Use:
+    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
         codes, scales = symmetric(matrix.T)
-        weights = canvas.weight(f"{name}.codes", codes.T), canvas.weight(f"{name}.scales", scales[:, 0])
-        one, floor = (canvas.constant(np.float32(value)) for value in (1, 1e-12))
-        top = canvas.parameter("activation.largest", np.float32(127))
-        middle = canvas.parameter("activation.zero", np.uint8(128))  # the kernels want unsigned activations
+        weights = builder.weight(f"{name}.codes", codes.T), builder.weight(f"{name}.scales", scales[:, 0])
+        one, floor = (builder.constant(np.float32(value)) for value in (1, 1e-12))
+        top = builder.parameter("activation.largest", np.float32(127))
+        middle = builder.parameter("activation.zero", np.uint8(128))  # the kernels want unsigned activations
 
         def use(x: str, to: str) -> str:
-            peak = canvas.node("ReduceMax", [canvas.node("Abs", [x], f"{to}.abs"), canvas.constant([-1])], f"{to}.max")
-            peak = canvas.node("Max", [peak, floor], f"{to}.peak")  # a token of zeros stays zeros
-            scaled = canvas.node("Mul", [x, canvas.node("Div", [top, peak], f"{to}.inverse")], f"{to}.scaled")
-            codes = canvas.node("QuantizeLinear", [scaled, one, middle], f"{to}.codes")
-            scale = canvas.node("Div", [peak, top], f"{to}.scale")
-            product = canvas.node(
+            peak = builder.node(
+                "ReduceMax", [builder.node("Abs", [x], f"{to}.abs"), builder.constant([-1])], f"{to}.max"
+            )
+            peak = builder.node("Max", [peak, floor], f"{to}.peak")  # a token of zeros stays zeros
+            scaled = builder.node("Mul", [x, builder.node("Div", [top, peak], f"{to}.inverse")], f"{to}.scaled")
+            codes = builder.node("QuantizeLinear", [scaled, one, middle], f"{to}.codes")
+            scale = builder.node("Div", [peak, top], f"{to}.scale")
+            product = builder.node(
                 "com.microsoft.MatMulIntegerToFloat", [codes, weights[0], one, weights[1], middle], f"{to}.product"
             )
-            return canvas.node("Mul", [product, scale], to)
+            return builder.node("Mul", [product, scale], to)
 
         return use
 
-    def embedding(self, canvas: Canvas, name: str, table: Array) -> Use:
+    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
         codes, scales = symmetric(table)
-        stored = canvas.weight(f"{name}.codes", codes), canvas.weight(f"{name}.scales", scales)
+        stored = builder.weight(f"{name}.codes", codes), builder.weight(f"{name}.scales", scales)
 
         def use(ids: str, to: str) -> str:
-            codes, scale = (canvas.node("Gather", [part, ids], f"{part}.of.{to}") for part in stored)
-            return canvas.node("Mul", [canvas.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT), scale], to)
+            codes, scale = (builder.node("Gather", [part, ids], f"{part}.of.{to}") for part in stored)
+            return builder.node("Mul", [builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT), scale], to)
 
         return use
 
-    def norm(self, canvas: Canvas, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         # Spelled out, because the runtime's fused norm is a scalar loop on CPUs, 2.5 times as slow as all these passes;
         # beside int8 products it would take a fifth of the time.
-        scale, shift = canvas.weight(f"{name}.weight", gamma), canvas.weight(f"{name}.bias", beta)
-        floor, last = canvas.constant(np.float32(epsilon)), canvas.constant([-1])
-        node = canvas.node
+        scale, shift = builder.weight(f"{name}.weight", gamma), builder.weight(f"{name}.bias", beta)
+        floor, last = builder.constant(np.float32(epsilon)), builder.constant([-1])
+        node = builder.node
 
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
             if bias:
@@ -138,27 +140,27 @@ class WeightOnly(Float):
     so. A bundle whose int8 graph serves CPUs serves GPUs from the same weights.
     """
 
-    def matmul(self, canvas: Canvas, name: str, matrix: Array) -> Use:
+    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
         codes, scales = symmetric(matrix.T)
-        stored = canvas.weight(f"{name}.codes", codes.T), canvas.weight(f"{name}.scales", scales[:, 0])
-        decoded = self._decode(canvas, *stored, name)
-        return lambda x, to: canvas.node("MatMul", [x, decoded], to)
+        stored = builder.weight(f"{name}.codes", codes.T), builder.weight(f"{name}.scales", scales[:, 0])
+        decoded = self._decode(builder, *stored, name)
+        return lambda x, to: builder.node("MatMul", [x, decoded], to)
 
-    def embedding(self, canvas: Canvas, name: str, table: Array) -> Use:
+    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
         codes, scales = symmetric(table)
-        stored = canvas.weight(f"{name}.codes", codes), canvas.weight(f"{name}.scales", scales)
+        stored = builder.weight(f"{name}.codes", codes), builder.weight(f"{name}.scales", scales)
 
         def use(ids: str, to: str) -> str:
-            rows, scale = (canvas.node("Gather", [part, ids], f"{part}.of.{to}") for part in stored)
-            return self._decode(canvas, rows, scale, to)
+            rows, scale = (builder.node("Gather", [part, ids], f"{part}.of.{to}") for part in stored)
+            return self._decode(builder, rows, scale, to)
 
         return use
 
-    def _decode(self, canvas: Canvas, codes: str, scales: str, to: str) -> str:
+    def _decode(self, builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
         """codes * scales, rounded once, at the end."""
-        exact = canvas.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT)
-        exact = canvas.node("Mul", [exact, scales], f"{to}.exact")
-        return canvas.node("Cast", [exact], f"{to}.decoded", to=helper.np_dtype_to_tensor_dtype(self.dtype))
+        exact = builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT)
+        exact = builder.node("Mul", [exact, scales], f"{to}.exact")
+        return builder.node("Cast", [exact], f"{to}.decoded", to=helper.np_dtype_to_tensor_dtype(self.dtype))
 
 
 def symmetric(values: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
