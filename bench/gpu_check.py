@@ -45,7 +45,7 @@ from service.errors import BertieError, ConfigurationError
 from service.repository.bundle import Provider
 from training.compare import child, flops
 from training.errors import TrainingError
-from training.evaluate.runner import TorchEngine
+from training.evaluate.engine import TorchEngine
 from training.export import graph, packing
 from training.export.runner import ENCODINGS
 

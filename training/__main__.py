@@ -164,7 +164,7 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
 
 
 def _layout(options: argparse.Namespace) -> dict[str, str]:
-    from training import recipe
+    from training.finetune import recipe
 
     return recipe.layout(options.set)
 
@@ -180,7 +180,7 @@ def _count(text: str) -> int:
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    from training import recipe
+    from training.finetune import recipe
 
     teachers = [f"teacher={json.dumps(options.teacher)}"] if options.teacher else []
     loaded = recipe.load(options.recipe, [*options.set, *teachers])

@@ -15,7 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from service.engine.tokenizer import Tokenizer
 from tests.bundles import make_tokenizer
-from training.recipe import Recipe
+from training import tasks
+from training.data import Report
+from training.finetune.features import Rows
+from training.finetune.recipe import Recipe
 
 SENTENCES = (
     ("a good film", "1"),
@@ -171,3 +174,8 @@ def recipe(encoder: Path, output: Path, train: str, dev: str = "", **changes: An
         logging_steps=10, seed=1,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
+
+
+def training_rows(task: Any, examples: Sequence[Any], report: Report | None = None, **options: Any) -> Rows:
+    """The rows that a task of the service is trained on."""
+    return Rows(*tasks.of(task).rows(task, examples, report or Report(), **options))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pydantic
+
 from service.tasks import ClassificationExample
 from training.data.glue import LabelledText
 from training.data.records import Report, is_text, read_records
@@ -15,7 +17,7 @@ MOST_LABELS = 1000
 """Labels that are taken from the data unasked. More of them, and the column is hardly one of labels."""
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid", "strict": False})
 class Table:
     """Which columns of a table are read.
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.tasks.spec import ServedTask
-from training.data import ChoiceQuestion, LabelledText, Question
+from training import tasks
 from training.evaluate.runner import Inferred, decode
-from training.tasks.metrics import exact_match
+from training.tasks import Served
 
 BINS = 15
 COOLEST, HOTTEST = 0.1, 10.0
@@ -67,7 +66,7 @@ class Fit:
     after: tuple[Bin, ...]
 
 
-def fit(task: ServedTask, inferred: Sequence[Inferred]) -> Fit | None:
+def fit(task: Served, inferred: Sequence[Inferred]) -> Fit | None:
     """The temperature with the least loss on the answers; None for fewer than 100 of them.
 
     Args:
@@ -88,36 +87,15 @@ def fit(task: ServedTask, inferred: Sequence[Inferred]) -> Fit | None:
     )
 
 
-def score(task: ServedTask, inferred: Sequence[Inferred]) -> Scored:
+def score(task: Served, inferred: Sequence[Inferred]) -> Scored:
     """The scores that the task gives its answers, and which of them are right."""
     scores, right, losses = [], [], []
     for item in inferred:
-        prediction = decode(task, item)
-        if isinstance(item.reference, LabelledText):
-            scores.append(prediction.score)
-            right.append(prediction.label == item.reference.label)
-            likelihood = prediction.scores[item.reference.label]
-        elif isinstance(item.reference, ChoiceQuestion):
-            scores.append(prediction.answer.score)
-            right.append(prediction.answer.option == item.reference.answer)
-            likelihood = next(a.score for a in prediction.answers if a.option == item.reference.answer)
-        elif isinstance(item.reference, Question):
-            best = prediction.answers[0] if prediction.answers else None
-            scores.append(best.score if best else 0.0)
-            right.append(best is not None and any(exact_match(best.text, text) for text, _ in item.reference.answers))
-            likelihood = scores[-1] if right[-1] else 1.0 - scores[-1]
-        else:
-            for label, given in prediction.scores.items():
-                scores.append(given)
-                right.append(label in item.reference.labels)
-                losses.append(_surprise(given if right[-1] else 1.0 - given))
-            continue
-        losses.append(_surprise(likelihood))
+        for given, is_right, likelihood in tasks.of(task).answers(item.reference, decode(task, item)):
+            scores.append(given)
+            right.append(is_right)
+            losses.append(-math.log(max(likelihood, 1e-12)))
     return Scored(np.array(scores), np.array(right), sum(losses) / len(losses))
-
-
-def _surprise(likelihood: float) -> float:
-    return -math.log(max(likelihood, 1e-12))
 
 
 def bins(score: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[Bin, ...]:
@@ -136,7 +114,7 @@ def expected_error(bins: Sequence[Bin]) -> float:
     return 100.0 * sum(bin.count * abs(bin.score - bin.right) for bin in bins) / total
 
 
-def _temperature(task: ServedTask, inferred: Sequence[Inferred]) -> float:
+def _temperature(task: Served, inferred: Sequence[Inferred]) -> float:
     return math.exp(
         _minimum(
             lambda log: score(task.with_temperature(math.exp(log)), inferred).loss,

@@ -8,20 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.repository.bundle import Calibration, Manifest
+from training import tasks
 from training.evaluate.calibration import Fit
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 
-_TOWER = "The Eiffel Tower is a lattice tower in Paris."
-_BODIES: Mapping[str, dict[str, Any]] = {
-    "span": {"question": "Where is the Eiffel Tower?", "context": _TOWER},
-    "choice": {"question": "Where is the Eiffel Tower?", "context": _TOWER, "options": ["Berlin", "Paris", "Rome"]},
-    "nli": {"premise": "A man is playing a guitar on stage.", "hypothesis": "Somebody makes music."},
-    "pair": {"text": "A man is playing a guitar on stage.", "text_pair": "Somebody makes music."},
-    "text": {"text": "a gorgeous, witty, seductive movie"},
-}
 _FAMILY = {"albert": "An ALBERT", "bert": "A BERT", "electra": "An ELECTRA", "roberta": "A RoBERTa"}
-_PURPOSE = {"span": "extractive question answering", "choice": "multiple-choice questions about a text"}
 _RECIPE_KEYS = ("epochs", "batch_size", "learning_rate", "max_length", "precision", "dropout", "max_steps", "seed")
 
 
@@ -45,17 +37,17 @@ def render(
         fit: of the temperature.
         halves: largest difference of a logit, by precision, of graphs that compute in fp16; None where not compared.
     """
-    kind = _kind(manifest)
+    task = tasks.named(manifest.task, multi_label=manifest.multi_label)
     lines = [
         f"# {manifest.name}",
         "",
         f"{_FAMILY[manifest.architecture]} encoder of {manifest.parameters / 1e6:.1f} M parameters for "
-        + (_PURPOSE.get(kind) or f"the labels {', '.join(manifest.labels)}")
+        + task.purpose(manifest)
         + (f", fine-tuned from `{manifest.base_model}`" if manifest.base_model else "")
         + ". Exported by `python -m training export`; serve it with Bertie.",
         "",
         "```sh",
-        _curl(manifest, kind),
+        _curl(*task.request(manifest, manifest.name, manifest.layout)),
         "```",
         "",
         "## Scores",
@@ -72,7 +64,7 @@ def render(
     if not any(scores.values()):
         lines.append("| none | | exported without a dev file |")
     if fit and manifest.calibration:
-        lines += ["", *_calibration(manifest, manifest.calibration, kind)]
+        lines += ["", *_calibration(manifest.temperature, manifest.calibration, task.right)]
     lines += ["", "## Files", "", "| file | MB |", "|---|---|"]
     lines += [f"| {name} | {size / 1e6:.2f} |" for name, size in sorted(sizes.items())]
     lines += ["", "## Facts", "", f"- longest row: {manifest.max_length} tokens"]
@@ -82,17 +74,7 @@ def render(
         else f"- {precision}: not compared with fp32, for want of kernels"
         for precision, difference in (halves or {}).items()
     ]
-    if manifest.multi_label:
-        lines.append(
-            f"- labels may hold together: those scored over {manifest.label_threshold:.4f}, the best F1 on the dev set"
-        )
-    if kind == "span":
-        lines.append(f"- windows share {manifest.doc_stride} tokens")
-        if manifest.no_answer:
-            lines.append(
-                f'- "no answer" wins where its logit beats the best span\'s by more than '
-                f"{manifest.no_answer_threshold:.4f}, the best F1 on the dev set"
-            )
+    lines += [f"- {fact}" for fact in task.facts(manifest)]
     if recipe:
         lines.append("- recipe: " + ", ".join(f"{key} {recipe[key]}" for key in _RECIPE_KEYS if key in recipe))
     lines += [f"- data: {name}, sha256 {digest or 'not known (hub)'}" for name, digest in manifest.data.items()]
@@ -110,21 +92,8 @@ def render(
     return files
 
 
-def _kind(manifest: Manifest) -> str:
-    """What a request to the model looks like."""
-    if manifest.task != "classification":
-        return "span" if manifest.task == "span" else "choice"
-    if {"entailment", "contradiction"} <= set(manifest.labels):
-        return "nli"
-    return "pair" if manifest.layout.get("text_pair") else "text"
-
-
-def _curl(manifest: Manifest, kind: str) -> str:
-    """A request; one that names the model where the service would not choose it by the fields."""
-    chosen = kind != "pair" and (kind != "text" or {"positive", "negative"} <= set(manifest.labels))
-    body = json.dumps(_BODIES[kind] | ({} if chosen else {"model": manifest.name}))
-    route = "/qa" if kind in _PURPOSE else "/classify"
-    return f"curl -s localhost:8000{route} -H 'content-type: application/json' \\\n  -d '{body}'"
+def _curl(route: str, body: Mapping[str, Any]) -> str:
+    return f"curl -s localhost:8000{route} -H 'content-type: application/json' \\\n  -d '{json.dumps(body)}'"
 
 
 def diagram(fit: Fit) -> str:
@@ -165,14 +134,11 @@ def diagram(fit: Fit) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _calibration(manifest: Manifest, calibration: Calibration, kind: str) -> list[str]:
-    right = {"span": "an exact match", "choice": "the right option"}.get(kind, "the right label")
-    if manifest.multi_label:
-        right = "each label that holds"
+def _calibration(temperature: float, calibration: Calibration, right: str) -> list[str]:
     return [
         "## Calibration",
         "",
-        f"Logits are divided by {manifest.temperature:.3f} (Guo et al. 2017), fitted on {calibration.rows} answers of "
+        f"Logits are divided by {temperature:.3f} (Guo et al. 2017), fitted on {calibration.rows} answers of "
         f"{calibration.data}. Expected calibration error over 15 bins, taking {right} as right: "
         f"{calibration.ece_before:.2f} % before, {calibration.ece_after:.2f} % after (each half of the answers under "
         "the temperature that was fitted on the other half).",

@@ -11,13 +11,11 @@ from pathlib import Path
 
 from service.engine.session import OrtEngine
 from service.settings import cpu_quota
-from service.tasks import MultiLabelTask, SpanTask
-from service.tasks.spec import ServedTask
-from training.data import Labelled, Question
+from training import tasks
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate
 from training.export import gate
-from training.tasks import metrics
+from training.tasks import Labelled, Served
 
 Examples = Sequence[Labelled]
 Scores = dict[str, dict[str, float]]
@@ -39,13 +37,13 @@ class Measured:
     """
 
     scores: dict[str, Scores]
-    task: ServedTask
+    task: Served
     fit: calibration.Fit | None = None
     fitted_on: str = ""
 
 
 def run(
-    task: ServedTask,
+    task: Served,
     files: Mapping[str, Path],
     pad_id: int,
     examples: Mapping[str, Examples],
@@ -70,7 +68,8 @@ def run(
     outcomes = {
         name: evaluate.outcomes(task, engine, pad_id, dev, f"{served} {name}") for name, dev in examples.items()
     }
-    task = with_thresholds(task, outcomes)
+    kind = tasks.of(task)
+    task = kind.fit(task, list(outcomes.values()))
     scores = {served: {name: evaluate.scores(task, o) for name, o in outcomes.items()}}
     for precision in others:
         reference = _open(files[precision], precision)
@@ -79,39 +78,16 @@ def run(
             chosen = _spread(len(dev), gate_limit)
             some = [dev[i] for i in chosen]
             reached = evaluate.score(task, reference, pad_id, some, f"{precision} {name}")
-            gate.scores({name: reached}, {name: evaluate.scores(task, [outcomes[name][i] for i in chosen])}, served)
+            ours = evaluate.scores(task, [outcomes[name][i] for i in chosen])
+            gate.scores({name: reached}, {name: ours}, served, kind.main)
             scores[precision][name] = reached
     return _calibrated(Measured(scores, task), engine, pad_id, examples)
-
-
-def with_thresholds(task: ServedTask, outcomes: Mapping[str, Sequence[evaluate.Outcome]]) -> ServedTask:
-    """The task with what has the best F1 on what came of dev examples: the no-answer threshold, of data sets where some
-    questions have no answer; or that of labels which do not exclude one another. Any other task as it is.
-
-    Args:
-        outcomes: by data set.
-    """
-    if isinstance(task, SpanTask):
-        spans = [[o for o in each if isinstance(o, metrics.SpanOutcome)] for each in outcomes.values()]
-        unanswerable = [o for each in spans if any(o.question.is_impossible for o in each) for o in each]
-        return task.with_no_answer(metrics.best_threshold(unanswerable)) if unanswerable else task
-    if isinstance(task, MultiLabelTask):
-        tags = [o for each in outcomes.values() for o in each if isinstance(o, metrics.TagOutcome)]
-        return task.with_threshold(metrics.best_label_threshold(tags))
-    return task
-
-
-def threshold(task: ServedTask) -> float | None:
-    """What `with_thresholds` fitted; None for a task that has none."""
-    if isinstance(task, MultiLabelTask):
-        return task.threshold
-    return task.no_answer_threshold if isinstance(task, SpanTask) and task.no_answer else None
 
 
 def _calibrated(measured: Measured, engine: OrtEngine, pad_id: int, examples: Mapping[str, Examples]) -> Measured:
     """With the temperature fitted on the first data set's answers: of questions, those that have one."""
     name, dev = next(iter(examples.items()))
-    known = [e for e in dev if not _is_impossible(e)]
+    known = tasks.of(measured.task).with_answer(dev)
     some = [known[i] for i in _spread(len(known), CALIBRATED)]
     fit = calibration.fit(measured.task, evaluate.infer(measured.task, engine, pad_id, some))
     if fit is None:
@@ -121,10 +97,6 @@ def _calibrated(measured: Measured, engine: OrtEngine, pad_id: int, examples: Ma
 
 def _open(path: Path, precision: str) -> OrtEngine:
     return OrtEngine(path, provider="cpu", precision=precision, workers=cpu_quota(), intra_op_threads=1)
-
-
-def _is_impossible(example: Labelled) -> bool:
-    return isinstance(example, Question) and example.is_impossible
 
 
 def _spread(total: int, limit: int) -> list[int]:

@@ -18,13 +18,11 @@ from transformers import PreTrainedModel
 
 from service.repository import bundle as bundles
 from service.repository.bundle import Bundle
-from training import files
+from training import files, tasks
 from training.checkpoints.configs import RECIPE_FILE, load_config
 from training.checkpoints.families import FAMILIES, layer_names
 from training.errors import CheckpointError
 from training.export.builder import Array
-from training.finetune import runner as finetune
-from training.finetune.runner import HEADS
 from training.tokenizers.loading import load_tokenizer, save_tokenizer
 
 PRECISE = ("fp32", "fp16", "int8", "w8a16")
@@ -54,8 +52,9 @@ def run(folder: Path, encoder: Path, output: Path) -> str:
     vocabulary = json.loads((folder / bundles.TOKENIZER).read_text(encoding="utf-8"))["model"]["vocab"]
     if json.loads(load_tokenizer(encoder).to_str())["model"]["vocab"] != vocabulary:
         raise CheckpointError(f"{encoder} has another vocabulary than the bundle")
-    finetune.set_head(config, manifest.task, manifest.labels, multi_label=manifest.multi_label)
-    model: PreTrainedModel = HEADS[manifest.task].from_config(config)
+    task = tasks.named(manifest.task, multi_label=manifest.multi_label)
+    task.set_head(config, manifest.labels)
+    model: PreTrainedModel = task.auto.from_config(config)
     precision, stored = _stored(bundle)
     model.load_state_dict(_weights(model, stored, encoder))
     recipe = {

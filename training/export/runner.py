@@ -25,9 +25,8 @@ from service.engine.tokenizer import Tokenizer
 from service.repository import bundle as bundles
 from service.repository.bundle import Calibration, Graph, Manifest
 from service.repository.files import sha256
-from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
-from service.tasks.spec import ServedTask
-from training import files
+from service.tasks.spec import TaskSpec, build
+from training import files, tasks
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config, max_positions, recorded
 from training.data import records
@@ -35,7 +34,6 @@ from training.errors import CheckpointError, DataError, TrainingError
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate
 from training.export import card, external, gate, graph, measure, packing, quantize
-from training.finetune.runner import HEADS
 from training.tokenizers.loading import check_size, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -57,16 +55,6 @@ KNOWN_LABELS = (
     frozenset({"entailment", "neutral", "contradiction"}),
     frozenset({"entailment", "not_entailment"}),
 )
-
-TASK_OF_HEAD = {
-    "ForQuestionAnswering": "span",
-    "ForSequenceClassification": "classification",
-    "ForMultipleChoice": "multiple_choice",
-}
-"""The task by the end of the name of a model's class."""
-MULTI_LABEL = "multi_label_classification"
-PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
-"""What transformers calls the kinds of classification that can be served; it has `regression` besides."""
 
 UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
 """Labels that say nothing but their number."""
@@ -135,10 +123,14 @@ def run(request: Request) -> Manifest:
         raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
-    model, task_name = load_model(request.checkpoint)
-    labels = _labels(model, request.labels) if task_name == "classification" else ()
+    model, kind = load_model(request.checkpoint)
+    labels = _labels(model, request.labels) if kind.labelled else ()
     max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
+    spec = TaskSpec(
+        task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
+        doc_stride=doc_stride if kind.windows else 0,
+    )  # fmt: skip
 
     with (
         files.written_aside(request.output, shared=True) as folder,
@@ -146,7 +138,7 @@ def run(request: Request) -> Manifest:
     ):
         folder.mkdir()
         tokenizer = _write_tokenizer(request.checkpoint, model, folder)
-        task = _task(model, task_name, tokenizer, labels, max_length, doc_stride)
+        task = _task(spec, tokenizer)
         # The gate wants the fp32 graph, whether or not the bundle keeps it.
         graphs = {"fp32": Path(temporary) / "model.fp32.onnx"}
         onnx.save(_graph(model, "fp32"), graphs["fp32"])
@@ -176,27 +168,17 @@ def run(request: Request) -> Manifest:
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
         measured = measure.run(task, graphs, tokenizer.pad_id, examples, request.gate_limit)
         task = measured.task
-        span = task if isinstance(task, SpanTask) else None
-        tags = task if isinstance(task, MultiLabelTask) else None
         manifest = Manifest(
+            **dataclasses.asdict(spec) | kind.fitted(task) | {"temperature": task.temperature},
             format=bundles.FORMAT,
             name=request.output.name,
-            task=task_name,
             architecture=model.config.model_type,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            max_length=max_length,
             graphs=(
                 *(Graph(graphs[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
                 *(Graph(packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
-            labels=labels,
-            multi_label=tags is not None,
-            label_threshold=tags.threshold if tags else 0.5,
-            doc_stride=doc_stride if span else 0,
-            no_answer=span.no_answer if span else False,
-            no_answer_threshold=span.no_answer_threshold if span else 0.0,
-            temperature=task.temperature,
             calibration=_calibration(measured),
             base_model=request.base_model or Path(recipe.get("model", "")).name,
             data={_name(path): digest for path, digest in _data(record, dev).items()},
@@ -238,8 +220,8 @@ def _half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, 
     return difference
 
 
-def load_model(checkpoint: Path) -> tuple[PreTrainedModel, str]:
-    """The checkpoint's model in eval mode, and its task. Runs no code of the checkpoint's own and unpickles nothing.
+def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
+    """Return the checkpoint's model in eval mode, and its task. Run no code of its own and unpickle nothing.
 
     Raises:
         CheckpointError: it cannot be loaded, or its head is of no task that can be served.
@@ -247,43 +229,25 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, str]:
     if not checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint} is no folder")
     config: Any = load_config(checkpoint)
-    heads = " ".join(config.architectures or ())
-    task = next((task for name, task in TASK_OF_HEAD.items() if name in heads), "")
-    if not task:
-        raise CheckpointError(f"{checkpoint}: {heads or 'a config without architectures'} has no head to serve")
-    model, missing = pretrained.load(HEADS[task], checkpoint, config)
+    task = tasks.of_config(config)
+    if task is None:
+        heads = " ".join(config.architectures or ()) or "a config without architectures"
+        raise CheckpointError(f"{checkpoint}: {heads} has no head to serve")
+    model, missing = pretrained.load(task.auto, checkpoint, config)
     if missing:
         raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
-    if task == "classification" and config.num_labels < 2:
-        raise CheckpointError(f"{checkpoint}: one label alone is a regression, which cannot be served")
-    if task == "classification" and getattr(config, "problem_type", None) not in PROBLEM_TYPES:
-        raise CheckpointError(
-            f"{checkpoint}: problem_type {config.problem_type!r} cannot be served: it gives no scores of labels"
-        )
-    model.eval()
-    return model, task
+    if refusal := task.refusal(config):
+        raise CheckpointError(f"{checkpoint}: {refusal}")
+    return model.eval(), task
 
 
-def _task(
-    model: PreTrainedModel,
-    name: str,
-    tokenizer: Tokenizer,
-    labels: tuple[str, ...],
-    max_length: int,
-    doc_stride: int,
-) -> ServedTask:
-    if name == "span":
-        if doc_stride < 0:
-            raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
-        try:
-            return SpanTask(tokenizer, max_length=max_length, doc_stride=doc_stride)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
-    if name == "multiple_choice":
-        return MultipleChoiceTask(tokenizer, max_length)
-    if model.config.problem_type == MULTI_LABEL:
-        return MultiLabelTask(tokenizer, labels, max_length)
-    return ClassificationTask(tokenizer, labels, max_length)
+def _task(spec: TaskSpec, tokenizer: Tokenizer) -> tasks.Served:
+    if spec.doc_stride < 0:
+        raise CheckpointError(f"a doc_stride of {spec.doc_stride} would leave gaps between windows")
+    try:
+        return build(spec, tokenizer)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _labels(model: PreTrainedModel, given: tuple[str, ...]) -> tuple[str, ...]:

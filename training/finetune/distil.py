@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from service.engine.batch import Encoded
 from service.tasks import RowLogits
-from training.evaluate.runner import TorchEngine, run_rows
+from training.evaluate.engine import TorchEngine, run_rows
 from training.finetune.features import Rows
 
 CHUNK = 4096

@@ -1,6 +1,6 @@
-"""Labelled examples to training rows: the service's own `encode`, with targets added.
+"""Training rows as torch takes them: the data set, the collator, the order.
 
-Owns the targets, the torch data set and the collator. Knows nothing of models or of the Trainer.
+Knows nothing of models or of the Trainer. What the rows are, their task says (`training.tasks`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.engine.batch import Encoded, Ids, pad
-from service.errors import InvalidInput
-from service.tasks import ClassificationTask, MultipleChoiceTask, SpanExample, SpanTask, Window
-from training.data import ChoiceQuestion, LabelledText, Question, Report, TaggedText
-
-CHUNK = 1024
-"""Examples tokenised in one call."""
-
-Row = tuple[tuple[Encoded, ...], dict[str, Any]]
-"""The rows that share targets, one or those of a question's options; and the targets: ids, or arrays as long as the row
-or as there are labels or options."""
+from training.tasks import Row
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -129,86 +120,9 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
             yield from batch.tolist()
 
 
-def classification_rows(task: ClassificationTask, examples: Sequence[LabelledText | TaggedText]) -> Rows:
-    """One row an example; target `labels`: the label's id, or 1.0 for each label that holds and 0.0 for the others."""
-    ids = {label: i for i, label in enumerate(task.labels)}
-    rows: list[Row] = []
-    truncated = 0
-    for chunk in _chunks(examples):
-        encoded = task.encode([labelled.example for labelled in chunk])
-        for [row], labelled in zip(encoded, chunk, strict=True):
-            if isinstance(labelled, TaggedText):
-                rows.append(((row,), {"labels": [float(label in labelled.labels) for label in task.labels]}))
-            else:
-                rows.append(((row,), {"labels": ids[labelled.label]}))
-            truncated += row.truncated
-    return Rows(rows, {"texts": truncated})
-
-
-def choice_rows(task: MultipleChoiceTask, questions: Sequence[ChoiceQuestion], report: Report) -> Rows:
-    """The rows of each question's options as one item; target `labels`, the index of the right one.
-
-    A question that the task refuses is reported, and so is one with fewer or more options than the first: the questions
-    of a batch are one array.
-    """
-    rows: list[Row] = []
-    cut: list[str] = []
-    for question in questions:
-        where = f"{question.passage}: {question.example.question[:40]!r}"
-        try:
-            [encoded] = task.encode([question.example])
-        except InvalidInput as error:
-            report.add(where, "a question that no row can hold", str(error))
-            continue
-        if rows and len(encoded) != len(rows[0][0]):
-            report.add(where, "not as many options as the first question", f"{len(encoded)}, not {len(rows[0][0])}")
-            continue
-        rows.append((tuple(encoded), {"labels": question.answer}))
-        if any(row.truncated for row in encoded):
-            cut.append(question.passage)
-    return Rows(rows, {"questions": len(cut), "passages": len(set(cut))})
-
-
-def span_rows(
-    task: SpanTask, questions: Sequence[Question], report: Report, *, empty_windows: float = 1.0, seed: int = 0
-) -> Rows:
-    """The windows of each question; targets `start_positions` and `end_positions`, tokens of the row.
-
-    A window that does not hold the whole answer points at [CLS], position 0 (BERT paper, section 4.3); of those of
-    answerable questions a share of `empty_windows` is kept. A question that the task refuses is reported.
-    """
-    rows: list[Row] = []
-    generator = np.random.default_rng(seed)
-    for question in questions:
-        try:
-            [windows] = task.encode([SpanExample(question.question, (question.context,))])
-        except InvalidInput as error:
-            report.add(f"#{question.id}", "a question that no row can hold", str(error))
-            continue
-        for window in windows:
-            begin, last = (0, 0) if question.is_impossible else _positions(window, *question.answers[0])
-            if last or question.is_impossible or generator.random() < empty_windows:
-                rows.append(((window,), {"start_positions": begin, "end_positions": last}))
-    return Rows(rows)
-
-
-def _positions(window: Window, text: str, start: int) -> tuple[int, int]:
-    """First and last token of the answer in the row; (0, 0) where the window does not hold all of it."""
-    end = start + len(text)
-    starts, ends = window.offsets[:, 0], window.offsets[:, 1]
-    covered = np.flatnonzero((ends > start) & (starts < end) & (ends > starts))
-    if len(covered) == 0 or starts[0] > start or ends[-1] < end:
-        return 0, 0
-    return window.first + int(covered[0]), window.first + int(covered[-1])
-
-
 def _stacked(arrays: Sequence[NDArray[np.float32]]) -> torch.Tensor:
     """[rows, longest], zeros after the end of a shorter one."""
     stacked = np.zeros((len(arrays), max(map(len, arrays))), np.float32)
     for row, array in zip(stacked, arrays, strict=True):
         row[: len(array)] = array
     return torch.from_numpy(stacked)
-
-
-def _chunks(examples: Sequence[LabelledText | TaggedText]) -> list[Sequence[LabelledText | TaggedText]]:
-    return [examples[i : i + CHUNK] for i in range(0, len(examples), CHUNK)]

@@ -16,7 +16,7 @@ from training.checkpoints import sealed
 from training.checkpoints.teacher import Teacher, state_errors
 from training.finetune import checkpoints, distil
 from training.finetune.features import Collator, LengthGroupedSampler, Rows
-from training.recipe import Recipe
+from training.finetune.recipe import Recipe
 
 
 def make(
@@ -44,7 +44,7 @@ def make(
         warmup_steps=recipe.warmup_steps or recipe.warmup_ratio,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        label_smoothing_factor=recipe.label_smoothing if recipe.task != "span" else 0.0,
+        label_smoothing_factor=recipe.label_smoothing if recipe.kind.smoothing else 0.0,
         optim="adamw_torch_fused",
         use_cpu=not torch.cuda.is_available(),
         bf16=recipe.precision == "bf16",
@@ -58,7 +58,7 @@ def make(
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     sampler = LengthGroupedSampler(rows, recipe.batch_size, recipe.seed)
-    collator = Collator(pad_id, options=recipe.task == "multiple_choice")
+    collator = Collator(pad_id, options=recipe.kind.options)
     return _Trainer(
         recipe, sampler, guide, made, model=model, args=arguments, train_dataset=rows, data_collator=collator
     )

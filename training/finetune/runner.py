@@ -1,7 +1,6 @@
 """A recipe to a fine-tuned checkpoint: data, features, Trainer, dev score.
 
-Owns the run. What a task is comes from `service.tasks`, how data is read from `training.data`; the loop is
-transformers' Trainer.
+Owns the run. What a task is, `training.tasks` and `service.tasks` say; the loop is transformers' Trainer.
 """
 
 from __future__ import annotations
@@ -10,50 +9,34 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import transformers
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Trainer,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
 from service.engine.tokenizer import Tokenizer
-from service.errors import InvalidInput
-from service.tasks import ClassificationTask, MultiLabelTask, MultipleChoiceTask, SpanTask
-from service.tasks.spec import ServedTask
-from training import files
+from service.tasks.spec import build
+from training import files, tasks
 from training.checkpoints import precision, sealed
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import RECIPE_FILE, load_config, max_positions
 from training.checkpoints.teacher import Teacher
-from training.data import ChoiceQuestion, Labelled, LabelledText, Question, Report, TaggedText, labels_of
-from training.data import read as read_data
+from training.data import Report, labels_of
 from training.data.records import sha256
 from training.errors import CheckpointError, DataError, RecipeError
 from training.evaluate import runner as evaluate
-from training.export import measure
+from training.evaluate.engine import TorchEngine
 from training.finetune import best, checkpoints, distil, loop
-from training.finetune.features import Rows, choice_rows, classification_rows, span_rows
-from training.recipe import Recipe
+from training.finetune.features import Rows
+from training.finetune.recipe import Recipe
+from training.tasks import Served
 from training.tokenizers.loading import load_tokenizer, open_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)
-
-HEADS: Mapping[str, Any] = {
-    "classification": AutoModelForSequenceClassification,
-    "multiple_choice": AutoModelForMultipleChoice,
-    "span": AutoModelForQuestionAnswering,
-}
-"""What transformers calls each task's model."""
 
 
 def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -> dict[str, Any]:
@@ -75,21 +58,25 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     tokenizer = open_tokenizer(recipe.model, config.vocab_size)
     report = Report()
     train = [read(recipe, path, report) for path in recipe.train]
-    if recipe.data == "table" and not recipe.labels:
-        texts = (e for examples in train for e in examples if isinstance(e, LabelledText | TaggedText))
-        recipe = dataclasses.replace(recipe, labels=labels_of(texts))
+    kind = recipe.kind
+    if kind.labelled and not recipe.labels:
+        recipe = dataclasses.replace(recipe, labels=labels_of(e for examples in train for e in examples))
         logger.info("labels, as the training data has them: %s", ", ".join(recipe.labels))
     train_examples = [e for examples in train for e in _limited(examples, recipe.train_limit, recipe.seed)]
-    task = make_task(recipe, tokenizer)
+    task = _task(recipe, tokenizer)
     dev = {
-        path: _taken(task, path, _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed), report)
+        # Those that the task refuses are reported now, not after the training.
+        path: kind.taken(
+            task, _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed), Path(path).name, report
+        )
         for path in recipe.dev
     }
     data = {path: sha256(path) for path in (*recipe.train, *recipe.dev)}  # of what was read: files change in hours
     made = checkpoints.run_of(dataclasses.asdict(recipe), data)
     if checkpoint:
         checkpoints.check_run(checkpoint, made)
-    rows = features(recipe, task, _weighted(recipe, train_examples), report)
+    examples = _weighted(recipe, train_examples)
+    rows = Rows(*kind.rows(task, examples, report, empty_windows=recipe.empty_windows, seed=recipe.seed))
     if report.summary():
         logger.warning(report.summary())
     report.check(allow_bad=allow_bad_data)
@@ -124,8 +111,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         first = recipe.dev[0]
 
         def score(trained: PreTrainedModel) -> float:
-            found = _scores(task, trained, tokenizer.pad_id, {first: dev[first]})[0][first]
-            return found["f1"] if "f1" in found else found["accuracy"]
+            return _scores(task, trained, tokenizer.pad_id, {first: dev[first]})[0][first][kind.main]
 
         keep = best.KeepBest(recipe.dev_steps, score, output)
         trainer.add_callback(keep)
@@ -168,67 +154,36 @@ def _write(output: Path, trainer: Trainer, encoder: str, metrics: str) -> None:
         (output / "metrics.json").write_text(metrics, encoding="utf-8")
 
 
-def make_task(recipe: Recipe, tokenizer: Tokenizer) -> ServedTask:
-    """The service's task with the recipe's training lengths. Raises `RecipeError` where a window cannot advance."""
-    if recipe.task == "span":
-        try:
-            return SpanTask(tokenizer, max_length=recipe.max_length, doc_stride=recipe.doc_stride)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
-    if recipe.task == "multiple_choice":
-        return MultipleChoiceTask(tokenizer, recipe.max_length)
-    kind = MultiLabelTask if recipe.multi_label else ClassificationTask
-    return kind(tokenizer, recipe.labels, recipe.max_length)
+def _task(recipe: Recipe, tokenizer: Tokenizer) -> Served:
+    """Build the service's task for training. Raises `RecipeError` where a window cannot advance."""
+    try:
+        return build(recipe.spec, tokenizer)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
 
 
-def read(recipe: Recipe, path: str, report: Report) -> list[Labelled]:
-    """Reads a data file in the recipe's layout."""
-    labels, table, multi_label = recipe.labels, recipe.table, recipe.multi_label
-    return list(read_data(path, recipe.data, report, labels=labels, table=table, multi_label=multi_label))
-
-
-def features(recipe: Recipe, task: ServedTask, examples: Sequence[Labelled], report: Report) -> Rows:
-    """Encoded rows with their targets."""
-    if isinstance(task, SpanTask):
-        questions = [e for e in examples if isinstance(e, Question)]
-        return span_rows(task, questions, report, empty_windows=recipe.empty_windows, seed=recipe.seed)
-    if isinstance(task, MultipleChoiceTask):
-        return choice_rows(task, [e for e in examples if isinstance(e, ChoiceQuestion)], report)
-    return classification_rows(task, [e for e in examples if isinstance(e, LabelledText | TaggedText)])
+def read(recipe: Recipe, path: str, report: Report) -> list[Any]:
+    """Read a data file in the recipe's layout."""
+    return list(recipe.kind.layouts[recipe.data](path, report, recipe.labels, recipe.table))
 
 
 def _scores(
-    task: ServedTask, model: PreTrainedModel, pad_id: int, dev: Mapping[str, Sequence[Labelled]]
+    task: Served, model: PreTrainedModel, pad_id: int, dev: Mapping[str, Sequence[Any]]
 ) -> tuple[dict[str, dict[str, float]], float | None]:
     """Scores by dev file, and the threshold that they are with: what `export` would fit on these examples, since at any
     other one a model may be better or worse than it is served."""
-    engine = evaluate.TorchEngine(model)
+    engine = TorchEngine(model)
     outcomes = {path: evaluate.outcomes(task, engine, pad_id, examples, path) for path, examples in dev.items()}
-    task = measure.with_thresholds(task, outcomes)
-    return {path: evaluate.scores(task, each) for path, each in outcomes.items()}, measure.threshold(task)
+    kind = tasks.of(task)
+    task = kind.fit(task, list(outcomes.values()))
+    scores = {path: evaluate.scores(task, each) for path, each in outcomes.items()}
+    return scores, kind.fitted(task).get(kind.threshold)
 
 
 def _together(scores: Mapping[str, dict[str, float]]) -> dict[str, Any]:
     """The first dev file's scores, with those of the others under `also`."""
     (_, first), *others = scores.items()
     return {**first, "also": dict(others)} if others else dict(first)
-
-
-def _taken(task: ServedTask, path: str, examples: Sequence[Labelled], report: Report) -> list[Labelled]:
-    """The examples that the task takes. Those that it refuses are reported now, not after the training."""
-    if isinstance(task, ClassificationTask):
-        return list(examples)  # it takes any
-    encode: Callable[[list[Any]], object] = task.encode
-    taken = []
-    for example in examples:
-        try:
-            encode([example.example])
-        except InvalidInput as error:
-            question = getattr(example.example, "question", "")[:40]
-            report.add(f"{Path(path).name}: {question!r}", "a question that no row can hold", str(error))
-        else:
-            taken.append(example)
-    return taken
 
 
 def _limited(examples: Any, limit: int, seed: int) -> Any:
@@ -263,23 +218,12 @@ def _load_config(recipe: Recipe) -> PreTrainedConfig:
     return config
 
 
-def set_head(config: PreTrainedConfig, task: str, labels: Sequence[str], *, multi_label: bool) -> None:
-    """Gives a config the head of a task, whatever it was of before."""
-    if task == "classification":
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: i for i, label in enumerate(labels)}
-        config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
-    else:
-        config.num_labels = 2 if task == "span" else 1  # start and end, or an option's score
-        config.problem_type = None
-
-
 def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
     """A fine-tuned checkpoint that answers the same question about the same ids; `CheckpointError` for any other."""
     student, recipe = recipe.model, dataclasses.replace(recipe, model=checkpoint)
     config: Any = _load_config(recipe)
     labels = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
-    if recipe.task == "classification" and labels != [label.lower() for label in recipe.labels]:
+    if recipe.kind.labelled and labels != [label.lower() for label in recipe.labels]:
         raise CheckpointError(f"the teacher {checkpoint} has the labels {', '.join(labels)}, not the recipe's")
     if load_tokenizer(checkpoint).get_vocab() != load_tokenizer(student).get_vocab():
         raise CheckpointError(f"the teacher {checkpoint} has another vocabulary than {student}")
@@ -301,9 +245,9 @@ def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> Teacher:
 
 def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     """The encoder with its head, and the names of the weights that are begun anew: a head's, or a pooler's."""
-    set_head(config, recipe.task, recipe.labels, multi_label=recipe.multi_label)
+    recipe.kind.set_head(config, recipe.labels)
     # A head for other labels is begun anew (an NLI model is a good start for other tasks: arXiv 1811.01088).
-    model, begun = pretrained.whole_encoder(HEADS[recipe.task], recipe.model, config, recipe.attention, other_head=True)
+    model, begun = pretrained.whole_encoder(recipe.kind.auto, recipe.model, config, recipe.attention, other_head=True)
     if begun:
         logger.info("%s: begun anew: %s", recipe.model, ", ".join(begun))
     if recipe.freeze_word_embeddings:

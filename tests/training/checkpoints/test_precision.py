@@ -8,7 +8,7 @@ import torch
 
 from tests.training.samples import recipe
 from training.checkpoints import precision
-from training.recipe import Recipe
+from training.finetune.recipe import Recipe
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.training.samples import (
 from training.data import Report, read_squad
 from training.errors import DataError
 from training.evaluate import runner as evaluate
-from training.evaluate.runner import TorchEngine, run_rows
+from training.evaluate.engine import TorchEngine, run_rows
 
 NOT_ASKED = "who is the man of the movie ?"
 

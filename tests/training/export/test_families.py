@@ -17,6 +17,7 @@ from service.repository import bundle as bundles
 from tests.training import mixed_script
 from tests.training.samples import make_model, recipe
 from training.evaluate import runner as evaluate
+from training.evaluate.engine import TorchEngine
 from training.export import graph
 from training.export import runner as export
 from training.export.runner import Request
@@ -88,9 +89,7 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
     path = output / "model.fp32.onnx"
     fp32 = OrtEngine(path, provider="cpu", precision="fp32", workers=1, intra_op_threads=1)
     read = batch.attention_mask == 1 if family.task == "span" else ...
-    for ours, torchs, int8 in zip(
-        fp32.run(batch), evaluate.TorchEngine(model).run(batch), engine.run(batch), strict=True
-    ):
+    for ours, torchs, int8 in zip(fp32.run(batch), TorchEngine(model).run(batch), engine.run(batch), strict=True):
         assert ours.shape == torchs.shape == int8.shape
         assert np.abs(ours - torchs)[read].max() < 1e-4
         assert torchs[read].std() > 0.1  # worth comparing

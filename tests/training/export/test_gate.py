@@ -142,13 +142,15 @@ def test_attention_count() -> None:
 
 
 def test_scores_may_lose_half_a_point() -> None:
-    reference = {"a": {"accuracy": 91.0, "rows": 10}, "b": {"exact": 80.0, "f1": 88.0}}
-    gate.scores(reference, {"a": {"accuracy": 90.5}, "b": {"exact": 70.0, "f1": 87.6}}, "int8")
-    gate.scores(reference, {"a": {"accuracy": 99.0}, "b": {"f1": 99.0}}, "int8")
+    labels, spans = {"a": {"accuracy": 91.0, "rows": 10}}, {"b": {"exact": 80.0, "f1": 88.0}}
+    gate.scores(labels, {"a": {"accuracy": 90.5}}, "int8", "accuracy")
+    gate.scores(spans, {"b": {"exact": 70.0, "f1": 87.6}}, "int8", "f1")
+    gate.scores(labels, {"a": {"accuracy": 99.0}}, "int8", "accuracy")
+    gate.scores(spans, {"b": {"f1": 99.0}}, "int8", "f1")
     with pytest.raises(GateError, match=r"the int8 graph's accuracy on a is 90.40, 0.60 points below fp32"):
-        gate.scores(reference, {"a": {"accuracy": 90.4}, "b": {"f1": 88.0}}, "int8")
+        gate.scores(labels, {"a": {"accuracy": 90.4}}, "int8", "accuracy")
     with pytest.raises(GateError, match=r"the int8 graph's f1 on b is 87.00, 1.00 points below fp32"):
-        gate.scores(reference, {"a": {"accuracy": 91.0}, "b": {"f1": 87.0}}, "int8")
+        gate.scores(spans, {"b": {"f1": 87.0}}, "int8", "f1")
 
 
 def test_random_rows_hold_no_padding_id() -> None:

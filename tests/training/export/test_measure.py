@@ -88,8 +88,8 @@ def test_fp32_is_run_on_as_many_as_the_limit_says(
     manifest = export.run(Request(sentiment_run / "final", tmp_path / "models" / "x", dev=(dev,), gate_limit=30))
     rows = {graph.precision: graph.scores["d/dev.tsv"]["rows"] for graph in manifest.graphs}
     assert rows == {"int8": 120, "fp32": 30}
-    ((reference, quantised, precision),) = compared
-    assert precision == "int8"
+    ((reference, quantised, precision, main),) = compared
+    assert (precision, main) == ("int8", "accuracy")
     assert reference["d/dev.tsv"]["rows"] == quantised["d/dev.tsv"]["rows"] == 30
 
 

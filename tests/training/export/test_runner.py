@@ -42,7 +42,8 @@ from training.export import gate, graph
 from training.export import runner as export
 from training.export.runner import Request
 from training.finetune import runner as finetune
-from training.tasks.metrics import best_threshold
+from training.tasks import span
+from training.tasks.span import best_threshold
 
 SENTIMENT = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 
@@ -621,7 +622,7 @@ def test_threshold_is_fitted_on_the_graph_that_cpus_run(
         fitted_on.append({o.question.id: o.margin for o in outcomes})
         return best_threshold(outcomes)
 
-    monkeypatch.setattr(export.measure.metrics, "best_threshold", spy)
+    monkeypatch.setattr(span, "best_threshold", spy)
     dev = (write_squad(tmp_path / "v1.json"), write_squad(tmp_path / "v2.json", unanswerable=True))
     manifest = export.run(Request(qa_run / "final", tmp_path / "models" / "qa", dev=dev))
     assert len(fitted_on) == 1

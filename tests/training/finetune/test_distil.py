@@ -25,15 +25,16 @@ from tests.training.samples import (
     recipe,
     save_checkpoint,
     save_tokenizer,
+    training_rows,
     write_sst2,
 )
 from training.checkpoints.teacher import state_errors
 from training.data import ChoiceQuestion, LabelledText, Question, Report
 from training.errors import CheckpointError
-from training.evaluate.runner import TorchEngine
+from training.evaluate.engine import TorchEngine
 from training.finetune import distil
 from training.finetune import runner as finetune
-from training.finetune.features import Collator, Rows, choice_rows, classification_rows, span_rows
+from training.finetune.features import Collator, Rows
 
 TOKENIZER = load_tokenizer()
 
@@ -41,7 +42,7 @@ TOKENIZER = load_tokenizer()
 def label_rows() -> Rows:
     task = ClassificationTask(TOKENIZER, ("negative", "positive"), 32)
     labels = {"0": "negative", "1": "positive"}
-    return classification_rows(task, [LabelledText(ClassificationExample(t), labels[n]) for t, n in SENTENCES])
+    return training_rows(task, [LabelledText(ClassificationExample(t), labels[n]) for t, n in SENTENCES])
 
 
 def test_targets_are_the_mean_of_the_teachers_logits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_targets_of_options_stand_in_their_order() -> None:
     examples = [MultipleChoiceExample("who wrote it ?", "ada wrote it .", (*each,)) for each in ("abc", "xyz")]
     questions = [ChoiceQuestion(example, i, "p", "") for i, example in enumerate(examples)]
     teacher = make_model("ForMultipleChoice").eval()
-    rows = distil.taught(choice_rows(task, questions, Report()), [teacher], TOKENIZER.pad_id)
+    rows = distil.taught(training_rows(task, questions, Report()), [teacher], TOKENIZER.pad_id)
     for i, options in enumerate(task.encode(examples)):
         alone = [TorchEngine(teacher).run(pad([row], TOKENIZER.pad_id))[0][0, 0] for row in options]
         np.testing.assert_allclose(rows[i]["teacher_logits"], alone, atol=1e-5)
@@ -73,7 +74,7 @@ def test_targets_of_spans_are_as_long_as_their_row() -> None:
     contexts = ("the dog is in paris", "a cat and a dog and a man and the woman of berlin " * 3)
     questions = [Question(str(i), "who ?", context, ((context[:5], 0),), False) for i, context in enumerate(contexts)]
     rows = distil.taught(
-        span_rows(task, questions, Report()), [make_model("ForQuestionAnswering").eval()], TOKENIZER.pad_id
+        training_rows(task, questions, Report()), [make_model("ForQuestionAnswering").eval()], TOKENIZER.pad_id
     )
     for i, length in enumerate(rows.lengths):
         assert len(rows[i]["teacher_start_logits"]) == len(rows[i]["teacher_end_logits"]) == length

@@ -21,17 +21,10 @@ from service.tasks import (
     SpanTask,
     Window,
 )
-from tests.training.samples import PASSAGES, load_tokenizer
+from tests.training.samples import PASSAGES, load_tokenizer, training_rows
 from training.data import ChoiceQuestion, LabelledText, Question, Report, TaggedText
-from training.finetune.features import (
-    CHUNK,
-    Collator,
-    LengthGroupedSampler,
-    Rows,
-    choice_rows,
-    classification_rows,
-    span_rows,
-)
+from training.finetune.features import Collator, LengthGroupedSampler, Rows
+from training.tasks.classification import CHUNK
 
 FILLER = "the dog and the cat are playing outside in the city . "
 LONG = FILLER * 2 + "Grace Hopper wrote “the code” in france , 中文 and the team won . " + FILLER * 3
@@ -74,7 +67,7 @@ def covers(window: Window, start: int, end: int) -> bool:
 def test_targets_point_at_the_answer(text: str, make: Any, lengths: tuple[int, int]) -> None:
     task = SpanTask(make(), max_length=lengths[0], doc_stride=lengths[1])
     start = LONG.index(text)
-    windows = targets(span_rows(task, [question(text)], Report()))
+    windows = targets(training_rows(task, [question(text)], Report()))
     assert len(windows) == len(task.encode([SpanExample("who ?", (LONG,))])[0])
     holding = 0
     for window, first, last in windows:
@@ -94,7 +87,7 @@ def test_the_model_can_be_decoded_from_the_targets() -> None:
     """What the targets teach is what the service's decode reads."""
     task = SpanTask(load_tokenizer(), max_length=32, doc_stride=10)
     example = SpanExample("who ?", (LONG,))
-    windows = targets(span_rows(task, [question("Grace Hopper")], Report()))
+    windows = targets(training_rows(task, [question("Grace Hopper")], Report()))
     logits = []
     for window, first, last in windows:
         start, end = np.zeros(len(window), np.float32), np.zeros(len(window), np.float32)
@@ -108,7 +101,7 @@ def test_the_model_can_be_decoded_from_the_targets() -> None:
 def test_part_of_an_answer_is_no_answer() -> None:
     long_answer = LONG[: 2 * len(FILLER) + 20]
     task = SpanTask(load_tokenizer(), max_length=32, doc_stride=10)
-    windows = targets(span_rows(task, [question(long_answer)], Report()))
+    windows = targets(training_rows(task, [question(long_answer)], Report()))
     assert all((first, last) == (0, 0) for _, first, last in windows)
 
 
@@ -116,7 +109,7 @@ def test_unanswerable_questions_point_at_cls_and_are_all_kept() -> None:
     task = SpanTask(load_tokenizer(), max_length=32, doc_stride=10)
     count = len(task.encode([SpanExample("what is it ?", (LONG,))])[0])
     for share in (0.0, 1.0):
-        windows = targets(span_rows(task, [impossible()], Report(), empty_windows=share))
+        windows = targets(training_rows(task, [impossible()], Report(), empty_windows=share))
         assert [(first, last) for _, first, last in windows] == [(0, 0)] * count
         assert all(window.input_ids[0] == 2 for window, _, _ in windows)  # [CLS]
 
@@ -126,7 +119,7 @@ def test_share_of_empty_windows() -> None:
     questions = [question("Grace Hopper", identifier=str(i)) for i in range(200)]
 
     def counts(share: float, seed: int = 0) -> tuple[int, int]:
-        windows = targets(span_rows(task, questions, Report(), empty_windows=share, seed=seed))
+        windows = targets(training_rows(task, questions, Report(), empty_windows=share, seed=seed))
         holding = sum(last > 0 for _, _, last in windows)
         return holding, len(windows) - holding
 
@@ -142,7 +135,7 @@ def test_questions_that_no_row_can_hold_are_reported() -> None:
     task = SpanTask(load_tokenizer(), max_length=32, doc_stride=10)
     report = Report()
     long_question = dataclasses.replace(impossible("long"), question="who " * 50)
-    rows = span_rows(task, [long_question, question("france")], report)
+    rows = training_rows(task, [long_question, question("france")], report)
     assert len(rows) > 0
     assert report.bad.total() == 1
     assert "#long: a question that no row can hold (the question is 50 tokens long" in report.summary()
@@ -153,7 +146,7 @@ def test_classification_rows_are_the_services_rows() -> None:
     texts = [("good film", None), ("a " * 40, None), ("a man", "the dog is playing"), ("a " * 40, "b " * 40)]
     labels = ["positive", "negative", "neutral", "positive"]
     examples = [LabelledText(ClassificationExample(*t), label) for t, label in zip(texts, labels, strict=True)]
-    rows = classification_rows(task, examples)
+    rows = training_rows(task, examples)
     for i, [served] in enumerate(task.encode([ClassificationExample(*t) for t in texts])):
         assert rows[i]["labels"] == task.labels.index(labels[i])
         [row] = rows[i]["encoded"]
@@ -166,7 +159,7 @@ def test_classification_rows_are_the_services_rows() -> None:
 def test_several_labels_are_a_target_each() -> None:
     task = MultiLabelTask(load_tokenizer(), ("a", "b", "c"), 12)
     tags = [frozenset("ac"), frozenset("b"), frozenset("")]
-    rows = classification_rows(task, [TaggedText(ClassificationExample("good film"), each) for each in tags])
+    rows = training_rows(task, [TaggedText(ClassificationExample("good film"), each) for each in tags])
     batch = Collator(0)([rows[i] for i in range(3)])
     assert batch["labels"].dtype == torch.float32
     assert batch["labels"].tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
@@ -183,7 +176,7 @@ def choices(padding: str = "") -> list[ChoiceQuestion]:
 def test_the_options_of_a_question_stay_together() -> None:
     task = MultipleChoiceTask(load_tokenizer(), 40)
     questions = choices()
-    rows = choice_rows(task, questions, Report())
+    rows = training_rows(task, questions, Report())
     assert (len(rows), rows.count, rows.cut) == (4, 16, {"questions": 0, "passages": 0})
     served = task.encode([question.example for question in questions])
     assert rows.lengths.tolist() == [sum(map(len, options)) for options in served]
@@ -201,11 +194,14 @@ def test_the_options_of_a_question_stay_together() -> None:
 
 def test_cut_passages_are_counted() -> None:
     questions = choices(" and the dog" * 10)
-    assert choice_rows(MultipleChoiceTask(load_tokenizer(), 40), questions, Report()).cut == {
+    assert training_rows(MultipleChoiceTask(load_tokenizer(), 40), questions, Report()).cut == {
         "questions": 4, "passages": 2,
     }  # fmt: skip
     short = [*questions[:1], *choices()[1:]]
-    assert choice_rows(MultipleChoiceTask(load_tokenizer(), 40), short, Report()).cut == {"questions": 1, "passages": 1}
+    assert training_rows(MultipleChoiceTask(load_tokenizer(), 40), short, Report()).cut == {
+        "questions": 1,
+        "passages": 1,
+    }
 
 
 def test_questions_that_cannot_be_learnt_from_are_reported() -> None:
@@ -213,7 +209,7 @@ def test_questions_that_cannot_be_learnt_from_are_reported() -> None:
     three = dataclasses.replace(other, example=dataclasses.replace(other.example, options=("a", "b", "c")))
     long = dataclasses.replace(other, example=dataclasses.replace(other.example, question="who " * 60))
     report = Report()
-    rows = choice_rows(MultipleChoiceTask(load_tokenizer(), 40), [good, three, long], report)
+    rows = training_rows(MultipleChoiceTask(load_tokenizer(), 40), [good, three, long], report)
     assert len(rows) == 1
     assert "high1.txt: 'who wrote the code ?': not as many options as the first question (3, not 4)" in report.summary()
     assert "a question that no row can hold (the question is 60 tokens long; 36 are possible" in report.summary()
@@ -222,7 +218,7 @@ def test_questions_that_cannot_be_learnt_from_are_reported() -> None:
 def test_rows_over_the_borders_of_chunks() -> None:
     task = ClassificationTask(load_tokenizer(), ("a", "b"), 12)
     examples = [LabelledText(ClassificationExample("good " * (1 + i % 7)), "ab"[i % 2]) for i in range(2 * CHUNK + 3)]
-    rows = classification_rows(task, examples)
+    rows = training_rows(task, examples)
     assert rows.lengths.tolist() == [3 + i % 7 for i in range(len(examples))]
     assert [rows[i]["labels"] for i in range(len(rows))] == [i % 2 for i in range(len(rows))]
 

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from training import recipe
+import training
+from training import recipe as recipes
 from training.data import Table
 from training.errors import RecipeError
+from training.finetune import recipe
+from training.finetune.recipe import Recipe
 from training.pretrain.recipe import PretrainRecipe
-from training.recipe import Recipe
 
-RECIPES = sorted(
-    path for path in (Path(recipe.__file__).parent / "recipes").glob("*.toml") if not path.stem.startswith("pretrain-")
-)
+FOLDER = Path(str(training.__file__)).parent / "recipes"
+RECIPES = sorted(path for path in FOLDER.glob("*.toml") if not path.stem.startswith("pretrain-"))
 LEAST: dict[str, Any] = {
     "task": "classification",
     "data": "nli",
@@ -79,7 +80,7 @@ TABLE_14 = {
 def test_the_albert_papers_recipes(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "data")
     monkeypatch.setenv("ENCODER", "encoder")
-    r = recipe.load(Path(recipe.__file__).parent / "recipes" / f"albert-{task}.toml")
+    r = recipe.load(FOLDER / f"albert-{task}.toml")
     found = (r.learning_rate, r.batch_size, r.dropout, r.max_steps, r.warmup_steps, r.max_length)
     assert found == TABLE_14[task]
     assert (r.classifier_dropout, r.output) == (0.1, f"runs/albert-{task}")
@@ -88,7 +89,7 @@ def test_the_albert_papers_recipes(task: str, monkeypatch: pytest.MonkeyPatch) -
 def test_both_dev_sets_of_mnli_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCODER", "encoder")
     for family in ("albert", "bert"):
-        dev = recipe.load(Path(recipe.__file__).parent / "recipes" / f"{family}-mnli.toml").dev
+        dev = recipe.load(FOLDER / f"{family}-mnli.toml").dev
         assert [path.rpartition("_")[2] for path in dev] == ["matched", "mismatched"]
 
 
@@ -278,7 +279,7 @@ def test_a_dollar_in_a_label_is_a_dollar(monkeypatch: pytest.MonkeyPatch) -> Non
     own = made(data="table", table={"text": "${PLACE}", "separator": "$"})
     assert (own.table.text, own.table.separator) == ("${PLACE}", "$")
     values = {"family": "albert", "masking": "ngram", "corpus": "$PLACE/c", "tokenizer": "$PLACE/t", "output": "o"}
-    pretrain = recipe.make(PretrainRecipe, values | {"steps": 1, "learning_rate": 1.0, "init": "$PLACE/i"})
+    pretrain = recipes.make(PretrainRecipe, values | {"steps": 1, "learning_rate": 1.0, "init": "$PLACE/i"})
     assert (pretrain.corpus, pretrain.tokenizer, pretrain.init) == (("here/c",), "here/t", "here/i")
 
 

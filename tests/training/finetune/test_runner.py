@@ -40,12 +40,11 @@ from training.checkpoints import sealed
 from training.checkpoints.configs import RECIPE_FILE
 from training.data import Table
 from training.errors import CheckpointError, DataError, RecipeError
-from training.evaluate import runner as evaluate
 from training.finetune import checkpoints, loop
 from training.finetune import runner as finetune
 from training.finetune.features import LengthGroupedSampler, Rows
-from training.recipe import Recipe
-from training.tasks import metrics
+from training.finetune.recipe import Recipe
+from training.tasks.span import SpanOutcome
 
 NLI = {"data": "nli", "labels": ("entailment", "neutral", "contradiction")}
 
@@ -540,7 +539,7 @@ def test_is_scored_without_dropout(
 ) -> None:
     modes = []
 
-    def outcomes(task: Any, engine: Any, *rest: Any) -> list[evaluate.Outcome]:
+    def outcomes(task: Any, engine: Any, *rest: Any) -> list[Any]:
         modes.append(engine._model.training)
         return real(task, engine, *rest)
 
@@ -556,8 +555,8 @@ def test_unanswerable_questions_are_scored_with_the_threshold_that_export_fits(
     """At 0.0, every question of this model would be called unanswerable."""
     real = finetune.evaluate.outcomes
 
-    def shifted(*given: Any) -> list[evaluate.Outcome]:
-        found = [o for o in real(*given) if isinstance(o, metrics.SpanOutcome)]
+    def shifted(*given: Any) -> list[Any]:
+        found = [o for o in real(*given) if isinstance(o, SpanOutcome)]
         return [dataclasses.replace(o, margin=50.0 + i, text="", exact=0.0, f1=1.0) for i, o in enumerate(found)]
 
     monkeypatch.setattr(finetune.evaluate, "outcomes", shifted)

@@ -13,17 +13,10 @@ import pytest
 
 from service.tasks import ClassificationExample, MultipleChoiceExample
 from training.data import ChoiceQuestion, Question, TaggedText
-from training.tasks import metrics
-from training.tasks.metrics import (
-    ChoiceOutcome,
-    SpanOutcome,
-    TagOutcome,
-    best_label_threshold,
-    best_threshold,
-    exact_match,
-    f1,
-    normalize_answer,
-)
+from training.tasks import classification, multi_label, multiple_choice, span
+from training.tasks.multi_label import TagOutcome
+from training.tasks.multiple_choice import ChoiceOutcome
+from training.tasks.span import SpanOutcome, best_threshold, exact_match, f1, normalize_answer
 
 FOREVER = float("inf")
 
@@ -162,14 +155,14 @@ def test_references_of_articles_alone() -> None:
 
 def test_unanswerable_questions() -> None:
     outcomes = [outcome("Paris", margin=1.0), outcome("Rome", margin=-1.0), outcome("Rome", "Rome", margin=0.5)]
-    assert metrics.squad(outcomes, 0.0) == {
+    assert span.squad(outcomes, 0.0) == {
         "exact": 100.0 / 3, "f1": 100.0 / 3, "total": 3,
         "HasAns_exact": 0.0, "HasAns_f1": 0.0, "HasAns_total": 1,
         "NoAns_exact": 50.0, "NoAns_f1": 50.0, "NoAns_total": 2,
     }  # fmt: skip
-    assert metrics.squad(outcomes, 0.7)["exact"] == 200.0 / 3
-    assert metrics.squad(outcomes, 1.0)["NoAns_exact"] == 0.0  # a margin at the threshold is not over it
-    assert metrics.squad(outcomes, FOREVER)["exact"] == 100.0 / 3
+    assert span.squad(outcomes, 0.7)["exact"] == 200.0 / 3
+    assert span.squad(outcomes, 1.0)["NoAns_exact"] == 0.0  # a margin at the threshold is not over it
+    assert span.squad(outcomes, FOREVER)["exact"] == 100.0 / 3
 
 
 # ---- against the definitions ----------------------------------------------------------------------------------------
@@ -218,7 +211,7 @@ def made_up(seed: int, *, version_2: bool) -> tuple[list[dict[str, Any]], dict[s
 def test_squad_1_to_the_last_digit(seed: int) -> None:
     records, predictions, outcomes = made_up(seed, version_2=False)
     expected = official_1(records, predictions)
-    assert metrics.squad(outcomes, FOREVER) == expected
+    assert span.squad(outcomes, FOREVER) == expected
     assert 0 < expected["exact"] < 100
     assert 0 < expected["f1"] < 100
 
@@ -227,7 +220,7 @@ def test_squad_1_to_the_last_digit(seed: int) -> None:
 def test_squad_2_to_the_last_digit(seed: int) -> None:
     records, predictions, outcomes = made_up(seed, version_2=True)
     expected = official_2(records, predictions)
-    assert metrics.squad(outcomes, 0.3) == expected
+    assert span.squad(outcomes, 0.3) == expected
     assert 0 < expected["HasAns_exact"] < 100
     assert 0 < expected["NoAns_exact"] < 100
 
@@ -244,9 +237,9 @@ def test_threshold_is_the_best_of_all(seed: int, ties: bool) -> None:
         outcomes.append(outcome(text, *references, margin=margin))
     margins = [o.margin for o in outcomes]
     thresholds = [m + step for m in margins for step in (-1e-9, 0.0, 1e-9)]
-    best = max(metrics.squad(outcomes, threshold)["f1"] for threshold in thresholds)
+    best = max(span.squad(outcomes, threshold)["f1"] for threshold in thresholds)
     threshold = best_threshold(outcomes)
-    assert metrics.squad(outcomes, threshold)["f1"] == pytest.approx(best, abs=1e-9)
+    assert span.squad(outcomes, threshold)["f1"] == pytest.approx(best, abs=1e-9)
     assert threshold not in margins
     assert np.isfinite(threshold)
 
@@ -263,11 +256,11 @@ def test_threshold_is_finite_where_a_question_has_no_span() -> None:
 
 
 def test_accuracy() -> None:
-    assert metrics.accuracy(["a", "b", "a", "c"], ["a", "b", "b", "b"]) == {
+    assert classification.accuracy(["a", "b", "a", "c"], ["a", "b", "b", "b"]) == {
         "accuracy": 50.0, "rows": 4, "recall_a": 100.0, "recall_b": 100.0 / 3,
     }  # fmt: skip
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        metrics.accuracy(["a", "b"], ["a"])
+        classification.accuracy(["a", "b"], ["a"])
 
 
 # ---- several labels, and options ------------------------------------------------------------------------------------
@@ -285,10 +278,10 @@ def test_several_labels_by_hand() -> None:
         tagged("", a=0.1, b=0.5, c=0.1),  # right: at the threshold is not over it
     ]
     # a: 2 of 2 found, none wrong; b: 0 of 1 found, 1 wrong; c: never there, so it says nothing.
-    assert metrics.multi_label(outcomes, 0.5) == {
+    assert multi_label.f1(outcomes, 0.5) == {
         "f1": pytest.approx(100 * 2 * 2 / (3 + 3)), "f1_macro": 50.0, "exact": 50.0, "rows": 4,
     }  # fmt: skip
-    assert metrics.multi_label(outcomes[3:], 0.5) == {"f1": 100.0, "f1_macro": 100.0, "exact": 100.0, "rows": 1}
+    assert multi_label.f1(outcomes[3:], 0.5) == {"f1": 100.0, "f1_macro": 100.0, "exact": 100.0, "rows": 1}
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -298,9 +291,9 @@ def test_label_threshold_is_the_best_of_all(seed: int) -> None:
     for _ in range(20):
         scores = {label: float(random.integers(1, 10)) / 10 for label in "abc"}
         outcomes.append(tagged("".join(x for x in "abc" if random.random() < scores[x]), **scores))
-    best = max(metrics.multi_label(outcomes, i / 20)["f1"] for i in range(20))
-    threshold = best_label_threshold(outcomes)
-    assert metrics.multi_label(outcomes, threshold)["f1"] == pytest.approx(best)
+    best = max(multi_label.f1(outcomes, i / 20)["f1"] for i in range(20))
+    threshold = multi_label.best_threshold(outcomes)
+    assert multi_label.f1(outcomes, threshold)["f1"] == pytest.approx(best)
     assert all(threshold != score for outcome in outcomes for score in outcome.scores.values())
 
 
@@ -317,10 +310,10 @@ def test_options_by_level_and_what_was_cut() -> None:
         chosen(0, 0, "h1", "high", truncated=True),
         chosen(0, 1, "h2", "high", truncated=True),
     ]
-    assert metrics.multiple_choice(outcomes) == {
+    assert multiple_choice.accuracy(outcomes) == {
         "accuracy": 60.0, "accuracy_high": pytest.approx(200 / 3), "accuracy_middle": 50.0, "questions": 5,
         "cut_questions": 3, "cut_passages": 2,
     }  # fmt: skip
-    assert metrics.multiple_choice([chosen(0, 0, "x", "")]) == {
+    assert multiple_choice.accuracy([chosen(0, 0, "x", "")]) == {
         "accuracy": 100.0, "questions": 1, "cut_questions": 0, "cut_passages": 0,
     }  # fmt: skip

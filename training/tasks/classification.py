@@ -1,0 +1,120 @@
+"""One label of several, for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from service.tasks import ClassificationTask
+from service.tasks.spec import TaskSpec
+from training.data import LabelledText, Report, read_nli, read_sst2, read_table
+from training.tasks.task import E, Out, Predictions, Reader, Row, Served, Task
+
+CHUNK = 1024
+"""Examples tokenised in one call."""
+LAYOUT_OF_LABELS = {
+    frozenset({"entailment", "neutral", "contradiction"}): "nli",
+    frozenset({"negative", "positive"}): "sst2",
+}
+"""What data with these labels comes in, unless somebody says otherwise."""
+
+
+class Labels(Task[E, Out]):
+    """What tasks with labels share, whether or not those exclude one another."""
+
+    name = "classification"
+    head = "ForSequenceClassification"
+    labelled = True
+
+    def refusal(self, config: Any) -> str:
+        """Return why a checkpoint with this config cannot be served; empty where it can."""
+        if config.num_labels < 2:
+            return "one label alone is a regression, which cannot be served"
+        if getattr(config, "problem_type", None) not in (None, self.problem_type):
+            return f"problem_type {config.problem_type!r} cannot be served: it gives no scores of labels"
+        return ""
+
+    def layout(self, labels: Sequence[str]) -> str:
+        """Return the layout of data with these labels, where none is named."""
+        known = LAYOUT_OF_LABELS.get(frozenset(labels), "table")
+        return known if known in self.layouts else "table"
+
+    def rows(
+        self, served: Served, examples: Sequence[E], report: Report, *, empty_windows: float = 1.0, seed: int = 0
+    ) -> tuple[list[Row], dict[str, int]]:
+        """Return a row an example, with the target `labels`."""
+        rows: list[Row] = []
+        for begin in range(0, len(examples), CHUNK):
+            chunk = examples[begin : begin + CHUNK]
+            encoded = served.encode([labelled.example for labelled in chunk])
+            targets = (self.target(served.labels, labelled) for labelled in chunk)
+            rows += [((row,), {"labels": target}) for [row], target in zip(encoded, targets, strict=True)]
+        return rows, {"texts": sum(row.truncated for (row,), _ in rows)}  # type: ignore[attr-defined]
+
+    def target(self, labels: Sequence[str], labelled: E) -> Any:
+        """Return what transformers' loss compares the logits with."""
+        raise NotImplementedError
+
+    def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+        """Return a request; one that names the model where the service would not choose it by the fields."""
+        labels = set(spec.labels)
+        first = "A man is playing a guitar on stage."
+        if {"entailment", "contradiction"} <= labels:
+            return "/classify", {"premise": first, "hypothesis": "Somebody makes music."}
+        if layout.get("text_pair"):
+            return "/classify", {"text": first, "text_pair": "Somebody makes music.", "model": name}
+        chosen = {"positive", "negative"} <= labels
+        return "/classify", {"text": "a gorgeous, witty, seductive movie"} | ({} if chosen else {"model": name})
+
+
+@dataclass(frozen=True, slots=True)
+class LabelOutcome:
+    """A text's label and the one that was predicted."""
+
+    label: str
+    predicted: str
+
+
+class Classification(Labels[LabelledText, LabelOutcome]):
+    """Labels that exclude one another."""
+
+    served = ClassificationTask
+    layouts: ClassVar[Mapping[str, Reader]] = {
+        "sst2": lambda path, report, labels, table: read_sst2(path, labels, report),
+        "nli": lambda path, report, labels, table: read_nli(path, labels, report),
+        "table": lambda path, report, labels, table: read_table(path, table, labels, report),
+    }
+    right = "the right label"
+    problem_type = "single_label_classification"
+
+    def target(self, labels: Sequence[str], labelled: LabelledText) -> int:
+        """Return the label's id."""
+        return labels.index(labelled.label)
+
+    def outcome(self, reference: LabelledText, prediction: Any) -> LabelOutcome:
+        """Return the label and the one that was predicted."""
+        return LabelOutcome(reference.label, prediction.label)
+
+    def scores(self, served: Served, outcomes: Sequence[LabelOutcome]) -> dict[str, float]:
+        """Return accuracy and recall of each label."""
+        return accuracy([o.predicted for o in outcomes], [o.label for o in outcomes])
+
+    def predictions(self, served: Served, outcomes: Sequence[LabelOutcome]) -> Predictions:
+        """Return the labels."""
+        return [outcome.predicted for outcome in outcomes]
+
+    def answers(self, reference: LabelledText, prediction: Any) -> list[tuple[float, bool, float]]:
+        """Return the one answer."""
+        return [(prediction.score, prediction.label == reference.label, prediction.scores[reference.label])]
+
+
+def accuracy(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """{"accuracy" in percent, "rows", and the recall of each label, in percent}."""
+    hits: Counter[str] = Counter()
+    for prediction, label in zip(predictions, labels, strict=True):
+        hits[label] += prediction == label
+    totals = Counter(labels)
+    recall = {f"recall_{label}": 100.0 * hits[label] / totals[label] for label in sorted(totals)}
+    return {"accuracy": 100.0 * hits.total() / len(labels), "rows": len(labels), **recall}

@@ -1,0 +1,182 @@
+"""What the runners ask of a task: its head, its data, its rows, its scores, its words on the card.
+
+One file beside this one answers it for each task, and nothing else in training names a task. How text becomes rows and
+logits become an answer is the service's task, which is called served here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+
+from service.engine.batch import Encoded
+from service.errors import InvalidInput
+from service.tasks.spec import TaskSpec
+from training.data import Report, Table
+
+Served: TypeAlias = Any
+"""A task of `service.tasks`, as `service.tasks.spec.build` makes it: it encodes and decodes."""
+Row: TypeAlias = tuple[tuple[Encoded, ...], dict[str, Any]]
+"""The model rows that share targets, one or those of a question's options; and the targets: ids, or arrays as long as
+the row or as there are labels or options."""
+Reader: TypeAlias = Callable[[str, Report, Sequence[str], Table], Iterator[Any]]
+"""Reads a data file: (path, report of bad records, labels, columns of a table) -> labelled examples."""
+Predictions: TypeAlias = dict[str, str] | list[str] | list[list[str]] | list[int]
+
+
+class Labelled(Protocol):
+    """A task's example, and what is right of it."""
+
+    @property
+    def example(self) -> Any:
+        """The example, as the service's task encodes it."""
+
+
+E = TypeVar("E", bound=Labelled)
+Out = TypeVar("Out")
+
+
+class Task(ABC, Generic[E, Out]):
+    """A task with labelled examples E, each of which comes to an outcome: what was answered, beside what is right.
+
+    Attributes:
+        name: in recipes and manifests.
+        served: the service's class.
+        head: the end of the names of transformers' classes, `AutoModel` before it.
+        outputs: size of the head, where it is not the number of labels.
+        layouts: the readers of the data that it is learned from and scored on; the first suits where none is named.
+        main: the score that counts.
+        right: what makes an answer right, on the card.
+        labelled: whether it has labels, of which a recipe or its data say the names.
+        multi_label: whether labels do not exclude one another.
+        problem_type: what transformers calls its kind of classification.
+        windows: whether rows are windows over a text, which overlap by a `doc_stride`.
+        options: whether the rows of an item are options, collated to [items, options, tokens].
+        smoothing: whether its loss knows label smoothing.
+        threshold: the key of `TaskSpec` that is fitted on dev data; empty for none.
+    """
+
+    name: ClassVar[str]
+    served: ClassVar[type]
+    head: ClassVar[str]
+    outputs: ClassVar[int] = 0
+    layouts: ClassVar[Mapping[str, Reader]]
+    main: ClassVar[str] = "accuracy"
+    right: ClassVar[str]
+    labelled: ClassVar[bool] = False
+    multi_label: ClassVar[bool] = False
+    problem_type: ClassVar[str | None] = None
+    windows: ClassVar[bool] = False
+    options: ClassVar[bool] = False
+    smoothing: ClassVar[bool] = True
+    threshold: ClassVar[str] = ""
+
+    # The model
+
+    @property
+    def auto(self) -> Any:
+        """The class of transformers that loads its models."""
+        import transformers  # not before it is needed: it takes a second
+
+        return getattr(transformers, f"AutoModel{self.head}")
+
+    def set_head(self, config: Any, labels: Sequence[str]) -> None:
+        """Give a config this task's head, whatever it had before."""
+        config.problem_type = self.problem_type
+        if self.labelled:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: i for i, label in enumerate(labels)}
+        else:
+            config.num_labels = self.outputs
+
+    def refusal(self, config: Any) -> str:
+        """Return why a checkpoint with this config cannot be served; empty where it can."""
+        return ""
+
+    # The data
+
+    def layout(self, labels: Sequence[str]) -> str:
+        """Return the layout of data with these labels, where none is named."""
+        return next(iter(self.layouts))
+
+    @abstractmethod
+    def rows(
+        self, served: Served, examples: Sequence[E], report: Report, *, empty_windows: float = 1.0, seed: int = 0
+    ) -> tuple[list[Row], dict[str, int]]:
+        """Return training rows with their targets, and how many texts were cut to fit, by noun.
+
+        Examples that the task refuses are reported.
+
+        Args:
+            empty_windows: share kept of the windows that do not hold the answer to a question that has one.
+            seed: of the choice of those.
+        """
+
+    def taken(self, served: Served, examples: Sequence[E], where: str, report: Report) -> list[E]:
+        """Return the examples that no row is too short for, and report the others."""
+        taken = []
+        for example in examples:
+            try:
+                served.encode([example.example])
+            except InvalidInput as error:
+                question = getattr(example.example, "question", "")[:40]
+                report.add(f"{where}: {question!r}", "a question that no row can hold", str(error))
+            else:
+                taken.append(example)
+        return taken
+
+    # The scores
+
+    def judge(self, examples: Sequence[E]) -> Callable[[E, Any], Out]:
+        """Return what makes an outcome of an example and its prediction, in a data set of such examples."""
+        return self.outcome
+
+    def outcome(self, reference: E, prediction: Any) -> Out:
+        """Return what was answered beside what is right."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def scores(self, served: Served, outcomes: Sequence[Out]) -> dict[str, float]:
+        """Return scores in percent and counts, under the threshold of the served task."""
+
+    @abstractmethod
+    def predictions(self, served: Served, outcomes: Sequence[Out]) -> Predictions:
+        """Return the answers in the order of the examples, or by their ids."""
+
+    def fit(self, served: Served, outcomes: Sequence[Sequence[Out]]) -> Served:
+        """Return the served task with the threshold that is best on the outcomes of some data sets."""
+        return served
+
+    def fitted(self, served: Served) -> dict[str, Any]:
+        """Return what was fitted, as keys of a `TaskSpec`; empty where nothing was."""
+        return {}
+
+    def with_answer(self, examples: Sequence[E]) -> Sequence[E]:
+        """Return the examples that a temperature can be fitted on."""
+        return examples
+
+    @abstractmethod
+    def answers(self, reference: E, prediction: Any) -> list[tuple[float, bool, float]]:
+        """Return (score, whether it is right, likelihood of what is right) of each answer in a prediction."""
+
+    # The card
+
+    def purpose(self, spec: TaskSpec) -> str:
+        """Return what a model is for."""
+        return f"the labels {', '.join(spec.labels)}"
+
+    @abstractmethod
+    def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+        """Return the route and the body of a request to the model of that name, trained on data of that layout."""
+
+    def facts(self, spec: TaskSpec) -> list[str]:
+        """Return what else the card says of the task."""
+        return []
+
+
+def tower() -> dict[str, Any]:
+    """Return the fields of a question about a text."""
+    return {
+        "question": "Where is the Eiffel Tower?", "context": "The Eiffel Tower is a lattice tower in Paris.",
+    }  # fmt: skip
