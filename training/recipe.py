@@ -7,11 +7,12 @@ Owns the manners that all recipes have: their errors are one line that names the
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,26 +20,35 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
-    Field,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
-)
+)  # fmt: skip
 from pydantic.dataclasses import dataclass
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticKnownError
 
 from training.errors import RecipeError, did_you_mean, nearest
 
 CONFIG = ConfigDict(extra="forbid", strict=True)
 
 
-def one_of(names: Sequence[str]) -> AfterValidator:
-    """Return what refuses a text that is none of `names`, as pydantic does for a `Literal`."""
+def _when(holds: Callable[[Any], bool], words: str) -> AfterValidator:
+    """Return what refuses other values: its message goes on where the key ends."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(f" {words}, and is {value!r}")
+        return value
+
+    return AfterValidator(check)
+
+
+def one_of(names: Iterable[str]) -> AfterValidator:
+    """Return what refuses a text that is none of `names`."""
+    known = tuple(dict.fromkeys(names))
 
     def check(value: str) -> str:
-        if value not in names:
-            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, names))})
+        if value not in known:
+            raise ValueError(f" is one of {', '.join(map(repr, known))}, not {value!r}{nearest(value, known)}")
         return value
 
     return AfterValidator(check)
@@ -47,7 +57,7 @@ def one_of(names: Sequence[str]) -> AfterValidator:
 def _expanded(text: str) -> str:
     expanded = os.path.expandvars(text)
     if unset := re.search(r"\$\{?(\w+)", expanded):
-        raise ValueError(f"the environment has no {unset[1]} for {text!r}")
+        raise ValueError(f": the environment has no {unset[1]} for {text!r}")
     return expanded
 
 
@@ -59,13 +69,15 @@ Place = Annotated[str, AfterValidator(_expanded)]
 """A file or folder: `$NAME` is replaced by the environment's NAME."""
 Places = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Count = Annotated[int, Field(gt=0)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-UpToHalf = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
+ABOVE_0 = _when(lambda value: 0 < value < math.inf, "must be above 0")
+NOT_BELOW_0 = _when(lambda value: 0 <= value < math.inf, "must not be below 0")
+Count = Annotated[int, ABOVE_0]
+Whole = Annotated[int, NOT_BELOW_0]
+Positive = Annotated[float, ABOVE_0]
+NotNegative = Annotated[float, NOT_BELOW_0]
+Share = Annotated[float, _when(lambda value: 0 <= value <= 1, "must be 0 to 1")]
+BelowOne = Annotated[float, _when(lambda value: 0 <= value < 1, "must be at least 0 and below 1")]
+UpToHalf = Annotated[float, _when(lambda value: 0 < value <= 0.5, "must be above 0 and at most 0.5")]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -132,53 +144,31 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-TYPES = {"tuple": "list of strings", "dict": "table", "mapping": "table", "dataclass": "table", "string": "str"}
+TYPES = {"tuple": "list of strings", "dict": "table", "dataclass": "table", "string": "str"}
 """What pydantic calls a type, in a recipe's terms."""
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 def _message(kind: type[Any], error: ValidationError) -> str:
     """Return one line on a recipe's first fault: keys that are unknown, then those that are missing, then values."""
-    faults = error.errors()
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for fault in faults:
-        if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            inner = dataclasses.fields(hints[str(fault["loc"][0])]) if len(fault["loc"]) > 1 else ()
-            return f"unknown key {_key(fault)!r}{did_you_mean(str(fault['loc'][-1]), [f.name for f in inner] or hints)}"
-    if missing := [_key(fault) for fault in faults if fault["type"] == "missing"]:
+    known = typing.get_type_hints(kind)
+    faults = {_key(fault["loc"]): fault for fault in reversed(error.errors())}
+    unknown = [key for key, fault in faults.items() if fault["type"] == "unexpected_keyword_argument"]
+    for key in unknown:
+        table, dot, name = key.rpartition(".")
+        names = [field.name for field in dataclasses.fields(known[table])] if dot else known
+        return f"unknown key {key!r}{did_you_mean(name, names)}"
+    if missing := [key for key in known if key in faults and faults[key]["type"] == "missing"]:
         return f"missing: {', '.join(missing)}"
-    fault = faults[0]
-    key, value = _key(fault), fault["input"]
-    wanted, _, form = fault["type"].partition("_")
-    if fault["type"] == "literal_error":
-        known = re.findall("'([^']*)'", fault["ctx"]["expected"])
-        return f"{key} is one of {', '.join(map(repr, known))}, not {value!r}{nearest(str(value), known)}"
-    if fault["type"] == "value_error":
-        return f"{key}: {fault['ctx']['error']}"
-    if form in ("type", "from_float"):
-        return f"{key} is a {TYPES.get(wanted, wanted)}, not the {type(value).__name__} {value!r}"
-    return f"{key} must {_bounds(hints[str(fault['loc'][0])], fault)}, not {value}"
+    key, fault = faults.popitem()
+    value, wanted = fault["input"], fault["type"].partition("_")[0]
+    if wanted == "value":
+        return f"{key}{fault['ctx']['error']}"
+    if wanted == "literal":
+        names = re.findall("'([^']*)'", fault["ctx"]["expected"])
+        return f"{key} is one of {', '.join(map(repr, names))}, not {value!r}{nearest(str(value), names)}"
+    return f"{key} is a {TYPES.get(wanted, wanted)}, not the {type(value).__name__} {value!r}"
 
 
-def _key(fault: ErrorDetails) -> str:
+def _key(place: tuple[int | str, ...]) -> str:
     """Return where a fault is, as in `table.text` or `train[1]`."""
-    first, *rest = fault["loc"]
-    return str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
-
-
-def _bounds(hint: Any, fault: ErrorDetails) -> str:
-    """Return the bounds of a key's values in words."""
-    limits = _limits(hint) or {name: bound for name, bound in fault["ctx"].items() if name in BOUNDS}
-    if limits.keys() == {"ge"}:
-        return f"not be below {limits['ge']}"
-    return "be " + " and ".join(f"{BOUNDS[name]} {bound}" for name, bound in limits.items())
-
-
-def _limits(hint: Any) -> dict[str, Any]:
-    """Return the bounds of an annotated type by their names in pydantic."""
-    found: dict[str, Any] = {}
-    for part in typing.get_args(hint):
-        for limit in part.metadata if isinstance(part, FieldInfo) else ():
-            found |= {name: getattr(limit, name) for name in BOUNDS if hasattr(limit, name)}
-        found |= _limits(part)
-    return found
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")

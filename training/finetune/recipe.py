@@ -85,7 +85,7 @@ class Recipe(Keys):
         seed: seeds weights, data order and dropout.
     """
 
-    task: Annotated[str, one_of(tuple(dict.fromkeys(task.name for task in tasks.TASKS)))]
+    task: Annotated[str, one_of(task.name for task in tasks.TASKS)]
     data: Annotated[str, one_of(tasks.LAYOUTS)]
     model: Place
     train: Places

@@ -64,13 +64,10 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         logger.info("labels, as the training data has them: %s", ", ".join(recipe.labels))
     train_examples = [e for examples in train for e in _limited(examples, recipe.train_limit, recipe.seed)]
     task = _task(recipe, tokenizer)
-    dev = {
-        # Those that the task refuses are reported now, not after the training.
-        path: kind.taken(
-            task, _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed), Path(path).name, report
-        )
-        for path in recipe.dev
-    }
+    dev: dict[str, list[Any]] = {}
+    for path in recipe.dev:  # what the task refuses is reported now, not after the training
+        asked = _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed)
+        dev[path] = [example for example, _ in kind.encoded(task, asked, report, f"{Path(path).name}: ")]
     data = {path: sha256(path) for path in (*recipe.train, *recipe.dev)}  # of what was read: files change in hours
     made = checkpoints.run_of(dataclasses.asdict(recipe), data)
     if checkpoint:

@@ -12,8 +12,6 @@ from service.tasks.spec import TaskSpec
 from training.data import LabelledText, Report, read_nli, read_sst2, read_table
 from training.tasks.task import E, Out, Predictions, Reader, Row, Served, Task
 
-CHUNK = 1024
-"""Examples tokenised in one call."""
 LAYOUT_OF_LABELS = {
     frozenset({"entailment", "neutral", "contradiction"}): "nli",
     frozenset({"negative", "positive"}): "sst2",
@@ -29,7 +27,6 @@ class Labels(Task[E, Out]):
     labelled = True
 
     def refusal(self, config: Any) -> str:
-        """Return why a checkpoint with this config cannot be served; empty where it can."""
         if config.num_labels < 2:
             return "one label alone is a regression, which cannot be served"
         if getattr(config, "problem_type", None) not in (None, self.problem_type):
@@ -37,7 +34,6 @@ class Labels(Task[E, Out]):
         return ""
 
     def layout(self, labels: Sequence[str]) -> str:
-        """Return the layout of data with these labels, where none is named."""
         known = LAYOUT_OF_LABELS.get(frozenset(labels), "table")
         return known if known in self.layouts else "table"
 
@@ -46,19 +42,16 @@ class Labels(Task[E, Out]):
     ) -> tuple[list[Row], dict[str, int]]:
         """Return a row an example, with the target `labels`."""
         rows: list[Row] = []
-        for begin in range(0, len(examples), CHUNK):
-            chunk = examples[begin : begin + CHUNK]
-            encoded = served.encode([labelled.example for labelled in chunk])
-            targets = (self.target(served.labels, labelled) for labelled in chunk)
-            rows += [((row,), {"labels": target}) for [row], target in zip(encoded, targets, strict=True)]
-        return rows, {"texts": sum(row.truncated for (row,), _ in rows)}  # type: ignore[attr-defined]
+        cut = 0
+        for labelled, [row] in self.encoded(served, examples, report):
+            rows.append(((row,), {"labels": self.target(served.labels, labelled)}))
+            cut += row.truncated
+        return rows, {"texts": cut}
 
     def target(self, labels: Sequence[str], labelled: E) -> Any:
-        """Return what transformers' loss compares the logits with."""
         raise NotImplementedError
 
     def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-        """Return a request; one that names the model where the service would not choose it by the fields."""
         labels = set(spec.labels)
         first = "A man is playing a guitar on stage."
         if {"entailment", "contradiction"} <= labels:
@@ -90,23 +83,18 @@ class Classification(Labels[LabelledText, LabelOutcome]):
     problem_type = "single_label_classification"
 
     def target(self, labels: Sequence[str], labelled: LabelledText) -> int:
-        """Return the label's id."""
         return labels.index(labelled.label)
 
     def outcome(self, reference: LabelledText, prediction: Any) -> LabelOutcome:
-        """Return the label and the one that was predicted."""
         return LabelOutcome(reference.label, prediction.label)
 
     def scores(self, served: Served, outcomes: Sequence[LabelOutcome]) -> dict[str, float]:
-        """Return accuracy and recall of each label."""
         return accuracy([o.predicted for o in outcomes], [o.label for o in outcomes])
 
     def predictions(self, served: Served, outcomes: Sequence[LabelOutcome]) -> Predictions:
-        """Return the labels."""
         return [outcome.predicted for outcome in outcomes]
 
     def answers(self, reference: LabelledText, prediction: Any) -> list[tuple[float, bool, float]]:
-        """Return the one answer."""
         return [(prediction.score, prediction.label == reference.label, prediction.scores[reference.label])]
 
 

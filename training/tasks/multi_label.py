@@ -40,36 +40,28 @@ class MultiLabel(Labels[TaggedText, TagOutcome]):
     threshold = "label_threshold"
 
     def target(self, labels: Sequence[str], labelled: TaggedText) -> list[float]:
-        """Return 1.0 for each label that holds and 0.0 for the others."""
         return [float(label in labelled.labels) for label in labels]
 
     def outcome(self, reference: TaggedText, prediction: Any) -> TagOutcome:
-        """Return the labels that hold and the probability of each."""
         return TagOutcome(reference, prediction.scores)
 
     def scores(self, served: Served, outcomes: Sequence[TagOutcome]) -> dict[str, float]:
-        """Return F1 over all labels, under the threshold of the served task."""
         return f1(outcomes, served.threshold)
 
     def predictions(self, served: Served, outcomes: Sequence[TagOutcome]) -> Predictions:
-        """Return lists of labels."""
         return [outcome.over(served.threshold) for outcome in outcomes]
 
     def fit(self, served: Served, outcomes: Sequence[Sequence[TagOutcome]]) -> Served:
-        """Return the served task with the threshold that has the best micro F1."""
         return served.with_threshold(best_threshold([outcome for each in outcomes for outcome in each]))
 
     def fitted(self, served: Served) -> dict[str, Any]:
-        """Return the threshold."""
         return {self.threshold: served.threshold}
 
     def answers(self, reference: TaggedText, prediction: Any) -> list[tuple[float, bool, float]]:
-        """Return an answer a label: that it holds."""
         holds = {label: label in reference.labels for label in prediction.scores}
         return [(p, holds[label], p if holds[label] else 1.0 - p) for label, p in prediction.scores.items()]
 
     def facts(self, spec: TaskSpec) -> list[str]:
-        """Return the threshold in words."""
         return [f"labels may hold together: those scored over {spec.label_threshold:.4f}, the best F1 on the dev set"]
 
 

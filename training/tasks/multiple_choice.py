@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from service.errors import InvalidInput
 from service.tasks import MultipleChoiceTask
 from service.tasks.spec import TaskSpec
 from training.data import ChoiceQuestion, Report, read_race
@@ -44,14 +43,9 @@ class MultipleChoice(Task[ChoiceQuestion, ChoiceOutcome]):
         """
         rows: list[Row] = []
         cut: list[str] = []
-        for question in examples:
-            where = f"{question.passage}: {question.example.question[:40]!r}"
-            try:
-                [encoded] = served.encode([question.example])
-            except InvalidInput as error:
-                report.add(where, "a question that no row can hold", str(error))
-                continue
+        for question, encoded in self.encoded(served, examples, report):
             if rows and len(encoded) != len(rows[0][0]):
+                where = self.place(question)
                 report.add(where, "not as many options as the first question", f"{len(encoded)}, not {len(rows[0][0])}")
                 continue
             rows.append((tuple(encoded), {"labels": question.answer}))
@@ -59,30 +53,27 @@ class MultipleChoice(Task[ChoiceQuestion, ChoiceOutcome]):
                 cut.append(question.passage)
         return rows, {"questions": len(cut), "passages": len(set(cut))}
 
+    def place(self, example: ChoiceQuestion) -> str:
+        return f"{example.passage}: {example.example.question[:40]!r}"
+
     def outcome(self, reference: ChoiceQuestion, prediction: Any) -> ChoiceOutcome:
-        """Return the option that was chosen."""
         return ChoiceOutcome(reference, prediction.answer.option, prediction.truncated)
 
     def scores(self, served: Served, outcomes: Sequence[ChoiceOutcome]) -> dict[str, float]:
-        """Return accuracy, apart for each level too."""
         return accuracy(outcomes)
 
     def predictions(self, served: Served, outcomes: Sequence[ChoiceOutcome]) -> Predictions:
-        """Return indices of options."""
         return [outcome.option for outcome in outcomes]
 
     def answers(self, reference: ChoiceQuestion, prediction: Any) -> list[tuple[float, bool, float]]:
-        """Return the one answer."""
         scores = {answer.option: answer.score for answer in prediction.answers}
         best = prediction.answer
         return [(best.score, best.option == reference.answer, scores[reference.answer])]
 
     def purpose(self, spec: TaskSpec) -> str:
-        """Return what a model is for."""
         return "multiple-choice questions about a text"
 
     def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-        """Return a question with options."""
         return "/qa", {**tower(), "options": ["Berlin", "Paris", "Rome"]}
 
 
@@ -90,11 +81,8 @@ def accuracy(outcomes: Sequence[ChoiceOutcome]) -> dict[str, float]:
     """{"accuracy" in percent, apart for each level that is known, "questions", and how many were read in part}."""
     levels = sorted({outcome.reference.level for outcome in outcomes} - {""})
     cut = [outcome.reference.passage for outcome in outcomes if outcome.truncated]
-    scores = {"accuracy": _share_right(outcomes)}
-    for level in levels:
-        scores[f"accuracy_{level}"] = _share_right([o for o in outcomes if o.reference.level == level])
+    kinds = {"accuracy": outcomes} | {f"accuracy_{x}": [o for o in outcomes if o.reference.level == x] for x in levels}
+    scores = {
+        name: 100.0 * sum(o.option == o.reference.answer for o in some) / len(some) for name, some in kinds.items()
+    }
     return {**scores, "questions": len(outcomes), "cut_questions": len(cut), "cut_passages": len(set(cut))}
-
-
-def _share_right(outcomes: Sequence[ChoiceOutcome]) -> float:
-    return 100.0 * sum(o.option == o.reference.answer for o in outcomes) / len(outcomes)

@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from service.errors import InvalidInput
-from service.tasks import SpanExample, SpanTask, Window
+from service.tasks import SpanTask, Window
 from service.tasks.spec import TaskSpec
 from training.data import Question, Report, read_squad
 from training.tasks.task import Predictions, Reader, Row, Served, Task, tower
@@ -116,17 +115,15 @@ class Span(Task[Question, SpanOutcome]):
         """
         rows: list[Row] = []
         generator = np.random.default_rng(seed)
-        for question in examples:
-            try:
-                [windows] = served.encode([SpanExample(question.question, (question.context,))])
-            except InvalidInput as error:
-                report.add(f"#{question.id}", "a question that no row can hold", str(error))
-                continue
+        for question, windows in self.encoded(served, examples, report):
             for window in windows:
                 begin, last = (0, 0) if question.is_impossible else _positions(window, *question.answers[0])
                 if last or question.is_impossible or generator.random() < empty_windows:
                     rows.append(((window,), {"start_positions": begin, "end_positions": last}))
         return rows, {}
+
+    def place(self, example: Question) -> str:
+        return f"#{example.id}"
 
     def judge(self, examples: Sequence[Question]) -> Callable[[Question, Any], SpanOutcome]:
         """Return what scores an answer as SQuAD 2.0 does, where some questions have none, or as 1.1."""
@@ -139,44 +136,35 @@ class Span(Task[Question, SpanOutcome]):
         return outcome
 
     def scores(self, served: Served, outcomes: Sequence[SpanOutcome]) -> dict[str, float]:
-        """Return exact match and F1."""
         return squad(outcomes, _threshold(served, outcomes))
 
     def predictions(self, served: Served, outcomes: Sequence[SpanOutcome]) -> Predictions:
-        """Return {question id: text}, as the official scripts read it."""
         threshold = _threshold(served, outcomes)
         return {o.question.id: "" if o.margin > threshold else o.text for o in outcomes}
 
     def fit(self, served: Served, outcomes: Sequence[Sequence[SpanOutcome]]) -> Served:
-        """Return the served task with the best threshold of "no answer", where a data set has questions without one."""
         open_ended = [o for each in outcomes if any(o.question.is_impossible for o in each) for o in each]
         return served.with_no_answer(best_threshold(open_ended)) if open_ended else served
 
     def fitted(self, served: Served) -> dict[str, Any]:
-        """Return the threshold, where there is one."""
         return {"no_answer": True, self.threshold: served.no_answer_threshold} if served.no_answer else {}
 
     def with_answer(self, examples: Sequence[Question]) -> Sequence[Question]:
-        """Return the questions that have an answer."""
         return [question for question in examples if not question.is_impossible]
 
     def answers(self, reference: Question, prediction: Any) -> list[tuple[float, bool, float]]:
-        """Return the best span: its likelihood is of its being right, or wrong."""
         best = prediction.answers[0] if prediction.answers else None
         right = best is not None and any(exact_match(best.text, text) for text, _ in reference.answers)
         score = best.score if best else 0.0
         return [(score, right, score if right else 1.0 - score)]
 
     def purpose(self, spec: TaskSpec) -> str:
-        """Return what a model is for."""
         return "extractive question answering"
 
     def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-        """Return a question over a text."""
         return "/qa", tower()
 
     def facts(self, spec: TaskSpec) -> list[str]:
-        """Return the overlap of windows, and the threshold in words."""
         over = (
             '"no answer" wins where its logit beats the best span\'s by more than '
             f"{spec.no_answer_threshold:.4f}, the best F1 on the dev set"

@@ -25,6 +25,10 @@ Reader: TypeAlias = Callable[[str, Report, Sequence[str], Table], Iterator[Any]]
 Predictions: TypeAlias = dict[str, str] | list[str] | list[list[str]] | list[int]
 
 
+CHUNK = 1024
+"""Examples tokenised in one call."""
+
+
 class Labelled(Protocol):
     """A task's example, and what is right of it."""
 
@@ -113,18 +117,26 @@ class Task(ABC, Generic[E, Out]):
             seed: of the choice of those.
         """
 
-    def taken(self, served: Served, examples: Sequence[E], where: str, report: Report) -> list[E]:
-        """Return the examples that no row is too short for, and report the others."""
-        taken = []
-        for example in examples:
+    def encoded(
+        self, served: Served, examples: Sequence[E], report: Report, file: str = ""
+    ) -> Iterator[tuple[E, list[Any]]]:
+        """Yield each example with its rows, and report those that no row can hold."""
+        for begin in range(0, len(examples), CHUNK):
+            chunk = examples[begin : begin + CHUNK]
             try:
-                served.encode([example.example])
-            except InvalidInput as error:
-                question = getattr(example.example, "question", "")[:40]
-                report.add(f"{where}: {question!r}", "a question that no row can hold", str(error))
-            else:
-                taken.append(example)
-        return taken
+                found = list(zip(chunk, served.encode([example.example for example in chunk]), strict=True))
+            except InvalidInput:  # it does not say of which
+                found = []
+                for example in chunk:
+                    try:
+                        found += [(example, *served.encode([example.example]))]
+                    except InvalidInput as error:
+                        report.add(f"{file}{self.place(example)}", "a question that no row can hold", str(error))
+            yield from found
+
+    def place(self, example: E) -> str:
+        """Return which example it is, for a report."""
+        return ""
 
     # The scores
 

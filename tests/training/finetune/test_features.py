@@ -24,7 +24,7 @@ from service.tasks import (
 from tests.training.samples import PASSAGES, load_tokenizer, training_rows
 from training.data import ChoiceQuestion, LabelledText, Question, Report, TaggedText
 from training.finetune.features import Collator, LengthGroupedSampler, Rows
-from training.tasks.classification import CHUNK
+from training.tasks.task import CHUNK
 
 FILLER = "the dog and the cat are playing outside in the city . "
 LONG = FILLER * 2 + "Grace Hopper wrote “the code” in france , 中文 and the team won . " + FILLER * 3
