@@ -115,20 +115,11 @@ def _check_configs(checkpoints: Sequence[Path]) -> None:
 
 def _check_tokenizers(checkpoints: Sequence[Path]) -> None:
     """Each is to be the first's to the byte, as `export` would write it: a row of the embedding is one piece in all."""
-    first, *others = map(_tokenizer, checkpoints)
+    first, *others = (json.loads(load_tokenizer(checkpoint).to_str()) for checkpoint in checkpoints)
     for checkpoint, tokenizer in zip(checkpoints[1:], others, strict=True):
         for key in first:
             if tokenizer[key] != first[key]:
                 raise CheckpointError(f"{checkpoint}: its tokenizer is not that of {checkpoints[0]}: {key} differs")
-
-
-def _tokenizer(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's `tokenizer.json`, without the lengths that no row is cut or padded to here."""
-    backend = load_tokenizer(checkpoint)
-    backend.no_truncation()
-    backend.no_padding()
-    parts: dict[str, Any] = json.loads(backend.to_str())
-    return parts
 
 
 def _check_equal(checkpoint: Path, key: str, value: Any, first: Path, wanted: Any) -> None:

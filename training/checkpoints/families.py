@@ -44,6 +44,13 @@ class Family:
     narrow: str = "output.dense"
     norm: str = "output.LayerNorm"
 
+    @property
+    def layer(self) -> tuple[str, ...]:
+        """The modules of a layer, in an order that is the same in all families."""
+        return (
+            self.query, self.key, self.value, self.mix, self.mix_norm, self.widen, self.narrow, self.norm,
+        )  # fmt: skip
+
 
 FAMILIES = {
     "bert": Family("bert", "bert.pooler.dense"),

@@ -67,17 +67,6 @@ def bundle(
     return {**scores(task, answered), **identity}, tasks.of(task).predictions(task, answered)
 
 
-def score(
-    task: Served,
-    engine: Engine,
-    pad_id: int,
-    examples: Sequence[Labelled],
-    title: str = "dev",
-) -> dict[str, float]:
-    """Scores of the examples: accuracy, or exact match and F1, with the threshold where some are unanswerable."""
-    return scores(task, outcomes(task, engine, pad_id, examples, title))
-
-
 def outcomes(
     task: Served,
     engine: Engine,

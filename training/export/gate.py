@@ -6,7 +6,7 @@ Owns the checks and their limits. Knows nothing of manifests or of where bundles
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,18 +52,8 @@ def parity(model: PreTrainedModel, path: Path, max_length: int, name: str = "fp3
     Raises:
         GateError: it is above 1e-4, or not a number.
     """
-    reference = TorchEngine(model)
-    worst = 0.0
-    for batch, ours, torchs in _answers(model, _open(path, "fp32"), reference, max_length):
-        rows, tokens = batch.input_ids.shape
-        largest = _largest(batch, ours, torchs)
-        if not largest <= FP32_TOLERANCE:  # so put, not a number fails too
-            raise GateError(
-                f"the {name} graph's logits differ from torch's by {largest:.2e} at [{rows}, {tokens}]; "
-                f"the limit is {FP32_TOLERANCE:.0e}"
-            )
-        worst = max(worst, largest)
-    return worst
+    answers = _answers(model, _open(path, "fp32"), TorchEngine(model), max_length)
+    return _worst(answers, f"the {name} graph's logits differ from torch's", lambda largest: FP32_TOLERANCE)
 
 
 def half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, name: str) -> float | None:
@@ -79,24 +69,28 @@ def half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, n
     Raises:
         GateError: it is above 0.05 of the larger of 1 and the largest logit, or not a number.
     """
-    worst = 0.0
     try:
-        engine, exact = _open(path, "fp16"), _open(reference, "fp32")
-        for batch, ours, theirs in _answers(model, engine, exact, max_length):
-            rows, tokens = batch.input_ids.shape
-            limit = HALF_TOLERANCE * max(1.0, _largest(batch, theirs, tuple(np.zeros_like(each) for each in theirs)))
-            largest = _largest(batch, ours, theirs)
-            if not largest <= limit:
-                raise GateError(
-                    f"the {name} graph's logits differ from those of its weights in fp32 by {largest:.2e} at "
-                    f"[{rows}, {tokens}]; the limit is {limit:.1e}"
-                )
-            worst = max(worst, largest)
+        answers = _answers(model, _open(path, "fp16"), _open(reference, "fp32"), max_length)
+        what = f"the {name} graph's logits differ from those of its weights in fp32"
+        return _worst(answers, what, lambda largest: HALF_TOLERANCE * max(1.0, largest))
     except BundleError as error:
         if NO_KERNEL not in str(error):
             raise
         logger.warning("the %s graph was not compared: %s", name, error)
         return None
+
+
+def _worst(answers: Iterator[tuple[Batch, Outputs, Outputs]], what: str, limit: Callable[[float], float]) -> float:
+    """Return the largest difference; raise `GateError` above the limit, which goes by the largest logit there is."""
+    worst = 0.0
+    for batch, ours, theirs in answers:
+        rows, tokens = batch.input_ids.shape
+        most = limit(_largest(batch, theirs, tuple(np.zeros_like(each) for each in theirs)))
+        largest = _largest(batch, ours, theirs)
+        if not largest <= most:  # so put, not a number fails too
+            raise GateError(f"{what} by {largest:.2e} at [{rows}, {tokens}]; the limit is {most:.0e}")
+        worst = max(worst, largest)
+    logger.info("%s by %.1e at most", what, worst)
     return worst
 
 

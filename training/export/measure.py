@@ -77,7 +77,7 @@ def run(
         for name, dev in examples.items():
             chosen = _spread(len(dev), gate_limit)
             some = [dev[i] for i in chosen]
-            reached = evaluate.score(task, reference, pad_id, some, f"{precision} {name}")
+            reached = evaluate.scores(task, evaluate.outcomes(task, reference, pad_id, some, f"{precision} {name}"))
             ours = evaluate.scores(task, [outcomes[name][i] for i in chosen])
             gate.scores({name: reached}, {name: ours}, served, kind.main)
             scores[precision][name] = reached

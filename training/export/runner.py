@@ -11,7 +11,7 @@ import datetime
 import logging
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from training.errors import CheckpointError, DataError, TrainingError
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate
 from training.export import card, external, gate, graph, measure, packing, quantize
-from training.tokenizers.loading import check_size, load_tokenizer
+from training.tokenizers.loading import open_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def run(request: Request) -> Manifest:
         tempfile.TemporaryDirectory(prefix=".export-", dir=request.output.parent) as temporary,
     ):
         folder.mkdir()
-        tokenizer = _write_tokenizer(request.checkpoint, model, folder)
+        tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / bundles.TOKENIZER)
         task = _task(spec, tokenizer)
         # The gate wants the fp32 graph, whether or not the bundle keeps it.
         graphs = {"fp32": Path(temporary) / "model.fp32.onnx"}
@@ -148,26 +148,26 @@ def run(request: Request) -> Manifest:
         protos |= {packed[p]: _graph(model, p, packed=True) for p in packable}
         external.save(protos, folder / bundles.WEIGHTS)
         logger.info("%s: %.1f MB", bundles.WEIGHTS, (folder / bundles.WEIGHTS).stat().st_size / 1e6)
-        logger.info("fp32 logits within %.1e of torch's", gate.parity(model, graphs["fp32"], max_length))
+        gate.parity(model, graphs["fp32"], max_length)
 
         # What CPUs can run of a packed graph: its very file, with other operators of the same meaning.
         runnable = {p: Path(temporary) / packed[p].name for p in packable}
         for p, path in runnable.items():
             onnx.save(packing.for_cpu(onnx.load(packed[p])), path)
         if "fp32" in runnable:
-            difference = gate.parity(model, runnable["fp32"], max_length, "packed fp32")
-            logger.info("packed fp32 logits within %.1e of torch's", difference)
+            gate.parity(model, runnable["fp32"], max_length, "packed fp32")
         halves: dict[str, float | None] = {}
         for p in (p for p in request.precisions if p in SAME_IN_FP32):
             reference = _reference(model, p, graphs["fp32"], Path(temporary))
-            halves[p] = _half(model, graphs[p], reference, max_length, p)
+            halves[p] = gate.half(model, graphs[p], reference, max_length, p)
             if p in runnable:
-                halves[f"packed {p}"] = _half(model, runnable[p], reference, max_length, f"packed {p}")
+                halves[f"packed {p}"] = gate.half(model, runnable[p], reference, max_length, f"packed {p}")
 
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
         measured = measure.run(task, graphs, tokenizer.pad_id, examples, request.gate_limit)
         task = measured.task
+        data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
             **dataclasses.asdict(spec) | kind.fitted(task) | {"temperature": task.temperature},
             format=bundles.FORMAT,
@@ -181,7 +181,7 @@ def run(request: Request) -> Manifest:
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             calibration=_calibration(measured),
             base_model=request.base_model or Path(recipe.get("model", "")).name,
-            data={_name(path): digest for path, digest in _data(record, dev).items()},
+            data={_name(path): digest for path, digest in data.items()},
             layout=layout,
             licence=request.licence,
             versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
@@ -210,14 +210,6 @@ def _reference(model: PreTrainedModel, precision: str, fp32: Path, temporary: Pa
     path = temporary / f"reference.{precision}.onnx"
     onnx.save(graph.build(model, encoding=encoding), path)
     return path
-
-
-def _half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, name: str) -> float | None:
-    """How far a graph that computes in fp16 is from its weights in fp32; see `gate.half`."""
-    difference = gate.half(model, path, reference, max_length, name)
-    if difference is not None:
-        logger.info("%s logits within %.1e of the same weights' in fp32", name, difference)
-    return difference
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
@@ -277,18 +269,6 @@ def _max_length(model: PreTrainedModel, wanted: int) -> int:
     return wanted or min(positions, 384)
 
 
-def _write_tokenizer(checkpoint: Path, model: PreTrainedModel, folder: Path) -> Tokenizer:
-    backend = load_tokenizer(checkpoint)
-    backend.no_truncation()
-    backend.no_padding()
-    backend.save(str(folder / bundles.TOKENIZER))
-    check_size(checkpoint, backend, model.config.vocab_size)
-    try:
-        return Tokenizer.from_file(folder / bundles.TOKENIZER)
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
-
-
 def _calibration(measured: measure.Measured) -> Calibration | None:
     if measured.fit is None:
         return None
@@ -312,10 +292,6 @@ def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
     if not recipe.get("data"):
         return {}
     return {"data": recipe["data"], **(recipe.get("table", {}) if recipe["data"] == "table" else {})}
-
-
-def _data(record: Mapping[str, Any], dev: Sequence[str]) -> dict[str, str | None]:
-    return {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
 
 
 def _name(path: str) -> str:

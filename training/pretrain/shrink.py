@@ -20,6 +20,7 @@ from transformers import AlbertConfig, AlbertForPreTraining, AutoModel, AutoToke
 from training import files
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config
+from training.checkpoints.families import FAMILIES
 from training.data import text
 from training.errors import CheckpointError, DataError, RecipeError
 from training.tokenizers import vocabulary
@@ -36,17 +37,11 @@ HELD_OUT = 0.25
 RARE = 0.1
 """Weight of the vocabulary, each word alike, beside the words of the sample where directions are chosen."""
 
-LAYER = {
-    "attention.self.query": "attention.query",
-    "attention.self.key": "attention.key",
-    "attention.self.value": "attention.value",
-    "attention.output.dense": "attention.dense",
-    "attention.output.LayerNorm": "attention.LayerNorm",
-    "intermediate.dense": "ffn",
-    "output.dense": "ffn_output",
-    "output.LayerNorm": "full_layer_layer_norm",
-}
-"""What BERT calls the parts of a layer, and what ALBERT does."""
+SHAPE = (
+    "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "max_position_embeddings",
+    "type_vocab_size", "layer_norm_eps", "initializer_range", "pad_token_id",
+)  # fmt: skip
+"""Keys of a config that the student has of its teacher."""
 
 Weights = dict[str, torch.Tensor]
 
@@ -125,21 +120,9 @@ def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: in
 
 def _student_config(teacher: Any, embedding_size: int, layers: int) -> AlbertConfig:
     return AlbertConfig(
-        vocab_size=teacher.vocab_size,
-        embedding_size=embedding_size,
-        hidden_size=teacher.hidden_size,
-        num_hidden_layers=layers or teacher.num_hidden_layers,
-        num_attention_heads=teacher.num_attention_heads,
-        intermediate_size=teacher.intermediate_size,
-        hidden_act=teacher.hidden_act,
-        max_position_embeddings=teacher.max_position_embeddings,
-        type_vocab_size=teacher.type_vocab_size,
-        layer_norm_eps=teacher.layer_norm_eps,
-        initializer_range=teacher.initializer_range,
-        pad_token_id=teacher.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+        **{key: getattr(teacher, key) for key in SHAPE}, embedding_size=embedding_size,
+        num_hidden_layers=layers or teacher.num_hidden_layers, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
 
 
 # ---- the sample ------------------------------------------------------------------------------------------------------
@@ -232,7 +215,7 @@ def _candidates(teacher: PreTrainedModel) -> Iterator[tuple[str, Weights]]:
 def _named(layer: Mapping[str, torch.Tensor]) -> Weights:
     return {
         f"encoder.albert_layer_groups.0.albert_layers.0.{ours}.{kind}": layer[f"{theirs}.{kind}"]
-        for theirs, ours in LAYER.items()
+        for theirs, ours in zip(FAMILIES["bert"].layer, FAMILIES["albert"].layer, strict=True)
         for kind in ("weight", "bias")
     }
 

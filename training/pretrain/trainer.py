@@ -48,6 +48,8 @@ SHAPE = (
 RUNTIME = ("output", "cache", "corpus", "tokenizer", "micro_batch_size", "workers", "keep_checkpoints", "compile")
 """Keys that change nothing of what is computed, or whose files are compared by their hashes."""
 
+PROGRESS = {name: name for name in ("restarted", "tokens", "seconds", "history", "scores")} | {"rows": "seen"}
+"""What a checkpoint has of a run's attributes, by its names for them."""
 VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 
 Sums = dict[str, torch.Tensor]
@@ -271,16 +273,10 @@ class _Run:
 
     def _save(self) -> None:
         if self.group.main:
-            state = {
-                "rows": self.seen,
-                "restarted": self.restarted,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
+            state = {name: getattr(self, attribute) for name, attribute in PROGRESS.items()} | {
                 "recipe": dataclasses.asdict(self.recipe),
                 "vocabulary": self.vocabulary.fingerprint,
                 "corpus": self._corpus_hashes(),
-                "history": self.history,
-                "scores": self.scores,
             }
             weights = dict(self.objective.named_parameters())
             moments = optimizers.moments(self.optimizer, self.objective)
@@ -309,10 +305,9 @@ class _Run:
         with torch.no_grad():
             for name, tensor in saved.weights.items():
                 named[name].copy_(tensor)
-        self.step, self.seen = int(state["step"]), int(state["rows"])
-        self.restarted = state["restarted"]
-        self.tokens, self.seconds = state["tokens"], state["seconds"]
-        self.history, self.scores = list(state["history"]), list(state["scores"])
+        self.step = int(state["step"])
+        for name, attribute in PROGRESS.items():
+            setattr(self, attribute, state[name])
         if saved.moments and "optimizer" not in changed:
             optimizers.restore(self.optimizer, self.objective, saved.moments)
         else:

@@ -21,7 +21,7 @@ MOST_CAPITALS = 0.05
 
 
 def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
-    """The fast tokenizer of a checkpoint, as `tokenizers` has it: the caller's own, to set up as it likes.
+    """The fast tokenizer of a checkpoint, as `tokenizers` has it: it neither cuts nor pads.
 
     Raises:
         CheckpointError: there is none, or it has no vocabulary; or it is ALBERT's without its SentencePiece model.
@@ -37,28 +37,28 @@ def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
     if isinstance(fast, AlbertTokenizer):
         backend = _albert(model, fast, backend)
     _check_case(model, fast, backend)
+    backend.no_truncation()
+    backend.no_padding()
     return backend
 
 
-def open_tokenizer(model: str | Path, rows: int) -> Tokenizer:
-    """The tokenizer of a checkpoint with an embedding of so many rows, as the service uses it.
+def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Tokenizer:
+    """Return the tokenizer of a checkpoint as the service uses it; from the file `to`, where it is to be written there.
 
     Raises:
-        CheckpointError: there is none that can be used so.
+        CheckpointError: there is none that can be used so, or it gives ids that an embedding of so many rows has not.
     """
     backend = load_tokenizer(model)
-    check_size(model, backend, rows)
-    try:
-        return Tokenizer(backend)
-    except ValueError as error:
-        raise CheckpointError(f"{model}: {error}") from error
-
-
-def check_size(model: str | Path, backend: tokenizers.Tokenizer, rows: int) -> None:
-    """Raises `CheckpointError` where a checkpoint's tokenizer gives ids that its embedding of so many rows has not."""
     ids = max(backend.get_vocab().values()) + 1  # not their number: a vocabulary may have gaps
     if ids > rows:
         raise CheckpointError(f"{model}: the tokenizer has ids up to {ids - 1}, the embedding {rows} rows")
+    try:
+        if to is None:
+            return Tokenizer(backend)
+        backend.save(str(to))
+        return Tokenizer.from_file(to)
+    except ValueError as error:
+        raise CheckpointError(f"{model}: {error}") from error
 
 
 def save_tokenizer(model: str | Path, folder: Path) -> None:

@@ -58,8 +58,6 @@ def load(folder: str) -> Vocabulary:
         CheckpointError: there is no fast tokenizer, or it lacks a special token that pre-training needs.
     """
     backend = load_tokenizer(folder)
-    backend.no_truncation()
-    backend.no_padding()
     fast = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     special = {name: getattr(fast, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
     lacking = [name for name, identifier in special.items() if identifier is None]
