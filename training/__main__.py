@@ -108,17 +108,19 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="export a Hugging Face folder to a bundle, through the gate")
     export.add_argument("checkpoint", type=Path, help="a fine-tuned Hugging Face folder with safetensors")
-    export.add_argument("bundle", type=Path, help="the folder to write; its name is the model's name")
+    export.add_argument("output", type=Path, metavar="bundle", help="the folder to write; its name is the model's name")
     export.add_argument(
-        "--precision", action="append", choices=PRECISIONS, default=[],
+        "--precision", action="append", choices=PRECISIONS, dest="precisions", default=[],
         help="a graph to keep; may be given again (fp32 and int8)",
     )  # fmt: skip
     export.add_argument(
         "--packed",
         action="store_true",
-        help="beside each graph for GPUs (fp16, w8a16, fp32) one without work on padding",
+        help="beside each graph for GPUs (fp16, w8a16, fp32) one without padding",
     )
-    export.add_argument("--labels", default="", help="names of the labels in the order of their ids, comma-separated")
+    export.add_argument(
+        "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"
+    )
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(
@@ -169,11 +171,20 @@ def _layout(options: argparse.Namespace) -> dict[str, str]:
     return recipe.layout(options.set)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is below 0")
     return number
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that a command's function takes by their names."""
+    return {name: value for name, value in vars(options).items() if name not in ("run", "set")}
 
 
 # torch takes seconds to import: a wrong option or recipe should not wait for it, so commands import what they need.
@@ -202,10 +213,7 @@ def _average(options: argparse.Namespace) -> None:
 def _vocabulary(options: argparse.Namespace) -> None:
     from training.tokenizers import pieces
 
-    count = pieces.learn(
-        options.output, options.corpus, kind=options.kind, size=options.size, cased=options.cased,
-        sentences=options.sentences, seed=options.seed,
-    )  # fmt: skip
+    count = pieces.learn(**_given(options))
     print(f"{options.output}: {count} pieces")
 
 
@@ -225,9 +233,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 def _shrink(options: argparse.Namespace) -> None:
     from training.pretrain import shrink
 
-    made = shrink.run(
-        options.teacher, options.output, options.corpus, embedding_size=options.embedding_size, layers=options.layers
-    )
+    made = shrink.run(**_given(options))
     print(f"{options.output}: {made.parameters:,} parameters of {made.teacher_parameters:,}; layer: {made.layer}")
     print(json.dumps(dataclasses.asdict(made)))
 
@@ -235,25 +241,10 @@ def _shrink(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from training.export import runner as export
 
-    manifest = export.run(
-        export.Request(
-            checkpoint=options.checkpoint,
-            output=options.bundle,
-            precisions=tuple(dict.fromkeys(options.precision)) or ("fp32", "int8"),
-            packed=options.packed,
-            labels=tuple(label.strip() for label in options.labels.split(",") if label.strip()),
-            max_length=options.max_length,
-            doc_stride=options.doc_stride,
-            dev=tuple(options.dev),
-            without_dev=options.without_dev,
-            layout=_layout(options),
-            dev_limit=options.dev_limit,
-            gate_limit=options.gate_limit,
-            licence=options.licence,
-            base_model=options.base_model,
-        )
-    )
-    print(f"{options.bundle}: {', '.join(graph.file for graph in manifest.graphs)}")
+    options.precisions = tuple(dict.fromkeys(options.precisions)) or ("fp32", "int8")
+    options.dev = tuple(options.dev)
+    manifest = export.run(export.Request(**_given(options), layout=_layout(options)))
+    print(f"{options.output}: {', '.join(graph.file for graph in manifest.graphs)}")
     print(json.dumps({graph.precision: graph.scores for graph in manifest.graphs}))
 
 

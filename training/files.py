@@ -56,6 +56,12 @@ def written_aside(path: Path, *, shared: bool = False) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_absent(path: Path) -> None:
+    """Raise a `CheckpointError` where something is at `path` already."""
+    if path.exists():
+        raise CheckpointError(f"{path} exists: it will not be replaced")
+
+
 @contextmanager
 def said(path: Path, then: str | Callable[[], str] = "") -> Iterator[None]:
     """Raise a `CheckpointError` that says `path` cannot be written, and what follows, for what a full disk raises."""

@@ -55,8 +55,7 @@ def run(output: Path, checkpoints: Sequence[Path], weights: Sequence[float] = ()
             `output` exists.
     """
     shares = _shares(checkpoints, weights)
-    if output.exists():
-        raise CheckpointError(f"{output} exists: it will not be replaced")
+    files.check_absent(output)
     for checkpoint in checkpoints:
         if not checkpoint.is_dir():
             raise CheckpointError(f"{checkpoint} is no folder")

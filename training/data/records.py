@@ -71,11 +71,9 @@ class Report:
 def open_text(path: str) -> IO[str]:
     """Opens a UTF-8 text file: plain, .gz or .xz. Bytes that are not UTF-8 come as lone surrogates; see `not_utf8`."""
     try:
-        if path.endswith(".xz"):
-            return lzma.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
-        if path.endswith(".gz"):
-            return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
-        return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix, open)
+        file: IO[str] = opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return file
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
 

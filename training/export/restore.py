@@ -42,8 +42,7 @@ def run(folder: Path, encoder: Path, output: Path) -> str:
         BundleError: the bundle cannot be read.
         CheckpointError: the encoder is of another family, shape or vocabulary than the bundle; or `output` exists.
     """
-    if output.exists():
-        raise CheckpointError(f"{output} exists: it will not be replaced")
+    files.check_absent(output)
     bundle = bundles.load(folder)
     manifest = bundle.manifest
     config = load_config(encoder)

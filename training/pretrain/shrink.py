@@ -84,8 +84,7 @@ def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: in
         RecipeError: `embedding_size` does not fit the teacher.
         DataError: the corpus cannot be read, or is too little.
     """
-    if output.exists():
-        raise CheckpointError(f"{output} exists: it will not be replaced")
+    files.check_absent(output)
     config: Any = load_config(teacher)
     if config.model_type != "bert":
         raise CheckpointError(f"{teacher} is of family {config.model_type!r}: an ALBERT is made of a 'bert'")

@@ -23,7 +23,7 @@ from transformers import AlbertTokenizer, BertTokenizer, RobertaTokenizer
 from training import files
 from training.data import text
 from training.data.records import sha256
-from training.errors import DataError, TrainingError
+from training.errors import DataError
 from training.tokenizers import unigram
 
 logger = logging.getLogger(__name__)
@@ -59,10 +59,9 @@ def learn(
 
     Raises:
         DataError: a file cannot be read, or the text is too little for so many pieces.
-        TrainingError: the output exists.
+        CheckpointError: the output exists.
     """
-    if output.exists():
-        raise TrainingError(f"{output} exists: it will not be replaced")
+    files.check_absent(output)
     stream = (s for path in corpus for paragraph in text.paragraphs(path) for s in text.sentences(paragraph))
     sample = _sample(stream, sentences, seed)
     if not sample:
