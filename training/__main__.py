@@ -114,9 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a graph to keep; may be given again (fp32 and int8)",
     )  # fmt: skip
     export.add_argument(
-        "--packed",
-        action="store_true",
-        help="beside each graph for GPUs (fp16, w8a16, fp32) one without padding",
+        "--packed", action="store_true", help="beside each graph for GPUs (fp16, w8a16, fp32) one without padding"
     )
     export.add_argument(
         "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"

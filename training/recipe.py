@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -116,14 +116,9 @@ def load_as(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind
         else:
             values[key] = value
     try:
-        return make(kind, values)
+        return kind(**values)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
-
-
-def make(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
-    """Make a recipe of plain values. Raises `RecipeError` as `load_as` does."""
-    return kind(**values)
 
 
 def parsed(overrides: Sequence[str]) -> dict[str, Any]:

@@ -117,9 +117,7 @@ def expected_error(bins: Sequence[Bin]) -> float:
 def _temperature(task: Served, inferred: Sequence[Inferred]) -> float:
     return math.exp(
         _minimum(
-            lambda log: score(task.with_temperature(math.exp(log)), inferred).loss,
-            math.log(COOLEST),
-            math.log(HOTTEST),
+            lambda log: score(task.with_temperature(math.exp(log)), inferred).loss, math.log(COOLEST), math.log(HOTTEST)
         )
     )
 

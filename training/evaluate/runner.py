@@ -67,13 +67,7 @@ def bundle(
     return {**scores(task, answered), **identity}, tasks.of(task).predictions(task, answered)
 
 
-def outcomes(
-    task: Served,
-    engine: Engine,
-    pad_id: int,
-    examples: Sequence[Labelled],
-    title: str = "dev",
-) -> list[Any]:
+def outcomes(task: Served, engine: Engine, pad_id: int, examples: Sequence[Labelled], title: str = "dev") -> list[Any]:
     """What came of each example, under a progress bar."""
     answered: list[Any] = []
     judged = tasks.of(task).judge(examples)

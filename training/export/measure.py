@@ -43,11 +43,7 @@ class Measured:
 
 
 def run(
-    task: Served,
-    files: Mapping[str, Path],
-    pad_id: int,
-    examples: Mapping[str, Examples],
-    gate_limit: int = 0,
+    task: Served, files: Mapping[str, Path], pad_id: int, examples: Mapping[str, Examples], gate_limit: int = 0
 ) -> Measured:
     """Scores each graph, holds the quantised one to fp32, and fits what the task leaves open.
 

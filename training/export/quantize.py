@@ -7,7 +7,7 @@ nodes which use it. A matrix is encoded once, however often it is used, so share
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,38 +22,28 @@ Normalise = Callable[[str, str, str, str], str]
 """Writes the layer norm of x + skip + bias: (x, skip, bias or "", name for the output) -> name of the output."""
 
 
-class Encoding(Protocol):
-    """A precision: how weights are kept in the file, and what computes with them."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the hidden states, and of what is too small to be worth encoding: biases, layer norms."""
-
-    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
-        """Store `matrix` [inputs, outputs]; the use maps x [..., inputs] to x @ matrix [..., outputs]."""
-
-    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
-        """Store `table` [entries, size]; the use maps ids [...] to rows of the table [..., size]."""
-
-    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
-        """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
-
-
 @dataclass(frozen=True)
 class Float:
-    """Weights as they are, in fp32 or fp16, and fused operators throughout: right for GPUs, and the reference."""
+    """Weights as they are, in fp32 or fp16, and fused operators throughout: right for GPUs, and the reference.
+
+    Attributes:
+        dtype: of the hidden states, and of what is too small to be worth encoding: biases, layer norms.
+    """
 
     dtype: np.dtype[Any]
 
     def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
+        """Store `matrix` [inputs, outputs]; the use maps x [..., inputs] to x @ matrix [..., outputs]."""
         stored = builder.weight(name, matrix.astype(self.dtype))
         return lambda x, to: builder.node("MatMul", [x, stored], to)
 
     def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
+        """Store `table` [entries, size]; the use maps ids [...] to rows of the table [..., size]."""
         stored = builder.weight(name, table.astype(self.dtype))
         return lambda ids, to: builder.node("Gather", [stored, ids], to)
 
     def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+        """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
         stored = [
             builder.weight(f"{name}.weight", gamma.astype(self.dtype)),
             builder.weight(f"{name}.bias", beta.astype(self.dtype)),
@@ -170,6 +160,8 @@ def symmetric(values: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     return np.rint(values / scales).astype(np.int8), scales
 
 
+Encoding: TypeAlias = Float | Int8
+"""A precision: how weights are kept in the file, and what computes with them."""
 FLOAT32 = Float(np.dtype(np.float32))
 FLOAT16 = Float(np.dtype(np.float16))
 INT8 = Int8()

@@ -158,7 +158,10 @@ def run(request: Request) -> Manifest:
             gate.parity(model, runnable["fp32"], max_length, "packed fp32")
         halves: dict[str, float | None] = {}
         for p in (p for p in request.precisions if p in SAME_IN_FP32):
-            reference = _reference(model, p, graphs["fp32"], Path(temporary))
+            reference = graphs["fp32"]
+            if SAME_IN_FP32[p] is not quantize.FLOAT32:  # other weights than that graph's
+                reference = Path(temporary) / f"reference.{p}.onnx"
+                onnx.save(graph.build(model, encoding=SAME_IN_FP32[p]), reference)
             halves[p] = gate.half(model, graphs[p], reference, max_length, p)
             if p in runnable:
                 halves[f"packed {p}"] = gate.half(model, runnable[p], reference, max_length, f"packed {p}")
@@ -200,16 +203,6 @@ def _graph(model: PreTrainedModel, precision: str, *, packed: bool = False) -> o
     proto = graph.build(model, encoding=ENCODINGS[precision], packed=packed)
     gate.attention(model, proto)
     return proto
-
-
-def _reference(model: PreTrainedModel, precision: str, fp32: Path, temporary: Path) -> Path:
-    """The graph that computes in fp32 with the weights of one that computes in fp16."""
-    encoding = SAME_IN_FP32[precision]
-    if encoding is quantize.FLOAT32:
-        return fp32
-    path = temporary / f"reference.{precision}.onnx"
-    onnx.save(graph.build(model, encoding=encoding), path)
-    return path
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:

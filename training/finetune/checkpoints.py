@@ -60,16 +60,16 @@ def check_run(folder: Path, run: Mapping[str, Any]) -> None:
     then, now = written["recipe"], run["recipe"]
     # A key that the checkpoint does not know is one of a later version.
     changed = {k: f"{k} was {then[k]!r} and is {now[k]!r}" for k in now if k in then and then[k] != now[k]}
-    files = {
+    content = {
         path: f"the sha256 of {path} was {written['data'][path]} and is {digest}"
         for path, digest in run["data"].items()
         if written["data"].get(path, digest) != digest
     }
     another = [changed[key] for key in ANOTHER if key in changed]
-    another += [files[path] for path in now["train"] if path in files]
+    another += [content[path] for path in now["train"] if path in content]
     if another:
         raise CheckpointError(f"{folder} is of another run: {'; '.join(another)}")
-    told = [text for key, text in changed.items() if key not in INDIFFERENT] + list(files.values())
+    told = [text for key, text in changed.items() if key not in INDIFFERENT] + list(content.values())
     if told:
         logger.warning("%s continues, and not as it would have: %s", folder, "; ".join(told))
 

@@ -20,12 +20,7 @@ from training.finetune.recipe import Recipe
 
 
 def make(
-    recipe: Recipe,
-    model: PreTrainedModel,
-    rows: Rows,
-    pad_id: int,
-    guide: Teacher | None,
-    made: Mapping[str, Any],
+    recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int, guide: Teacher | None, made: Mapping[str, Any]
 ) -> Trainer:
     """The Trainer of a run.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -170,11 +170,6 @@ class Recipe(Keys):
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a fine-tuning recipe; see `training.recipe.load_as`."""
     return recipe.load_as(Recipe, path, overrides)
-
-
-def from_values(values: Mapping[str, Any]) -> Recipe:
-    """Make a fine-tuning recipe of plain values. Raises `RecipeError`."""
-    return recipe.make(Recipe, values)
 
 
 def layout(settings: Sequence[str]) -> dict[str, str]:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import transformers
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForPreTraining,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedConfig
 
 from training.checkpoints import attention
 from training.checkpoints import weights as pretrained
@@ -21,8 +16,6 @@ from training.pretrain import teacher
 from training.pretrain.objectives import Objective, ReplacedTokens, SpanBoundary
 from training.pretrain.recipe import PretrainRecipe
 from training.tokenizers.vocabulary import Vocabulary
-
-CONFIGS = {"albert": "AlbertConfig", "bert": "BertConfig", "roberta": "RobertaConfig", "electra": "ElectraConfig"}
 
 
 def make(recipe: PretrainRecipe, vocabulary: Vocabulary) -> Objective:
@@ -81,7 +74,7 @@ def _shaped(recipe: PretrainRecipe, vocabulary: Vocabulary) -> PreTrainedConfig:
     }
     if recipe.family in ("albert", "electra"):
         shape["embedding_size"] = recipe.embedding_size or recipe.hidden_size
-    config: PreTrainedConfig = getattr(transformers, CONFIGS[_architecture(recipe)])(**shape)
+    config: PreTrainedConfig = AutoConfig.for_model(_architecture(recipe), **shape)
     check(config)  # what could not be exported in the end is refused now
     return config
 

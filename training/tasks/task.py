@@ -42,39 +42,22 @@ Out = TypeVar("Out")
 
 
 class Task(ABC, Generic[E, Out]):
-    """A task with labelled examples E, each of which comes to an outcome: what was answered, beside what is right.
+    """A task with labelled examples E, each of which comes to an outcome: what was answered, beside what is right."""
 
-    Attributes:
-        name: in recipes and manifests.
-        served: the service's class.
-        head: the end of the names of transformers' classes, `AutoModel` before it.
-        outputs: size of the head, where it is not the number of labels.
-        layouts: the readers of the data that it is learned from and scored on; the first suits where none is named.
-        main: the score that counts.
-        right: what makes an answer right, on the card.
-        labelled: whether it has labels, of which a recipe or its data say the names.
-        multi_label: whether labels do not exclude one another.
-        problem_type: what transformers calls its kind of classification.
-        windows: whether rows are windows over a text, which overlap by a `doc_stride`.
-        options: whether the rows of an item are options, collated to [items, options, tokens].
-        smoothing: whether its loss knows label smoothing.
-        threshold: the key of `TaskSpec` that is fitted on dev data; empty for none.
-    """
-
-    name: ClassVar[str]
-    served: ClassVar[type]
-    head: ClassVar[str]
-    outputs: ClassVar[int] = 0
-    layouts: ClassVar[Mapping[str, Reader]]
-    main: ClassVar[str] = "accuracy"
-    right: ClassVar[str]
-    labelled: ClassVar[bool] = False
-    multi_label: ClassVar[bool] = False
-    problem_type: ClassVar[str | None] = None
-    windows: ClassVar[bool] = False
-    options: ClassVar[bool] = False
-    smoothing: ClassVar[bool] = True
-    threshold: ClassVar[str] = ""
+    name: ClassVar[str]  # in recipes and manifests
+    served: ClassVar[type]  # the service's class
+    head: ClassVar[str]  # the end of the names of transformers' classes, `AutoModel` before it
+    outputs: ClassVar[int] = 0  # size of the head, where it is not the number of labels
+    layouts: ClassVar[Mapping[str, Reader]]  # of the data that it is learned from and scored on; the first is usual
+    main: ClassVar[str] = "accuracy"  # the score that counts
+    right: ClassVar[str]  # what makes an answer right, on the card
+    labelled: ClassVar[bool] = False  # whether it has labels, of which a recipe or its data say the names
+    multi_label: ClassVar[bool] = False  # whether those do not exclude one another
+    problem_type: ClassVar[str | None] = None  # what transformers calls its kind of classification
+    windows: ClassVar[bool] = False  # whether rows are windows over a text, which overlap by a `doc_stride`
+    options: ClassVar[bool] = False  # whether an item's rows are options, collated to [items, options, tokens]
+    smoothing: ClassVar[bool] = True  # whether its loss knows label smoothing
+    threshold: ClassVar[str] = ""  # the key of `TaskSpec` that is fitted on dev data
 
     # The model
 

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +111,7 @@ def _sentencepiece(folder: Path, sample: Sequence[str], size: int, cased: bool) 
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_normalised(normalizer, sample), model_writer=model, model_type="unigram",
+            sentence_iterator=map(normalizer.normalize_str, sample), model_writer=model, model_type="unigram",
             vocab_size=size, character_coverage=0.99995, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, pad_piece="<pad>",
             control_symbols=list(ALBERT), minloglevel=1,
         )  # fmt: skip
@@ -121,11 +121,6 @@ def _sentencepiece(folder: Path, sample: Sequence[str], size: int, cased: bool) 
     tokenizer: Any = AlbertTokenizer.from_pretrained(folder, **options)
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
-
-
-def _normalised(normalizer: Any, sample: Iterable[str]) -> Iterator[str]:
-    for sentence in sample:
-        yield normalizer.normalize_str(sentence)
 
 
 def _wordpiece(folder: Path, sample: Sequence[str], size: int, cased: bool) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import training
-from training import recipe as recipes
 from training.data import Table
 from training.errors import RecipeError
 from training.finetune import recipe
@@ -29,7 +28,7 @@ LEAST: dict[str, Any] = {
 
 
 def made(**changes: Any) -> Recipe:
-    return recipe.from_values(LEAST | changes)
+    return Recipe(**LEAST | changes)
 
 
 @pytest.fixture
@@ -182,7 +181,7 @@ def test_what_does_not_fit_together(changes: dict[str, Any], message: str) -> No
 
 def test_missing_keys_are_named() -> None:
     with pytest.raises(RecipeError, match="missing: model, output"):
-        recipe.from_values({k: v for k, v in LEAST.items() if k not in ("model", "output")})
+        Recipe(**{k: v for k, v in LEAST.items() if k not in ("model", "output")})
 
 
 def test_values_and_defaults(file: Path) -> None:
@@ -279,7 +278,7 @@ def test_a_dollar_in_a_label_is_a_dollar(monkeypatch: pytest.MonkeyPatch) -> Non
     own = made(data="table", table={"text": "${PLACE}", "separator": "$"})
     assert (own.table.text, own.table.separator) == ("${PLACE}", "$")
     values = {"family": "albert", "masking": "ngram", "corpus": "$PLACE/c", "tokenizer": "$PLACE/t", "output": "o"}
-    pretrain = recipes.make(PretrainRecipe, values | {"steps": 1, "learning_rate": 1.0, "init": "$PLACE/i"})
+    pretrain = PretrainRecipe(**values | {"steps": 1, "learning_rate": 1.0, "init": "$PLACE/i"})
     assert (pretrain.corpus, pretrain.tokenizer, pretrain.init) == (("here/c",), "here/t", "here/i")
 
 
