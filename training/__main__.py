@@ -24,7 +24,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "w8a16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; errors that a person can mend are printed without a traceback, with exit status 1. So is what
+    """Run one command; errors that a person can mend are printed without a traceback, with exit status 1. So is what
     the system says of a full disk or of a file that may not be read, wherever it says it."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")

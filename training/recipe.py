@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -37,18 +37,6 @@ def _when(holds: Callable[[Any], bool], words: str) -> AfterValidator:
     def check(value: Any) -> Any:
         if not holds(value):
             raise ValueError(f" {words}, and is {value!r}")
-        return value
-
-    return AfterValidator(check)
-
-
-def one_of(names: Iterable[str]) -> AfterValidator:
-    """Return what refuses a text that is none of `names`."""
-    known = tuple(dict.fromkeys(names))
-
-    def check(value: str) -> str:
-        if value not in known:
-            raise ValueError(f" is one of {', '.join(map(repr, known))}, not {value!r}{nearest(value, known)}")
         return value
 
     return AfterValidator(check)

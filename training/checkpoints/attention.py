@@ -18,7 +18,7 @@ NAME = "bf16_eager"
 
 
 def register() -> None:
-    """Makes `attn_implementation="bf16_eager"` known to transformers."""
+    """Make `attn_implementation="bf16_eager"` known to transformers."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, eager_mask)
 
@@ -33,7 +33,7 @@ def _attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Takes [rows, heads, tokens, head size] and an additive mask; gives [rows, tokens, heads, head size]."""
+    """Take [rows, heads, tokens, head size] and an additive mask; give [rows, tokens, heads, head size]."""
     scores = torch.matmul(query * scaling, key.transpose(-1, -2))
     if attention_mask is not None:
         scores = scores + attention_mask

@@ -43,7 +43,7 @@ INDIFFERENT = (
 
 
 def run(output: Path, checkpoints: Sequence[Path], weights: Sequence[float] = ()) -> dict[str, Any]:
-    """Writes `output`, a Hugging Face folder for `export` and `finetune`, and returns what its `metrics.json` has.
+    """Write `output`, a Hugging Face folder for `export` and `finetune`, and return what its `metrics.json` has.
 
     Args:
         output: the folder to write; it appears whole or not at all.
@@ -95,7 +95,7 @@ def _shares(checkpoints: Sequence[Path], weights: Sequence[float]) -> list[float
 
 
 def _check_recipes(checkpoints: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> None:
-    """What the fine-tuning runs wrote down must not tell of different tasks. A checkpoint of another origin, or of an
+    """What the fine-tuning runs wrote down must not be of different tasks. A checkpoint of another origin, or of an
     earlier version, says less of itself."""
     for key in RECIPE_KEYS:
         known = [(c, record.get("recipe", {})) for c, record in zip(checkpoints, records, strict=True)]

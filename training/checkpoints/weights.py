@@ -51,7 +51,7 @@ def load(
 def whole_encoder(
     auto: Any, folder: str | Path, config: PreTrainedConfig, attention: str, *, other_head: bool = False
 ) -> tuple[PreTrainedModel, list[str]]:
-    """As `load`, with the whole encoder from the folder: heads alone, and a pooler that it lacks, may start anew.
+    """As `load`, with the whole encoder from the folder: only heads, and a pooler that it lacks, may be newly made.
 
     Raises:
         CheckpointError: as `load`; or weights of the encoder are missing.
@@ -67,8 +67,8 @@ def whole_encoder(
 
 
 def encoder(auto: Any, folder: str | Path, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """As `whole_encoder`; what starts anew is logged. Raises `CheckpointError` as that does."""
+    """As `whole_encoder`; what is newly initialized is logged. Raises `CheckpointError` as that does."""
     model, missing = whole_encoder(auto, folder, config, attention)
     if missing:
-        logger.warning("%s has no %s: they start anew", folder, ", ".join(missing))
+        logger.warning("%s has no %s: they are newly initialized", folder, ", ".join(missing))
     return model

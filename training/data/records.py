@@ -43,13 +43,13 @@ class Report:
         self._shown: list[str] = []
 
     def add(self, where: str, reason: str, detail: str = "") -> None:
-        """Counts a bad record. `where` is `file:line` or `file#id`; `reason` is the same for alike faults."""
+        """Count a bad record. `where` is `file:line` or `file#id`; `reason` is the same for alike faults."""
         self.bad[reason] += 1
         if len(self._shown) < SHOWN:
             self._shown.append(f"  {where}: {reason}{f' ({detail})' if detail else ''}")
 
     def skip(self, reason: str) -> None:
-        """Counts a record that a data set's own convention leaves out."""
+        """Count a record that a data set's own convention leaves out."""
         self.set_aside[reason] += 1
 
     def summary(self) -> str:
@@ -63,13 +63,13 @@ class Report:
         return "\n".join(lines)
 
     def check(self, *, allow_bad: bool) -> None:
-        """Raises `DataError` when there were bad records, unless they are allowed."""
+        """Raise `DataError` when there were bad records, unless they are allowed."""
         if self.bad and not allow_bad:
             raise DataError(f"{self.summary()}\n(--allow-bad-data goes on without them)")
 
 
 def open_text(path: str) -> IO[str]:
-    """Opens a UTF-8 text file: plain, .gz or .xz. Bytes that are not UTF-8 come as lone surrogates; see `not_utf8`."""
+    """Open a UTF-8 text file: plain, .gz or .xz. Bytes that are not UTF-8 come as lone surrogates; see `not_utf8`."""
     try:
         opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix, open)
         file: IO[str] = opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")

@@ -45,7 +45,7 @@ class Inferred:
 def bundle(
     served: Bundle, path: str, *, limit: int = 0, device: str = "auto", layout: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], Predictions]:
-    """Scores a bundle on a labelled file, as it is served: its tokenizer, the device's best graph, its threshold.
+    """Score a bundle on a labelled file, as it is served: its tokenizer, the device's best graph, its threshold.
 
     Args:
         layout: see `read`; what it leaves open is as in the bundle's own dev files.
@@ -85,7 +85,7 @@ def scores(task: Served, answered: Sequence[Any]) -> dict[str, float]:
 
 
 def read(task: Served, path: str, limit: int = 0, layout: Mapping[str, Any] | None = None) -> list[Any]:
-    """Reads a labelled file.
+    """Read a labelled file.
 
     Args:
         layout: `data`, as in a recipe (by default what suits the task and its labels), and what a recipe's `table` has.

@@ -21,7 +21,7 @@ ALIGNMENT = 64
 
 
 def save(graphs: Mapping[Path, onnx.ModelProto], weights: Path) -> None:
-    """Writes each graph to its path, and the tensors of all of them to `weights`, in the folder of the graphs.
+    """Write each graph to its path, and the tensors of all of them to `weights`, in the folder of the graphs.
 
     The protos are changed: their tensors point into the file.
     """

@@ -45,7 +45,7 @@ class Measured:
 def run(
     task: Served, files: Mapping[str, Path], pad_id: int, examples: Mapping[str, Examples], gate_limit: int = 0
 ) -> Measured:
-    """Scores each graph, holds the quantised one to fp32, and fits what the task leaves open.
+    """Score each graph, hold the quantised one to fp32, and fit what the task leaves open.
 
     fp16 is for GPUs; its scores are measured where one is at hand, by `evaluate`.
 

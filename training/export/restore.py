@@ -30,7 +30,7 @@ PRECISE = ("fp32", "fp16", "int8", "w8a16")
 
 
 def run(folder: Path, encoder: Path, output: Path) -> str:
-    """Writes `output`, a Hugging Face folder for `export`, `finetune` and `--teacher`; returns the precision that its
+    """Write `output`, a Hugging Face folder for `export`, `finetune` and `--teacher`; return the precision that its
     weights had in the bundle. Exported again in that precision, they are the same codes.
 
     Args:

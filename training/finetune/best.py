@@ -38,19 +38,19 @@ class KeepBest(TrainerCallback):
         self._best, self._best_step = float("-inf"), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes up what an interrupted run had found by the step that this one goes on from."""
+        """Take up what an interrupted run had found by the step that this one goes on from."""
         found = json.loads(self._state.read_text(encoding="utf-8")) if self._state.is_file() else {}
         self.scores = [(step, score) for step, score in found.get("scores", ()) if step <= state.global_step]
         if found and 0 < found["step"] <= state.global_step:
             self._best, self._best_step = found["score"], found["step"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Scores the model when it is time."""
+        """Score the model when it is time."""
         if state.global_step % self._every == 0:
             self._take(state.global_step, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Scores the last weights too, and takes back the best."""
+        """Score the last weights too, and take back the best."""
         if not self._best_step or self.scores[-1][0] != state.global_step:
             self._take(state.global_step, kwargs["model"])
         load_model(kwargs["model"], self._weights)

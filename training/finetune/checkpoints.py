@@ -41,14 +41,14 @@ def run_of(recipe: Mapping[str, Any], data: Mapping[str, str | None]) -> dict[st
 
 
 def seal(folder: Path, run: Mapping[str, Any]) -> None:
-    """Says that the checkpoint in `folder` is whole, and what run it is of."""
+    """Say that the checkpoint in `folder` is whole, and what run it is of."""
     (folder / RUN).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     hashes = sealed.hashes(folder, without=SEAL)
     (folder / SEAL).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
 
 
 def check_run(folder: Path, run: Mapping[str, Any]) -> None:
-    """Warns where the run would not go on as the checkpoint's would have.
+    """Warn where the run would not go on as the checkpoint's would have.
 
     Raises:
         CheckpointError: it is another run, by its recipe or by the content of its training files.

@@ -48,7 +48,7 @@ def taught(rows: Rows, teachers: Sequence[PreTrainedModel], pad_id: int, precisi
 
 
 def pop(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Takes the teachers' targets out of a batch, whose rest is the model's."""
+    """Take the teachers' targets out of a batch, whose rest is the model's."""
     return {name: inputs.pop(name) for name in (LABELS, START, END) if name in inputs}
 
 

@@ -105,7 +105,7 @@ class _Trainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a checkpoint and seals it. Raises `CheckpointError` where the disk is full."""
+        """Write a checkpoint and seal it. Raises `CheckpointError` where the disk is full."""
         folder = Path(self._recipe.output) / f"{sealed.PREFIX}{self.state.global_step}"
         with checkpoints.writing(folder):
             super()._save_checkpoint(model, trial)

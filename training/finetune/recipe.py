@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -13,20 +13,7 @@ from service.tasks.spec import TaskSpec
 from training import recipe, tasks
 from training.data import Table
 from training.errors import RecipeError, did_you_mean, nearest
-from training.recipe import (
-    CONFIG,
-    BelowOne,
-    Count,
-    Keys,
-    NotNegative,
-    Place,
-    Places,
-    Positive,
-    Share,
-    Texts,
-    Whole,
-    one_of,
-)  # fmt: skip
+from training.recipe import CONFIG, BelowOne, Count, Keys, NotNegative, Place, Places, Positive, Share, Texts, Whole
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -85,8 +72,8 @@ class Recipe(Keys):
         seed: seeds weights, data order and dropout.
     """
 
-    task: Annotated[str, one_of(task.name for task in tasks.TASKS)]
-    data: Annotated[str, one_of(tasks.LAYOUTS)]
+    task: Literal[*tasks.NAMES]  # type: ignore[valid-type]
+    data: Literal[*tasks.LAYOUTS]  # type: ignore[valid-type]
     model: Place
     train: Places
     dev: Places

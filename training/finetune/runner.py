@@ -167,7 +167,7 @@ def read(recipe: Recipe, path: str, report: Report) -> list[Any]:
 def _scores(
     task: Served, model: PreTrainedModel, pad_id: int, dev: Mapping[str, Sequence[Any]]
 ) -> tuple[dict[str, dict[str, float]], float | None]:
-    """Scores by dev file, and the threshold that they are with: what `export` would fit on these examples, since at any
+    """Return scores by dev file, and their threshold: what `export` would fit on these examples, since at any
     other one a model may be better or worse than it is served."""
     engine = TorchEngine(model)
     outcomes = {path: evaluate.outcomes(task, engine, pad_id, examples, path) for path, examples in dev.items()}
@@ -224,9 +224,9 @@ def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
         raise CheckpointError(f"the teacher {checkpoint} has the labels {', '.join(labels)}, not the recipe's")
     if load_tokenizer(checkpoint).get_vocab() != load_tokenizer(student).get_vocab():
         raise CheckpointError(f"the teacher {checkpoint} has another vocabulary than {student}")
-    model, begun = _load_model(recipe, config)
-    if begun:
-        raise CheckpointError(f"the teacher {checkpoint} is not fine-tuned: {begun[0]} is missing")
+    model, new = _load_model(recipe, config)
+    if new:
+        raise CheckpointError(f"the teacher {checkpoint} is not fine-tuned: {new[0]} is missing")
     return model
 
 
@@ -241,12 +241,12 @@ def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> Teacher:
 
 
 def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-    """The encoder with its head, and the names of the weights that are begun anew: a head's, or a pooler's."""
+    """The encoder with its head, and the names of the weights that are newly initialized: a head's, or a pooler's."""
     recipe.kind.set_head(config, recipe.labels)
-    # A head for other labels is begun anew (an NLI model is a good start for other tasks: arXiv 1811.01088).
-    model, begun = pretrained.whole_encoder(recipe.kind.auto, recipe.model, config, recipe.attention, other_head=True)
-    if begun:
-        logger.info("%s: begun anew: %s", recipe.model, ", ".join(begun))
+    # A head for other labels is newly initialized (an NLI model is a good start for other tasks: arXiv 1811.01088).
+    model, new = pretrained.whole_encoder(recipe.kind.auto, recipe.model, config, recipe.attention, other_head=True)
+    if new:
+        logger.info("%s: newly initialized: %s", recipe.model, ", ".join(new))
     if recipe.freeze_word_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
-    return model, begun
+    return model, new

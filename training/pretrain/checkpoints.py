@@ -51,7 +51,7 @@ def save(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Writes `output/checkpoint-STEP` and removes all but the newest `keep`.
+    """Write `output/checkpoint-STEP` and remove all but the newest `keep`.
 
     Raises:
         CheckpointError: it cannot be written, as when the disk is full. The older ones are untouched.

@@ -79,7 +79,7 @@ class Corpus:
 
 
 def load(paths: Sequence[str], vocabulary: Vocabulary, cache: Path) -> Corpus:
-    """Maps the shards of the files, tokenising those that the cache does not hold.
+    """Map the shards of the files, tokenising those that the cache does not hold.
 
     Raises:
         DataError: a file cannot be read, is no UTF-8, or holds no text; or the same text is named twice.

@@ -52,7 +52,7 @@ class Processes:
         return total.to(values.device)
 
     def wait(self) -> None:
-        """Returns when all have come here."""
+        """Return when all have come here."""
         if self.count > 1:
             distributed.barrier()
 
@@ -64,13 +64,13 @@ class Processes:
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def stop(self) -> None:
-        """Leaves the group."""
+        """Leave the group."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 def start() -> Processes:
-    """Joins the group that `torchrun` announced in the environment, if it did."""
+    """Join the group that `torchrun` announced in the environment, if it did."""
     rank, count, local = (int(os.environ.get(name, default)) for name, default in VARIABLES)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")

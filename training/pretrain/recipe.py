@@ -131,10 +131,6 @@ class PretrainRecipe(Keys):
             raise RecipeError(
                 f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}"
             )
-        self._check_objective()
-        self._check_shape()
-
-    def _check_objective(self) -> None:
         if self.pairs != "none" and self.family not in ("albert", "bert"):
             raise RecipeError(f"family {self.family!r} has no second segment: pairs is 'none', not {self.pairs!r}")
         if (self.family == "spanbert") != (self.masking == "span"):
@@ -143,8 +139,6 @@ class PretrainRecipe(Keys):
             raise RecipeError("family 'electra' reads rows with replaced tokens, of which a teacher says nothing")
         if self.generator_share > 1:
             raise RecipeError(f"generator_share must be at most 1, not {self.generator_share}")
-
-    def _check_shape(self) -> None:
         if self.max_length > self.max_positions:
             raise RecipeError(f"max_length {self.max_length} is more than max_positions {self.max_positions}")
         if self.max_length < 16 + SPECIALS[self.pairs]:

@@ -70,7 +70,7 @@ class Shrunk:
 
 
 def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: int = 128, layers: int = 0) -> Shrunk:
-    """Writes the student, a Hugging Face folder with the teacher's tokenizer, as `init` of a pre-training takes it.
+    """Write the student, a Hugging Face folder with the teacher's tokenizer, as `init` of a pre-training takes it.
 
     Args:
         teacher: folder of a BERT.
@@ -98,7 +98,7 @@ def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: in
     fitted = len(sample) - int(len(sample) * HELD_OUT)
     rows, held_out = sample[:fitted], sample[fitted:]
     compared = held_out[:COMPARED]
-    torch.manual_seed(0)  # of the heads, which start anew
+    torch.manual_seed(0)  # of the heads, which are newly initialized
     student = AlbertForPreTraining(_student_config(config, embedding_size, layers)).eval()
     encoder = student.albert
     with torch.no_grad():

@@ -135,7 +135,7 @@ class _Run:
         )  # fmt: skip
 
     def train(self, minutes: float) -> dict[str, Any]:
-        """Runs to the end, or to the stop that was asked for."""
+        """Run to the end, or to the stop that was asked for."""
         recipe = self.recipe
         meter = throughput.Meter(self.flops, self.peak)
         sums, counts = self._zeros(), dict.fromkeys((*self.objective.weights, "tokens"), 0.0)
@@ -255,7 +255,7 @@ class _Run:
         return TrainingError(f"{what} at step {self.step}: try a lower learning_rate or a longer warm-up; {kept}")
 
     def _score(self) -> None:
-        """Scores the held-out rows."""
+        """Score the held-out rows."""
         sums, counts = self._zeros(), dict.fromkeys(self.objective.weights, 0)
         self.objective.eval()
         with torch.no_grad():
@@ -285,7 +285,7 @@ class _Run:
         self.group.wait()
 
     def _continue(self, saved: checkpoints.Checkpoint) -> None:
-        """Puts back what `_save` wrote. Raises `CheckpointError` where the recipe makes another model of it."""
+        """Put back what `_save` wrote. Raises `CheckpointError` where the recipe makes another model of it."""
         state = saved.state
         then, now = state["recipe"], json.loads(json.dumps(dataclasses.asdict(self.recipe)))
         another = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in SHAPE if then.get(key) != now[key]]

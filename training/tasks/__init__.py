@@ -8,9 +8,10 @@ from training.tasks.multiple_choice import MultipleChoice
 from training.tasks.span import Span
 from training.tasks.task import Labelled, Predictions, Row, Served, Task
 
-__all__ = ["LAYOUTS", "TASKS", "Labelled", "Predictions", "Row", "Served", "Task", "named", "of", "of_config"]
+__all__ = ["LAYOUTS", "NAMES", "TASKS", "Labelled", "Predictions", "Row", "Served", "Task", "named", "of", "of_config"]
 
 TASKS: tuple[Task[Any, Any], ...] = (Classification(), MultiLabel(), MultipleChoice(), Span())
+NAMES = tuple(dict.fromkeys(task.name for task in TASKS))
 LAYOUTS = tuple(dict.fromkeys(layout for task in TASKS for layout in task.layouts))
 """The layouts of data that some task reads."""
 

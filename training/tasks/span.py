@@ -77,7 +77,7 @@ class SpanOutcome:
 
     @classmethod
     def of(cls, question: Question, text: str, margin: float, *, version_2: bool) -> SpanOutcome:
-        """Scores `text` against the references; in SQuAD 2.0 an unanswerable question's reference is ""."""
+        """Score `text` against the references; in SQuAD 2.0 an unanswerable question's reference is ""."""
         references = [reference for reference, _ in question.answers]
         if version_2:
             references = [reference for reference in references if normalize_answer(reference)] or [""]

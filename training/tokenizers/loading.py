@@ -62,7 +62,7 @@ def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Toke
 
 
 def save_tokenizer(model: str | Path, folder: Path) -> None:
-    """Writes the tokenizer's files of a checkpoint to another one's folder."""
+    """Write the tokenizer's files of a checkpoint to another one's folder."""
     AutoTokenizer.from_pretrained(model, trust_remote_code=False).save_pretrained(folder)
     if pieces := _pieces(model):  # transformers leaves it behind
         shutil.copyfile(pieces, folder / PIECES)

@@ -46,7 +46,7 @@ def learn(
     sentences: int = 500_000,
     seed: int = 42,
 ) -> int:
-    """Writes a tokenizer's folder (tokenizer.json and the kind's own files) and returns the number of pieces.
+    """Write a tokenizer's folder (tokenizer.json and the kind's own files) and return the number of pieces.
 
     Args:
         output: the folder to make.

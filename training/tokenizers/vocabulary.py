@@ -52,7 +52,7 @@ class Vocabulary:
 
 
 def load(folder: str) -> Vocabulary:
-    """Reads a tokenizer's folder.
+    """Read a tokenizer's folder.
 
     Raises:
         CheckpointError: there is no fast tokenizer, or it lacks a special token that pre-training needs.

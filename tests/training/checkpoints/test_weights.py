@@ -1,4 +1,4 @@
-"""A folder's weights in a model: whole, begun anew in part, or refused by the name of what is wrong."""
+"""A folder's weights in a model: whole, newly initialized in part, or refused by the name of what is wrong."""
 
 import json
 from pathlib import Path

@@ -738,7 +738,7 @@ def test_from_a_checkpoint_with_other_labels(tmp_path: Path, data_dir: Path) -> 
     assert finetune.run(two)["dev"]["rows"] == 8
     kept, given = (load_file(f / "model.safetensors") for f in (tmp_path / "two" / "final", three))
     assert kept["classifier.weight"].shape[0] == 2
-    # The encoder went on from where it was: nothing of it was begun anew.
+    # The encoder went on from where it was: nothing of it was newly initialized.
     name = "bert.embeddings.word_embeddings.weight"
     assert (kept[name] - given[name]).abs().max() < 0.1
 
