@@ -25,19 +25,16 @@ FEWEST = 100
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Dev answers with their scores.
+    """Dev answers with their scores."""
 
-    Attributes:
-        score: probability that each answer was given, shape [answers]. Labels that do not exclude one another are an
-            answer each.
-        right: whether it is: the gold label or option, or an exact match with a reference answer; whether such a label
-            holds; shape [answers].
-        loss: mean negative log-likelihood, in nats, of the gold labels or options; of a span, of its being right or
-            wrong; of such a label, of its holding or not.
-    """
-
+    # probability that each answer was given, shape [answers]. Labels that do not exclude one another are an answer
+    # each
     score: NDArray[np.float64]
+    # whether it is: the gold label or option, or an exact match with a reference answer; whether such a label holds;
+    # shape [answers]
     right: NDArray[np.bool_]
+    # mean negative log-likelihood, in nats, of the gold labels or options; of a span, of its being right or wrong; of
+    # such a label, of its holding or not
     loss: float
 
 
@@ -54,15 +51,12 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A fitted temperature, and the bins of answers before it and with it.
-
-    Attributes:
-        after: each half of the answers under the temperature that was fitted on the other half, so that it is not
-            measured on what it was fitted to.
-    """
+    """A fitted temperature, and the bins of answers before it and with it."""
 
     temperature: float
     before: tuple[Bin, ...]
+    # each half of the answers under the temperature that was fitted on the other half, so that it is not measured on
+    # what it was fitted to
     after: tuple[Bin, ...]
 
 

@@ -27,19 +27,12 @@ CALIBRATED = 2000
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of it.
+    """What came of it."""
 
-    Attributes:
-        scores: of each precision, by data set.
-        task: the task with its threshold and temperature.
-        fit: the temperature's; None without dev data.
-        fitted_on: data set of the fit, empty without one.
-    """
-
-    scores: dict[str, Scores]
-    task: Served
-    fit: calibration.Fit | None = None
-    fitted_on: str = ""
+    scores: dict[str, Scores]  # of each precision, by data set
+    task: Served  # the task with its threshold and temperature
+    fit: calibration.Fit | None = None  # the temperature's; None without dev data
+    fitted_on: str = ""  # data set of the fit, empty without one
 
 
 def run(

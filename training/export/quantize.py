@@ -24,13 +24,9 @@ Normalise = Callable[[str, str, str, str], str]
 
 @dataclass(frozen=True)
 class Float:
-    """Weights as they are, in fp32 or fp16, and fused operators throughout: right for GPUs, and the reference.
+    """Weights as they are, in fp32 or fp16, and fused operators throughout: right for GPUs, and the reference."""
 
-    Attributes:
-        dtype: of the hidden states, and of what is too small to be worth encoding: biases, layer norms.
-    """
-
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # of the hidden states, and of what is too small to be worth encoding: biases, layer norms
 
     def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
         """Store `matrix` [inputs, outputs]; the use maps x [..., inputs] to x @ matrix [..., outputs]."""

@@ -64,39 +64,22 @@ SHORTEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to export, and what the checkpoint does not say of itself. Zero and empty mean: as the checkpoint says.
+    """What to export, and what the checkpoint does not say of itself. Zero and empty mean: as the checkpoint says."""
 
-    Attributes:
-        checkpoint: a Hugging Face folder with safetensors.
-        output: the bundle's folder; its name is the model's name.
-        precisions: graphs to keep, of `ENCODINGS`.
-        packed: keep a packed graph too in each of those precisions that suits GPUs.
-        labels: names of the labels in the order of their ids.
-        max_length: longest row in tokens.
-        doc_stride: overlap of windows in tokens.
-        dev: dev files to score on.
-        without_dev: export without a dev file, the recipe's included, so that no score is gated.
-        layout: of the dev files; see `evaluate.read`.
-        dev_limit: examples of each dev file, 0 for all.
-        gate_limit: of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all.
-        licence: of the weights.
-        base_model: what was fine-tuned, for the card.
-    """
-
-    checkpoint: Path
-    output: Path
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    packed: bool = False
-    labels: tuple[str, ...] = ()
-    max_length: int = 0
-    doc_stride: int = 0
-    dev: tuple[str, ...] = ()
-    without_dev: bool = False
-    layout: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    dev_limit: int = 0
-    gate_limit: int = 0
-    licence: str = ""
-    base_model: str = ""
+    checkpoint: Path  # a Hugging Face folder with safetensors
+    output: Path  # the bundle's folder; its name is the model's name
+    precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `ENCODINGS`
+    packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
+    labels: tuple[str, ...] = ()  # names of the labels in the order of their ids
+    max_length: int = 0  # longest row in tokens
+    doc_stride: int = 0  # overlap of windows in tokens
+    dev: tuple[str, ...] = ()  # dev files to score on
+    without_dev: bool = False  # export without a dev file, the recipe's included, so that no score is gated
+    layout: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the dev files; see `evaluate.read`
+    dev_limit: int = 0  # examples of each dev file, 0 for all
+    gate_limit: int = 0  # of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all
+    licence: str = ""  # of the weights
+    base_model: str = ""  # what was fine-tuned, for the card
 
 
 def run(request: Request) -> Manifest:

@@ -57,14 +57,10 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Rows to one padded batch of tensors, through the padding that serves.
-
-    Attributes:
-        options: whether an item's rows are options of a question: tensors are [questions, options, tokens], not [rows,
-            tokens].
-    """
+    """Rows to one padded batch of tensors, through the padding that serves."""
 
     pad_id: int
+    # whether an item's rows are options of a question: tensors are [questions, options, tokens], not [rows, tokens]
     options: bool = False
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

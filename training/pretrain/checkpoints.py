@@ -28,19 +28,12 @@ WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.j
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint.
+    """A whole checkpoint."""
 
-    Attributes:
-        folder: where it lies.
-        state: what was saved beside the tensors.
-        weights: tensors by name.
-        moments: the optimizer's tensors by name; empty where the file was left out.
-    """
-
-    folder: Path
-    state: Mapping[str, Any]
-    weights: dict[str, torch.Tensor]
-    moments: dict[str, torch.Tensor]
+    folder: Path  # where it lies
+    state: Mapping[str, Any]  # what was saved beside the tensors
+    weights: dict[str, torch.Tensor]  # tensors by name
+    moments: dict[str, torch.Tensor]  # the optimizer's tensors by name; empty where the file was left out
 
 
 def save(

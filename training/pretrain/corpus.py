@@ -37,21 +37,13 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file's tokens, mapped from disk.
+    """One file's tokens, mapped from disk."""
 
-    Attributes:
-        tokens: [tokens].
-        sentences: where each sentence ends in `tokens`, rising.
-        documents: where each document ends in `tokens`, rising.
-        path: the text file.
-        sha256: of the text file.
-    """
-
-    tokens: npt.NDArray[np.unsignedinteger[Any]]
-    sentences: npt.NDArray[np.uint64]
-    documents: npt.NDArray[np.uint64]
-    path: str
-    sha256: str
+    tokens: npt.NDArray[np.unsignedinteger[Any]]  # [tokens]
+    sentences: npt.NDArray[np.uint64]  # where each sentence ends in `tokens`, rising
+    documents: npt.NDArray[np.uint64]  # where each document ends in `tokens`, rising
+    path: str  # the text file
+    sha256: str  # of the text file
 
 
 class Corpus:

@@ -24,19 +24,12 @@ WAIT = datetime.timedelta(hours=3)
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among the run's.
+    """This process among the run's."""
 
-    Attributes:
-        rank: its number.
-        count: how many there are.
-        local_rank: its number on its machine.
-        device: what it computes on.
-    """
-
-    rank: int
-    count: int
-    local_rank: int
-    device: torch.device
+    rank: int  # its number
+    count: int  # how many there are
+    local_rank: int  # its number on its machine
+    device: torch.device  # what it computes on
 
     @property
     def main(self) -> bool:

@@ -52,21 +52,15 @@ class Shrunk:
 
     An error is a share: of the squared distances from the teacher's mean state, what is left between the two. 0 is the
     teacher itself, 1 what a constant would do.
-
-    Attributes:
-        parameters: of the student's encoder.
-        teacher_parameters: of the teacher's.
-        embedding_error: of the first layer's input.
-        hidden_errors: of the last hidden states, each token's to mean 0 and variance 1, for each candidate to be the
-            shared layer: `mean`, or a layer's number.
-        layer: the candidate that was taken, the nearest.
     """
 
-    parameters: int
-    teacher_parameters: int
-    embedding_error: float
+    parameters: int  # of the student's encoder
+    teacher_parameters: int  # of the teacher's
+    embedding_error: float  # of the first layer's input
+    # of the last hidden states, each token's to mean 0 and variance 1, for each candidate to be the shared layer:
+    # `mean`, or a layer's number
     hidden_errors: Mapping[str, float]
-    layer: str
+    layer: str  # the candidate that was taken, the nearest
 
 
 def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: int = 128, layers: int = 0) -> Shrunk:

@@ -56,23 +56,15 @@ def f1(prediction: str, reference: str, *, empty_matches: bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SpanOutcome:
-    """What was answered to a question, scored.
+    """What was answered to a question, scored."""
 
-    Attributes:
-        question: the question.
-        text: the best span's text, whether or not "no answer" beats it.
-        margin: logit of "no answer" minus the best span's.
-        exact: the text's exact match, 0 or 1, best over the references.
-        f1: likewise its F1.
-        blank: what "no answer" would score, 0 or 1. Not the same as `question.is_impossible`: the official script also
-            credits it where every reference is but an article or punctuation.
-    """
-
-    question: Question
-    text: str
-    margin: float
-    exact: float
-    f1: float
+    question: Question  # the question
+    text: str  # the best span's text, whether or not "no answer" beats it
+    margin: float  # logit of "no answer" minus the best span's
+    exact: float  # the text's exact match, 0 or 1, best over the references
+    f1: float  # likewise its F1
+    # what "no answer" would score, 0 or 1. Not the same as `question.is_impossible`: the official script also credits
+    # it where every reference is but an article or punctuation
     blank: float
 
     @classmethod

@@ -27,28 +27,18 @@ _CJK = 0x2E80
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer's ids.
+    """A tokenizer's ids."""
 
-    Attributes:
-        tokenizer: text to ids, without special tokens.
-        size: one more than the largest id.
-        cls, sep, pad, mask: ids of the special tokens.
-        starts: bool [size], whether a token begins a word.
-        ordinary: the ids that stand for text, which a random replacement is drawn from.
-        keeps_space: whether a space before a sentence makes another token of its first word (byte-level BPE).
-        fingerprint: SHA-256 of the tokenizer.
-    """
-
-    tokenizer: tokenizers.Tokenizer
-    size: int
-    cls: int
+    tokenizer: tokenizers.Tokenizer  # text to ids, without special tokens
+    size: int  # one more than the largest id
+    cls: int  # ids of the special tokens
     sep: int
     pad: int
     mask: int
-    starts: Flags
-    ordinary: Ids
-    keeps_space: bool
-    fingerprint: str
+    starts: Flags  # bool [size], whether a token begins a word
+    ordinary: Ids  # the ids that stand for text, which a random replacement is drawn from
+    keeps_space: bool  # whether a space before a sentence makes another token of its first word (byte-level BPE)
+    fingerprint: str  # SHA-256 of the tokenizer
 
 
 def load(folder: str) -> Vocabulary:
