@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
-from starlette.types import Scope
 
 from service import __version__
 from service.http import openapi, pages, problems
-from service.http.context import Exchange, ExchangeMiddleware
-from service.http.express import Express, ExpressMiddleware
-from service.http.keys import KeyMiddleware
+from service.http.context import Context, ContextMiddleware, InFlight
 from service.http.routes import Routes
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -30,7 +27,6 @@ DESCRIPTION = (
     "Question answering, natural-language inference and sentiment. Errors are RFC 9457 problem documents. "
     "`X-Request-Id` comes back as it was sent."
 )
-OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/openapi.json")
 
 
 def create_app(
@@ -39,87 +35,92 @@ def create_app(
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
     metrics: Metrics | None = None,
 ) -> FastAPI:
-    """The service as an ASGI application. Its lifespan loads the models, and drains them at the end.
+    """Make the service as an ASGI application. Its lifespan loads the models, and drains them at the end.
 
     Args:
         load: makes the predictor; tests come in here with a fake engine. What it raises stops the start.
-        metrics: a registry of the caller's; by default one of the application's own.
+        metrics: a registry of your own; by default one of the application's.
 
-    `app.state.routes.predictor` is the predictor while the application runs.
+    `app.state.routes.predictor` is the predictor while the application runs, `app.state.in_flight` holds the requests
+    in flight.
     """
     metrics = metrics or Metrics()
-    handlers = Routes(settings, metrics)
+    routes = Routes(settings, metrics)
+    in_flight = InFlight()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        predictor = handlers.predictor = load(settings, metrics)
+        predictor = routes.predictor = load(settings, metrics)
         app.openapi_schema = None  # its examples are those that the models answer
         try:
             yield
         finally:
-            await predictor.drain()
+            app.state.idle = await predictor.drain(settings.drain_seconds)
 
+    app = _application(lifespan)
+    app.state.routes, app.state.in_flight, app.state.idle = routes, in_flight, True
+    # Straight on the application, the busiest first: a router between them takes as long as the route.
+    app.post("/classify", response_model=None, operation_id="classify", tags=["predictions"])(routes.classify)
+    app.post("/qa", response_model=None, operation_id="qa", tags=["predictions"])(routes.qa)
+    app.get("/models", response_model=None, operation_id="models", tags=["models"])(routes.models)
+    app.get("/models/{name}", response_model=None, operation_id="one_model", tags=["models"])(routes.one_model)
+    add_operations(app, routes)
+    for path, serve in pages.handlers().items():
+        app.add_api_route(path, serve, methods=["GET"], response_model=None, include_in_schema=False)
+
+    def document() -> dict[str, object]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.document(app, keys=bool(settings.api_keys), can_answer=routes.can_answer)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+    app.add_middleware(ContextMiddleware, metrics=metrics, seconds=settings.timeout_seconds, in_flight=in_flight)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
+    return app
+
+
+def create_ops_app(app: FastAPI, settings: Settings) -> FastAPI:
+    """Make the application of the operations' own port: health and metrics of `app`, nothing else."""
+    routes: Routes = app.state.routes
+    ops = _application()
+    ops.openapi_url = None
+    add_operations(ops, routes)
+    ops.add_middleware(ContextMiddleware, metrics=routes.counts, seconds=settings.timeout_seconds, in_flight=InFlight())
+    return ops
+
+
+def add_operations(app: FastAPI, routes: Routes) -> None:
+    """Add the routes that machines ask for: probes and metrics."""
+    for path, handler in (
+        ("/health/live", routes.live),
+        ("/health/ready", routes.ready),
+        ("/metrics", routes.metrics),
+    ):
+        app.get(path, response_model=None, operation_id=handler.__name__, tags=["operations"])(handler)
+
+
+def _application(lifespan: Callable[[FastAPI], object] | None = None) -> FastAPI:
     app = FastAPI(
         title="Bertie",
         version=__version__,
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=lifespan,  # type: ignore[arg-type]
         docs_url=None,  # that page would load its script from another host; ours is one of `pages`
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked after at every request otherwise
     )
-    app.state.routes = handlers
-    described = APIRouter()
-    paths: dict[str, Route] = {}
-    for tag, method, path, handler in (
-        ("predictions", "POST", "/qa", handlers.qa),
-        ("predictions", "POST", "/classify", handlers.classify),
-        ("models", "GET", "/models", handlers.models),
-        ("models", "GET", "/models/{name}", handlers.one_model),
-        ("operations", "GET", "/health/live", handlers.live),
-        ("operations", "GET", "/health/ready", handlers.ready),
-        ("operations", "GET", "/metrics", handlers.metrics),
-    ):
-        # Handlers take the request and give the answer: FastAPI describes them, and need not stand in their way.
-        described.add_api_route(
-            path, handler, methods=[method], response_model=None, operation_id=handler.__name__, tags=[tag]
-        )
-        paths[path] = _Route(path, handler, methods=[method])
-        app.router.routes.append(paths[path])
-    for_people = pages.handlers()
-    for path, serve in for_people.items():
-        app.router.routes.append(_Route(path, serve, methods=["GET"]))
-
-    def document() -> dict[str, object]:
-        if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(
-                app, described.routes, keys=bool(settings.api_keys), can_answer=handlers.can_answer
-            )
-        return app.openapi_schema
-
-    app.openapi = document  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _http_problem)
-    express = {
-        "/qa": Express(paths["/qa"], handlers.qa, handlers.check_qa),
-        "/classify": Express(paths["/classify"], handlers.classify, handlers.check_classify),
-    }
-    app.add_middleware(ExpressMiddleware, paths=express)
-    if settings.api_keys:
-        keys = [key.get_secret_value() for key in settings.api_keys]
-        app.add_middleware(KeyMiddleware, keys=keys, open_paths=(*OPEN_PATHS, *for_people))
-    app.add_middleware(ExchangeMiddleware, metrics=metrics)
     return app
-
-
-class _Route(Route):
-    """A route that a request's scope names, as FastAPI's own do: metrics and the access log tell of it."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = super().matches(scope)
-        return match, {**found, "route": self} if found else found
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problems.of_http(error, Exchange.of(request.scope).request_id)
+    return problems.of_http(error, Context.of(request.scope).request_id)

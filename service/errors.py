@@ -1,6 +1,6 @@
-"""Every error that a caller or an operator can meet, each with its HTTP status and its RFC 9457 type.
+"""Every error that a client or an operator can meet, each with its HTTP status and its RFC 9457 type.
 
-Owns the names, statuses and wording. Knows nothing of HTTP frameworks: `routes` and `app` turn these into responses.
+Owns the names, statuses and wording. Knows nothing of HTTP frameworks: `service.http` turns these into responses.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BundleError(BertieError):
 
 
 class InferenceError(BertieError):
-    """The engine failed on a batch. Only the rows of that batch see it."""
+    """The engine failed on an input."""
 
     slug = "inference"
     title = "Inference failed"
@@ -99,6 +99,7 @@ class InvalidInput(BertieError):
 
     Attributes:
         errors: (field, detail) of every wrong field, where there are several.
+        index: which of several examples it is about, where a task found it.
     """
 
     status = 422
@@ -106,17 +107,30 @@ class InvalidInput(BertieError):
     title = "Invalid input"
     reason = "invalid"
 
-    def __init__(self, detail: str, *, field: str | None = None, errors: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        field: str | None = None,
+        errors: tuple[tuple[str, str], ...] = (),
+        index: int | None = None,
+    ) -> None:
         super().__init__(detail, field=field)
         self.errors = errors
+        self.index = index
+
+    def in_input(self) -> InvalidInput:
+        """Get the same error with its field named as one of many inputs, where a task found it."""
+        if self.index is None:
+            return self
+        return InvalidInput(self.detail, field=f"inputs.{self.index}.{self.field}")
 
 
 class QueueFull(BertieError):
-    """The queue is full.
+    """Too much is in flight.
 
     Attributes:
-        retry_after: seconds until enough of the waiting rows will have run to admit it, at the rate measured of late.
-        model: whose queue it is.
+        retry_after: seconds until what is in flight will have run, at the rate measured of late.
     """
 
     status = 429
@@ -124,10 +138,9 @@ class QueueFull(BertieError):
     title = "Queue full"
     reason = "queue_full"
 
-    def __init__(self, detail: str, *, retry_after: float, model: str = "") -> None:
+    def __init__(self, detail: str, *, retry_after: float) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
-        self.model = model
 
 
 class NotReady(BertieError):
@@ -140,7 +153,7 @@ class NotReady(BertieError):
 
 
 class Draining(NotReady):
-    """The service is stopping: to a caller the same problem, to an operator no fault."""
+    """The service is stopping: to a client the same problem, to an operator no fault."""
 
     reason = "draining"
 

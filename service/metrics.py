@@ -1,6 +1,6 @@
 """The metrics that Prometheus scrapes: their names, labels and buckets, and nothing that sets them.
 
-No label takes a caller's text. Names are a contract: dashboards and alert rules under `deploy/` use them.
+No label takes a client's text. Names are a contract: dashboards and alert rules under `deploy/` use them.
 """
 
 from __future__ import annotations
@@ -93,7 +93,13 @@ class Metrics:
         )
         self.ready = Gauge("bertie_ready", "1 while /health/ready answers 200, else 0.", registry=registry)
         self.workers_lost = Counter(
-            "bertie_workers_lost", "Engine threads of a model that died.", ["model"], registry=registry
+            "bertie_workers_lost", "Engine threads that died or hung, and were replaced.", registry=registry
+        )
+        self.provider_fallback = Counter(
+            "bertie_provider_fallback", "Models that run on the CPU because CUDA does not work.", registry=registry
+        )
+        self.log_dropped = Counter(
+            "bertie_log_dropped", "Log records dropped because nobody read the log.", registry=registry
         )
         self.model_loaded = Gauge(
             "bertie_model_loaded_timestamp_seconds", "When a model was loaded, Unix time.", ["model"], registry=registry

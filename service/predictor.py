@@ -1,4 +1,4 @@
-"""The path of a request on one screen: encode, queue, run, decode.
+"""A request's way past HTTP on one screen: choose a model, encode, queue, run, decode.
 
 Owns the loaded models and the threads that tokenise. Knows nothing of HTTP.
 """
@@ -7,49 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import Histogram
 
-from service.engine.batch import Encoded
-from service.engine.tokenizer import Tokenizer
-from service.errors import (
-    DeadlineExceeded,
-    Draining,
-    InvalidInput,
-    QueueFull,
-    TooLarge,
-    UnknownModel,
-)
+from service.engine.processor import cpu_quota
+from service.engine.session import Provider
+from service.errors import Draining, InvalidInput, TooLarge, UnknownModel
 from service.metrics import Metrics
-from service.repository.bundle import Bundle, Provider
-from service.scheduler.batcher import Batcher
-from service.scheduler.queue import Priority
-from service.scheduler.schedule import Schedule
-from service.settings import Settings, cpu_quota
-from service.tasks import (
-    ClassificationTask,
-    MultipleChoiceExample,
-    MultipleChoiceTask,
-    SpanExample,
-    SpanTask,
-    Task,
-    ZeroShotExample,
-    ZeroShotTask,
-)
-from service.tasks.spec import ServedTask, build
+from service.repository.bundle import Bundle
+from service.repository.manifest import Graph
+from service.scheduler.permits import Permit, Permits
+from service.scheduler.queue import Runner
+from service.scheduler.workers import Scheduler
+from service.settings import Settings
+from service.tasks import AnyTask
 
-P = TypeVar("P")
+T = TypeVar("T")
 
-TAKES = {
-    ClassificationTask: "a text, or two",
-    MultipleChoiceTask: "a question, one context and options",
-    SpanTask: "a question and a context",
-}
-"""What a model wants of a request, to be told to who sends another's fields."""
 INLINE_CHARACTERS = 4096
 """Texts shorter than this in sum are tokenised on the event loop: a hop to a thread and back costs more."""
 INLINE_ROWS = 4
@@ -57,25 +35,16 @@ INLINE_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds of a request in each phase."""
-
-    tokenize: float
-    queue: float
-    inference: float
-    decode: float
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions(Generic[P]):
+class Predictions:
     """The answers to a request's examples, in order, and what they took.
 
     Attributes:
+        seconds: by phase: tokenize, queue, inference, decode.
         rows: model rows that they made.
     """
 
-    answers: list[P]
-    timings: Timings
+    answers: list[Any]
+    seconds: Mapping[str, float]
     rows: int
 
 
@@ -84,20 +53,18 @@ class Model:
     """A bundle that is being served.
 
     Attributes:
-        task: what its graph does.
-        zero_shot: the same graph as a zero-shot classifier, where its labels allow.
-        schedule: how its batches are cut.
+        graph: the graph that is served.
+        tasks: what it does, its own task first.
         phases: the metric of each phase of its requests.
         loaded: when, Unix time.
     """
 
     bundle: Bundle
+    graph: Graph
     provider: Provider
-    precision: str
-    task: ServedTask
-    zero_shot: ZeroShotTask | None
-    schedule: Schedule
-    batcher: Batcher
+    tasks: tuple[AnyTask, ...]
+    runner: Runner
+    scheduler: Scheduler
     phases: Mapping[str, Histogram]
     loaded: float
 
@@ -106,12 +73,32 @@ class Model:
         """The name in requests."""
         return self.bundle.name
 
+    @property
+    def takes(self) -> str:
+        """What requests for it hold, for messages."""
+        return ", or ".join(task.takes for task in self.tasks)
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """What the log says of it."""
+        runner = self.runner
+        said = {"model": self.name, "provider": self.provider, "precision": self.graph.precision}
+        said |= {"version": self.bundle.version, "batch_tokens": str(runner.batch_tokens)}
+        return said | ({"low_latency_tokens": str(runner.low_latency_tokens)} if runner.low_latency else {})
+
 
 class Predictor:
-    """All loaded models. Made on the event loop that will serve."""
+    """All loaded models. Made on the event loop that will serve.
+
+    Attributes:
+        models: by name.
+        permits: of the requests in flight.
+    """
 
     def __init__(self, models: Sequence[Model], settings: Settings, metrics: Metrics) -> None:
         self.models = {model.name: model for model in models}
+        self._schedulers = {model.scheduler for model in models}
+        self.permits = Permits(settings.max_requests, settings.max_queue_tokens, self._rate)
         self._settings = settings
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
@@ -120,171 +107,127 @@ class Predictor:
 
     @property
     def ready(self) -> bool:
-        """Whether every model takes requests."""
-        return not self._stopped and all(model.batcher.ready for model in self.models.values())
+        """Whether requests are answered."""
+        return not self._stopped and all(scheduler.ready for scheduler in self._schedulers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still come to be ready by itself."""
+        return all(scheduler.alive for scheduler in self._schedulers)
 
     def stop(self) -> None:
-        """Admits no more from this moment. Sets a flag and nothing else, so that a signal handler may call it."""
+        """Admit no more from this moment. Sets a flag and nothing else, so that a signal handler may call it."""
         self._stopped = True
 
-    def model(
-        self,
-        name: str | None,
-        *,
-        task: type,
-        labels: Sequence[str] = (),
-        without: Sequence[str] = (),
-        preferred: Sequence[str] = (),
-    ) -> Model:
-        """The model called `name`, or the first of that task (with all of `labels` and none of `without`, and if one
-        has them, all of `preferred`) when no name is given.
+    def check_open(self) -> None:
+        """Raise Draining once it is stopped."""
+        if self._stopped:
+            raise Draining("the service is stopping; ask another")
+
+    def choose(self, name: str | None, example: Any) -> tuple[Model, AnyTask]:
+        """Choose the model called `name`, or where no name is given the one that suits the example best, and its task.
 
         Raises:
             UnknownModel: there is none.
-            InvalidInput: the model of that name does another task.
+            InvalidInput: the model of that name takes other inputs.
         """
+        if name is not None and name not in self.models:
+            raise UnknownModel(f"there is no model {name!r}; there are {', '.join(self.models)}", field="model")
+        best, found = 0, None
+        for model in self.models.values() if name is None else (self.models[name],):
+            for task in model.tasks:
+                if (rank := task.suits(example, named=name is not None)) > best:
+                    best, found = rank, (model, task)
+        if found is not None:
+            return found
         if name is not None:
-            if name not in self.models:
-                raise UnknownModel(f"there is no model {name!r}; there are {', '.join(self.models)}", field="model")
-            model = self.models[name]
-            if not _fits(model, task, labels, without):
-                takes = next(takes for kind, takes in TAKES.items() if isinstance(model.task, kind))
-                raise InvalidInput(f"model {name!r} cannot answer these fields: it takes {takes}", field="model")
-            return model
-        for wanted in ((*labels, *preferred), labels):
-            for model in self.models.values():
-                if _fits(model, task, wanted, without):
-                    return model
+            takes = self.models[name].takes
+            raise InvalidInput(f"model {name!r} cannot answer these fields: it takes {takes}", field="model")
         raise UnknownModel("no loaded model can answer these fields", field="model")
-
-    def check_open(self, *tasks: type) -> None:
-        """Refuses a request for one of these tasks that would be refused whatever it holds.
-
-        Raises:
-            QueueFull: no model of these tasks takes any; of the one that will first.
-        """
-        full: list[QueueFull] = []
-        for model in self.models.values():
-            if isinstance(model.task, tasks):
-                try:
-                    model.batcher.check_open()
-                    return
-                except QueueFull as error:
-                    full.append(error)
-        if full:
-            raise min(full, key=lambda error: error.retry_after)
 
     async def predict(
         self,
         model: Model,
-        task: Task[Any, Any, P],
+        task: AnyTask,
         examples: Sequence[Any],
         *,
-        began: float | None = None,
-        priority: Priority = "normal",
-    ) -> Predictions[P]:
-        """Encodes the examples, queues their rows, and decodes each example's logits together.
+        client: Hashable = None,
+        permit: Permit | None = None,
+    ) -> Predictions:
+        """Encode the examples, run their rows, and decode each example's logits together.
 
         Args:
-            began: when the request came, from which its deadline counts, on `time.perf_counter`'s clock; now if None.
+            client: who asks, for fair shares.
+            permit: of the request; it is counted anew when its tokens are known.
 
         Raises:
-            BertieError: what `Task.encode`, `Batcher.submit` and `Batcher.result` raise; `TooLarge` for too many rows,
-                `DeadlineExceeded` for an answer that is ready too late.
+            BertieError: what `Task.encode` and `Scheduler.run` raise; `TooLarge` for too many rows, `QueueFull` where
+                the request is so much longer than its body that the permit does not cover it.
         """
-        if self._stopped:
-            raise Draining("the service is stopping; ask another")
+        self.check_open()
         self._running += 1
         try:
-            deadline = (time.perf_counter() if began is None else began) + self._settings.timeout_seconds
-            return await self._predict(model, task, examples, deadline, priority)
+            began = time.perf_counter()
+            self._limit_rows(sum(example.least_rows for example in examples))
+            small = sum(example.characters for example in examples) < INLINE_CHARACTERS
+            encoded = task.encode(examples) if small else await self._in_thread(lambda: task.encode(examples))
+            rows = [row for example_rows in encoded for row in example_rows]
+            self._limit_rows(len(rows))
+            if permit is not None:
+                permit.resize(sum(map(len, rows)))
+            encoded_at = time.perf_counter()
+            job = await model.scheduler.run(model.runner, rows, client)
+            logits = iter(job.logits)
+            work = [(e, rows, [next(logits) for _ in rows]) for e, rows in zip(examples, encoded, strict=True)]
+
+            def decode() -> list[Any]:
+                return [task.decode(*item) for item in work]
+
+            decode_from = time.perf_counter()
+            answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
+            seconds = {
+                "tokenize": encoded_at - began,
+                "queue": job.started - job.admitted,
+                "inference": job.ended - job.started,
+                "decode": time.perf_counter() - decode_from,
+            }
+            self._observe(model, task, answers, seconds)
+            return Predictions(answers, seconds, len(rows))
         finally:
             self._running -= 1
 
-    async def _predict(
-        self, model: Model, task: Task[Any, Any, P], examples: Sequence[Any], deadline: float, priority: Priority
-    ) -> Predictions[P]:
-        began = time.perf_counter()
-        self._limit_rows(sum(map(_least_rows, examples)))
-        model.batcher.check_open()
-        small = sum(map(_characters, examples)) < INLINE_CHARACTERS
-        encoded = task.encode(examples) if small else await self._in_thread(task.encode, examples)
-        rows: list[Encoded] = [row for example_rows in encoded for row in example_rows]
-        self._limit_rows(len(rows))
-        queued = time.perf_counter()
-        job = model.batcher.submit(rows, deadline=deadline, priority=priority)
-        logits = iter(await model.batcher.result(job))
-        inferred = time.perf_counter()
-        work = [(example, rows, [next(logits) for _ in rows]) for example, rows in zip(examples, encoded, strict=True)]
+    async def drain(self, seconds: float) -> bool:
+        """Admit no more and finish what was admitted, then stop the workers.
 
-        def decode() -> list[P]:
-            return [task.decode(*item) for item in work]
+        Args:
+            seconds: how long to wait for it.
 
-        answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
-        ended = time.perf_counter()
-        timings = Timings(queued - began, job.queue_seconds, job.inference_seconds, ended - inferred)
-        for phase, metric in model.phases.items():
-            metric.observe(getattr(timings, phase))
-        if ended > deadline:  # the caller has been promised a 504, and may have asked another by now
-            raise DeadlineExceeded("the answer was ready past the request's deadline")
-        return Predictions(answers, timings, len(rows))
+        Returns:
+            Whether all of it was answered and no call is left running.
+        """
+        self.stop()
+        until = time.perf_counter() + seconds
+        # Not the queues only: what is being tokenised was admitted too, and what is being decoded needs the threads.
+        while (busy := self._running > 0) and time.perf_counter() < until:
+            await asyncio.sleep(0.01)
+        idle = [scheduler.stop() for scheduler in self._schedulers]
+        await asyncio.sleep(0)  # what the workers posted reaches its futures
+        if not busy:
+            self._threads.shutdown(wait=False)
+        return not busy and all(idle)
 
     def _limit_rows(self, rows: int) -> None:
         if rows > self._settings.max_request_rows:
             raise TooLarge(f"the request makes {rows} model rows; the limit is {self._settings.max_request_rows}")
 
-    async def drain(self, seconds: float | None = None) -> bool:
-        """Admits no more and finishes what was admitted. Returns whether all of it was answered.
+    def _observe(self, model: Model, task: AnyTask, answers: Sequence[Any], seconds: Mapping[str, float]) -> None:
+        for phase, metric in model.phases.items():
+            metric.observe(seconds[phase])
+        for answer in answers:
+            task.observe(self._metrics, model.name, answer)
 
-        Args:
-            seconds: how long to wait for it; the settings' `drain_seconds` when not given.
-        """
-        self.stop()
-        seconds = self._settings.drain_seconds if seconds is None else seconds
-        until = time.perf_counter() + seconds
-        # Not the queues alone: what is being tokenised was admitted too, and what is being decoded needs the threads.
-        while (busy := self._running > 0) and time.perf_counter() < until:
-            await asyncio.sleep(0.01)
-        await asyncio.gather(*(model.batcher.drain(0) for model in self.models.values()))
-        if not busy:
-            self._threads.shutdown(wait=False)
-        return not busy
+    def _rate(self) -> float:
+        return sum(scheduler.tokens_per_second for scheduler in self._schedulers)
 
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
-
-def make_task(bundle: Bundle, tokenizer: Tokenizer) -> ServedTask:
-    """The task that a bundle's manifest describes."""
-    return build(bundle.manifest, tokenizer)
-
-
-def _fits(model: Model, task: type, labels: Sequence[str], without: Sequence[str]) -> bool:
-    known = set(model.bundle.manifest.labels)
-    return isinstance(model.task, task) and known.issuperset(labels) and known.isdisjoint(without)
-
-
-def _characters(example: Any) -> int:
-    """Characters of an example's texts, roughly: what tokenising it costs."""
-    match example:
-        case SpanExample():
-            return len(example.question) + sum(map(len, example.documents))
-        case MultipleChoiceExample():
-            options = example.options
-            return len(example.context) + len(example.question) * len(options) + sum(map(len, options))
-        case ZeroShotExample():
-            labels = example.candidate_labels
-            return len(example.text) + len(example.hypothesis_template) * len(labels) + sum(map(len, labels))
-        case _:
-            return len(example.text) + len(example.text_pair or "")
-
-
-def _least_rows(example: Any) -> int:
-    """The rows that an example is known to make before it is encoded; of a text's windows, one."""
-    match example:
-        case MultipleChoiceExample():
-            return len(example.options)
-        case ZeroShotExample():
-            return len(example.candidate_labels)
-        case _:
-            return 1
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)

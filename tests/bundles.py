@@ -19,7 +19,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from service.repository.bundle import FORMAT, MANIFEST, TOKENIZER, Graph, Manifest
+from service.repository.manifest import FORMAT, MANIFEST, TOKENIZER, Graph, Manifest
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KIND = ("good", "great", "love", "loved", "wonderful", "excellent", "happy", "fun")

@@ -8,13 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from service.engine.batch import Batch
-from service.engine.session import Engine, Outputs, open_engine
-from service.engine.tokenizer import Tokenizer
+from service.engine.session import Engine, Outputs
 from service.metrics import Metrics
-from service.predictor import Predictor, make_task
+from service.predictor import Predictor
 from service.repository import bundle as bundles
-from service.repository.loading import serve
-from service.scheduler.schedule import Schedule
+from service.repository import loading
+from service.repository.opening import open_engine
 from service.settings import Settings
 
 
@@ -29,16 +28,14 @@ class FakeEngine:
         seconds: each call takes so long.
     """
 
-    def __init__(
-        self, *outputs: tuple[float, ...] | None, workers: int = 1, seconds: float = 0.0, background: int = 0
-    ) -> None:
+    def __init__(self, *outputs: tuple[float, ...] | None, workers: int = 1, seconds: float = 0.0) -> None:
         """
         Args:
+            workers: calls that go side by side, where this engine alone decides.
             outputs: each a row's logits, given to every row; by default (0.0, 1.0), a class graph with two labels.
                 None is an output of zeros with a logit for each token (a span graph: `FakeEngine(None, None)`).
         """
         self.workers = workers
-        self.background = background
         self.seconds = seconds
         self.error: Exception | None = None
         self.batches: list[Batch] = []
@@ -79,27 +76,16 @@ def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
     behind the others."""
 
     def load(settings: Settings, metrics: Metrics) -> Predictor:
-        models = []
+        opened = []
         for folder in bundles.find(settings.models_dir, settings.models):
             bundle = bundles.load(folder)
-            tokenizer = Tokenizer.from_file(folder / bundles.TOKENIZER)
-            engine = engines.get(bundle.name)
+            tokenizer, task = loading.open_task(bundle)
+            engine, graph = engines.get(bundle.name), bundle.graph_for("cpu")
             if engine is None:
-                engine, _ = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
-            task = make_task(bundle, tokenizer)
-            models.append(
-                serve(
-                    bundle,
-                    tokenizer,
-                    task,
-                    engine,
-                    "cpu",
-                    "fp32",
-                    Schedule(settings.max_batch_tokens or 1024),
-                    settings,
-                    metrics,
-                )
-            )
-        return Predictor(models, settings, metrics)
+                engine, graph = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
+            runner = loading.runner(bundle, tokenizer, engine, settings.max_batch_tokens or 1024)
+            workers = getattr(engine, "workers", 1)
+            opened.append(loading.Opened(bundle, graph, "cpu", task, runner, workers))
+        return loading.serve(opened, settings, metrics)
 
     return load

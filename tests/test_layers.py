@@ -12,15 +12,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service",),  # the version
     ("service.errors", "service.settings", "service.metrics", "service.logs"),
     ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
-    ("service.engine.allocator", "service.engine.batch", "service.repository.files"),
-    ("service.engine.tokenizer",),
+    ("service.engine.allocator", "service.engine.batch", "service.repository.bundle"),
+    ("service.engine.tokenizer", "service.engine.session"),
     ("service.tasks.task",),
     ("service.tasks.classification", "service.tasks.multiple_choice", "service.tasks.span"),
     ("service.tasks.multi_label", "service.tasks.zero_shot"),
     ("service.tasks",),
-    ("service.tasks.spec",),
-    ("service.repository.bundle",),
-    ("service.engine.session",),
     ("service.scheduler.schedule", "service.scheduler.queue"),
     ("service.scheduler.batcher",),
     ("service.predictor",),

@@ -11,20 +11,20 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.engine.batch import Batch, Encoded, pad
+from service.engine.processor import products_overflow
 from service.errors import BundleError, ConfigurationError
-from service.repository.bundle import Bundle, Graph, Provider
 
 Outputs = tuple[NDArray[np.float32], ...]
+Provider = Literal["cpu", "cuda"]
 
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-CPUINFO = Path("/proc/cpuinfo")
 _WARM_UP_TOKENS = (8, 32, 128)
 SEVEN_BITS: Mapping[str, np.generic] = {"activation.largest": np.float32(63), "activation.zero": np.uint8(64)}
 """Parameters of an int8 graph, and their values for activations in 7 bits. x64 processors without VNNI add two products
@@ -33,18 +33,10 @@ be there. Dev scores stay what they are (docs/lab.md)."""
 
 
 class Engine(Protocol):
-    """Runs batches. `run` is called from `workers` threads at once, and from `background` ones beside them.
-
-    Attributes:
-        workers: how many calls of `run` go side by side.
-        background: how many more of threads that leave the cores to those; 0 where they would gain nothing by it.
-    """
-
-    workers: int
-    background: int
+    """Runs batches; `run` is called from several threads at once."""
 
     def run(self, batch: Batch) -> Outputs:
-        """The graph's outputs, each of shape [rows, ...], in the graph's order."""
+        """Run the graph. Returns its outputs, each of shape [rows, ...], in the graph's order."""
         ...
 
 
@@ -54,8 +46,7 @@ class OrtEngine:
     Attributes:
         provider: where it really runs.
         precision: of the graph.
-        workers: calls of `run` that go side by side.
-        background: as many more on CPUs; on a GPU a thread's niceness is nothing to the device.
+        workers: calls of `run` that it is meant for side by side.
     """
 
     def __init__(
@@ -74,7 +65,6 @@ class OrtEngine:
         self.provider: Provider = provider
         self.precision = precision
         self.workers = workers
-        self.background = workers if provider == "cpu" else 0
         self._path = path
         self._threads = intra_op_threads
         self._session = self._open(self._options())
@@ -82,14 +72,14 @@ class OrtEngine:
         self._parameters = parameters(self._session, path) if precision == "int8" else {}
 
     def run(self, batch: Batch) -> Outputs:
-        """Runs the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
+        """Run the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
         if self.provider == "cuda":
             return self._run_on_device(batch)
         outputs: list[NDArray[np.float32]] = self._session.run(self._output_names, _inputs(batch) | self._parameters)
         return tuple(outputs)
 
     def placement(self, batch: Batch) -> dict[str, dict[str, int]]:
-        """How often each operator ran on each execution provider in a call, by ONNX Runtime's own profile.
+        """Count how often each operator ran on each execution provider in a call, by ONNX Runtime's own profile.
 
         A provider that is asked for takes the nodes that it has kernels for; the others silently go to the CPU. Opens a
         session for this alone.
@@ -107,25 +97,23 @@ class OrtEngine:
                 ran.setdefault(place, Counter())[event["args"]["op_name"]] += 1
         return {place: dict(operators) for place, operators in ran.items()}
 
-    def reopened(self, *, workers: int, intra_op_threads: int) -> OrtEngine:
-        """The same graph in a session of its own, with other threads. Its weights are in memory once more."""
-        return OrtEngine(
-            self._path,
-            provider=self.provider,
-            precision=self.precision,
-            workers=workers,
-            intra_op_threads=intra_op_threads,
-        )
+    def warm_up(self, max_length: int, token: int = 0) -> Outputs:
+        """Run rows on every worker, so that the first client waits for no allocation or kernel: on a GPU of several
+        lengths, for each may have kernels of its own.
 
-    def warm_up(self, max_length: int) -> None:
-        """Runs rows on every worker, so that the first caller waits for no allocation or kernel: on a GPU of several
-        lengths, for each may have kernels of its own."""
+        Args:
+            token: id that stands in each place.
+
+        Returns:
+            The outputs for a row of `max_length` tokens.
+        """
         tried = _WARM_UP_TOKENS if self.provider == "cuda" else ()
         lengths = sorted({min(tokens, max_length) for tokens in (*tried, max_length)})
-        rows = [Encoded(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)) for n in lengths]
         with ThreadPoolExecutor(self.workers) as pool:
-            for row in rows:
-                list(pool.map(self.run, [pad([row], 0)] * self.workers))
+            for n in lengths:
+                row = pad([Encoded(np.full(n, token, dtype=np.int64), np.zeros(n, dtype=np.int64))], 0)
+                outputs, *_ = pool.map(self.run, [row] * self.workers)
+        return outputs
 
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -164,7 +152,7 @@ class OrtEngine:
         return session
 
     def _run_on_device(self, batch: Batch) -> Outputs:
-        """Inputs go over before the call and outputs come back after it: no node in between waits for a copy."""
+        """Run on the GPU. Inputs go over before the call and outputs come back after it: no node waits for a copy."""
         binding = self._session.io_binding()
         for name, array in _inputs(batch).items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.provider, 0))
@@ -174,55 +162,24 @@ class OrtEngine:
         return tuple(binding.copy_outputs_to_cpu())
 
 
-def open_engine(
-    bundle: Bundle, *, device: str, workers: int, intra_op_threads: int, cores: int
-) -> tuple[OrtEngine, Graph]:
-    """The engine for a bundle's best graph on `device` (`auto`, `cpu` or `cuda`).
-
-    `auto` takes CUDA where ONNX Runtime can really run there and the bundle has a graph for it. On the CPU, by default,
-    each core makes calls of its own with one thread inside a call: twice the rows a second of one call on all cores,
-    because short rows leave those waiting for one another.
-
-    Raises:
-        BundleError: the bundle has no graph for the device.
-        ConfigurationError: `cuda` was asked for and is not to be had.
-    """
-    if device == "cuda" or (device == "auto" and _has_cuda_graph(bundle) and _has_cuda_provider()):
-        graph = bundle.graph_for("cuda")
-        try:
-            return _open(bundle, graph, "cuda", workers or 1, intra_op_threads or 1), graph
-        except ConfigurationError:
-            if device == "cuda":
-                raise
-    graph = bundle.graph_for("cpu")
-    workers = workers or max(1, cores // max(1, intra_op_threads))
-    threads = intra_op_threads or max(1, cores // workers)
-    return _open(bundle, graph, "cpu", workers, threads), graph
+def has_cuda() -> bool:
+    """Whether this installation of ONNX Runtime has CUDA; whether it works is another matter."""
+    return _EXECUTION_PROVIDERS["cuda"] in ort.get_available_providers()
 
 
 def parameters(session: ort.InferenceSession, path: Path) -> dict[str, NDArray[Any]]:
-    """What the int8 graph of `path` must be given beside a batch for exact products on this processor, by input.
+    """Get what the int8 graph of `path` must be given beside a batch for exact products on this processor, by input.
 
     Raises:
         BundleError: it has no such inputs.
     """
-    if not _products_overflow():
+    if not products_overflow():
         return {}
     if SEVEN_BITS.keys() - {each.name for each in session.get_overridable_initializers()}:
         raise BundleError(
             f"{path.parent.name}/{path.name} is of an earlier version, for processors with VNNI: export it again"
         )
     return {name: np.array(value) for name, value in SEVEN_BITS.items()}
-
-
-def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, intra_op_threads: int) -> OrtEngine:
-    return OrtEngine(
-        bundle.folder / graph.file,
-        provider=provider,
-        precision=graph.precision,
-        workers=workers,
-        intra_op_threads=intra_op_threads,
-    )
 
 
 def _inputs(batch: Batch) -> dict[str, NDArray[Any]]:
@@ -233,29 +190,8 @@ def _inputs(batch: Batch) -> dict[str, NDArray[Any]]:
     }
 
 
-def _has_cuda_graph(bundle: Bundle) -> bool:
-    try:
-        bundle.graph_for("cuda")
-    except BundleError:
-        return False
-    return True
-
-
-def _has_cuda_provider() -> bool:
-    return _EXECUTION_PROVIDERS["cuda"] in ort.get_available_providers()
-
-
-def _products_overflow() -> bool:
-    """Whether this is an x64 processor without VNNI, whose kernels add 8-bit products in 16 bits and may overflow."""
-    try:
-        flags = next(line for line in CPUINFO.read_text(encoding="ascii").splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):  # no Linux, or no x64
-        return False
-    return "vnni" not in flags
-
-
 def _preload_cuda_libraries() -> None:
-    """Loads the CUDA libraries of the `gpu` extra's wheels, which lie where the dynamic linker does not look."""
+    """Load the CUDA libraries of the `gpu` extra's wheels, which lie where the dynamic linker does not look."""
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:
         preload()

@@ -88,8 +88,17 @@ class Tokenizer:
         self.pair = _template(backend.encode("a", "a"), texts=2)
 
     @classmethod
+    def from_bytes(cls, content: bytes) -> Tokenizer:
+        """Read the content of a `tokenizer.json`.
+
+        Raises:
+            Exception: what `tokenizers` raises for what it cannot read.
+        """
+        return cls(tokenizers.Tokenizer.from_buffer(content))
+
+    @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
-        """Reads a `tokenizer.json`.
+        """Read a `tokenizer.json`.
 
         Raises:
             Exception: what `tokenizers` raises for a file that it cannot read.

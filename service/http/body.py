@@ -1,6 +1,6 @@
-"""The caller's side of a connection: the body that it sends, and its hanging up.
+"""The client's side of a connection: the body that it sends, and its leaving.
 
-Owns the limits on a body and the watch for a caller who goes away. Knows nothing of what the body says.
+Owns the limits on a body and the watch for a client that leaves. Knows nothing of what the body says.
 """
 
 from __future__ import annotations
@@ -13,55 +13,72 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from service.errors import TooLarge, UnsupportedMediaType
+from service.scheduler.permits import BYTES_PER_TOKEN, REQUEST_TOKENS, Permit
+
+WATCH_AFTER = 0.01
+"""Seconds before the watch begins: most requests have their answer by then, and a watch costs a task."""
 
 
-class CallerGone(Exception):
-    """The caller hung up before the answer was ready."""
+class ClientGone(Exception):
+    """The client left before the answer was ready."""
 
 
-async def read_json(request: Request, limit: int) -> bytes:
-    """The body, as it came.
-
-    Args:
-        limit: most bytes that it may have. A body that declares more is not read at all; one that does not declare its
-            size is read until it has more.
+def declared_length(request: Request, limit: int) -> int:
+    """Get the length that a body declares, 0 where it declares none.
 
     Raises:
         UnsupportedMediaType: it is not declared as JSON in UTF-8, or is compressed.
         TooLarge: it is over the limit.
-        CallerGone: the caller hung up half-way.
     """
     headers = request.headers
     _check_media_type(headers.get("content-type", ""))
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("compressed bodies are not taken: leave out Content-Encoding")
     declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"the body has {int(declared)} bytes; the limit is {limit}")
+    length = int(declared) if declared.isdigit() else 0
+    if length > limit:
+        raise TooLarge(f"the body has {length} bytes; the limit is {limit}")
+    return length
+
+
+async def read(request: Request, declared: int, limit: int, permit: Permit) -> bytes:
+    """Read the body.
+
+    Args:
+        declared: its length as declared; a longer one is counted into the permit as it comes.
+
+    Raises:
+        TooLarge: it is over the limit.
+        QueueFull: it is over what the permit can be given.
+        ClientGone: the client left half-way.
+    """
     chunks, size = [], 0
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise CallerGone
+            raise ClientGone
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes, which is the limit")
+        if size > declared:
+            permit.resize(REQUEST_TOKENS + size // BYTES_PER_TOKEN)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 @asynccontextmanager
-async def watched(receive: Receive) -> AsyncIterator[None]:
-    """Cancels the block when the caller hangs up. To be entered when the whole body has been read.
+async def connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the block when the client leaves. To be entered when the whole body has been read.
 
     Raises:
-        CallerGone: it did.
+        ClientGone: it did.
     """
     task = asyncio.current_task()
     assert task is not None
     gone = False
+    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         nonlocal gone
@@ -70,15 +87,21 @@ async def watched(receive: Receive) -> AsyncIterator[None]:
         gone = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def start() -> None:
+        nonlocal watcher
+        watcher = asyncio.create_task(watch())
+
+    starting = asyncio.get_running_loop().call_later(WATCH_AFTER, start)
     try:
         yield
     except asyncio.CancelledError:
         if gone and task.uncancel() == 0:
-            raise CallerGone from None
+            raise ClientGone from None
         raise
     finally:
-        watcher.cancel()
+        starting.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 def _check_media_type(content_type: str) -> None:

@@ -1,7 +1,6 @@
-"""What the OpenAPI document says of each path: bodies, answers, headers and examples.
+"""What the OpenAPI document says of each path beyond what FastAPI reads off it: bodies, answers, headers and examples.
 
-Owns the document. The handlers take bytes, so FastAPI cannot read this off their signatures; the schemas themselves are
-those that validate.
+The shapes are those that parse requests and write answers.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.routing import BaseRoute
 
 from service.errors import (
     BertieError,
@@ -26,11 +25,12 @@ from service.errors import (
     UnknownModel,
     UnsupportedMediaType,
 )
-from service.http import answers, problems, schemas
+from service.http import answers, problems, requests
+from service.tasks import PATHS
 
 _REF = "#/components/schemas/{model}"
 _REQUEST_ID = {
-    "description": "The caller's own X-Request-Id where that was sane, else a new one.",
+    "description": "The client's own X-Request-Id where that was sane, else a new one.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     "required": True,
 }
@@ -47,7 +47,7 @@ _TOTAL_TIMING = {
 _HEADERS: dict[type[BertieError], dict[str, Any]] = {
     QueueFull: {
         "Retry-After": {
-            "description": "Seconds until enough of the rows now waiting will have run.",
+            "description": "Seconds until what is in flight will have run.",
             "schema": {"type": "integer", "minimum": 1},
             "required": True,
         }
@@ -58,99 +58,74 @@ _BODY_ERRORS: tuple[type[BertieError], ...] = (
     MalformedBody, Unauthorized, UnknownModel, TooLarge, UnsupportedMediaType, InvalidInput, QueueFull, NotReady,
     DeadlineExceeded, BertieError,
 )  # fmt: skip
-
-QA_EXAMPLES = {
-    "one text": {"question": "Where does Ada live?", "context": "Ada lives in London. Ruth lives in Paris."},
-    "documents": {
-        "question": "What is the capital of France?",
-        "context": ["The capital of Germany is Berlin.", "The capital of France is Paris."],
-        "top_k": 2,
-        "no_answer": True,
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "/qa": {
+        "one text": {"question": "Where does Ada live?", "context": "Ada lives in London. Ruth lives in Paris."},
+        "documents": {
+            "question": "What is the capital of France?",
+            "context": ["The capital of Germany is Berlin.", "The capital of France is Paris."],
+            "top_k": 2,
+            "no_answer": True,
+        },
+        "options": {
+            "question": "Where does Ada live?",
+            "context": "Ada lives in London. Ruth lives in Paris.",
+            "options": ["London", "Paris", "Berlin"],
+        },
+        "many": {
+            "inputs": [
+                {"question": "Who wrote the code?", "context": "Grace Hopper wrote the code."},
+                {"question": "Which is the highest mountain?", "context": "The highest mountain is Everest."},
+            ]
+        },
     },
-    "options": {
-        "question": "Where does Ada live?",
-        "context": "Ada lives in London. Ruth lives in Paris.",
-        "options": ["London", "Paris", "Berlin"],
-    },
-    "many": {
-        "inputs": [
-            {"question": "Who wrote the code?", "context": "Grace Hopper wrote the code."},
-            {"question": "Which is the highest mountain?", "context": "The highest mountain is Everest."},
-        ]
+    "/classify": {
+        "sentiment": {"text": "What a wonderful film!"},
+        "inference": {"premise": "A man is playing soccer outside.", "hypothesis": "A man is outside."},
+        "a pair": {"text": "The dog is sleeping.", "text_pair": "The dog is not sleeping."},
+        "zero-shot": {"text": "The team won the soccer game.", "candidate_labels": ["sports", "politics"]},
+        "many": {"inputs": [{"text": "What a wonderful film!"}, {"text": "A boring film."}]},
     },
 }
-CLASSIFY_EXAMPLES = {
-    "sentiment": {"text": "What a wonderful film!"},
-    "inference": {"premise": "A man is playing soccer outside.", "hypothesis": "A man is outside."},
-    "a pair": {"text": "The dog is sleeping.", "text_pair": "The dog is not sleeping."},
-    "zero-shot": {"text": "The team won the soccer game.", "candidate_labels": ["sports", "politics"]},
-    "many": {"inputs": [{"text": "What a wonderful film!"}, {"text": "A boring film."}]},
+_ANSWERS: dict[str, type[BaseModel]] = {
+    "/models": answers.ModelList,
+    "/models/{name}": answers.ModelInfo,
+    "/health/live": answers.Health,
+    "/health/ready": answers.Health,
 }
-
-_BODIES: dict[str, tuple[schemas.Shapes, dict[str, Any], tuple[str, ...]]] = {
-    "/qa": (schemas.QA_BODY, QA_EXAMPLES, ("QaResponse", "QaResponses", "ChoiceResponse", "ChoiceResponses")),
-    "/classify": (schemas.CLASSIFY_BODY, CLASSIFY_EXAMPLES, ("ClassifyResponse", "ClassifyResponses")),
-}
-_ANSWERS = {"/models": "ModelList", "/models/{name}": "ModelInfo", "/health/live": "Health", "/health/ready": "Health"}
 _GET_ERRORS: dict[str, tuple[type[BertieError], ...]] = {
     "/models": (Unauthorized, NotReady),
     "/models/{name}": (Unauthorized, UnknownModel, NotReady),
-    "/health/live": (),
+    "/health/live": (NotReady,),
     "/health/ready": (NotReady,),
     "/metrics": (),
 }
 
 
-def document(
-    app: FastAPI, routes: Sequence[BaseRoute], *, keys: bool, can_answer: Callable[[schemas.Shapes, Any], bool]
-) -> dict[str, Any]:
-    """The OpenAPI document.
+def document(app: FastAPI, *, keys: bool, can_answer: Callable[[str, Any], bool]) -> dict[str, Any]:
+    """Write the OpenAPI document.
 
     Args:
-        routes: what it describes.
         keys: whether API keys are wanted.
-        can_answer: whether some model takes such a body; an example that none takes is left out.
+        can_answer: whether some model takes such a body at a path; an example that none takes is left out.
     """
     result = get_openapi(
-        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=routes
+        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
     )
-    _, definitions = models_json_schema(
-        [
-            (model, "serialization")
-            for model in (
-                answers.QaResponse, answers.QaResponses, answers.ChoiceResponse, answers.ChoiceResponses,
-                answers.ClassifyResponse, answers.ClassifyResponses, answers.ModelList, answers.Health,
-            )
-        ]
-        + [(answers.Problem, "validation")],
-        ref_template=_REF,
-    )  # fmt: skip
     components = result.setdefault("components", {})
-    components["schemas"] = definitions["$defs"]
+    models: list[type[BaseModel]] = [*_ANSWERS.values(), problems.Problem]
+    _, shared = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
+    components["schemas"] = shared["$defs"]
     for path, operations in result["paths"].items():
         for operation in operations.values():
+            errors = _BODY_ERRORS if path in PATHS else _GET_ERRORS[path]
             operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
-            if path in _BODIES:
-                shapes, examples, models = _BODIES[path]
-                schema = shapes.json_schema(ref_template=_REF)
-                components["schemas"] |= schema.pop("$defs")
-                operation["requestBody"] = {
-                    "required": True,
-                    "content": {
-                        "application/json": {
-                            "schema": schema,
-                            "examples": {
-                                name: {"value": body} for name, body in examples.items() if can_answer(shapes, body)
-                            },
-                        }
-                    },
-                }
-                answer = _json({"oneOf": [{"$ref": _REF.format(model=name)} for name in models]})
+            if path in PATHS:
+                operation["requestBody"] = _request(path, components["schemas"], can_answer)
+                answer = _json({"oneOf": _responses(path, components["schemas"])})
                 answer["headers"]["Server-Timing"] = _SERVER_TIMING
-                errors = _BODY_ERRORS
             else:
-                errors = _GET_ERRORS[path]
-                answer = _json({"$ref": _REF.format(model=_ANSWERS[path])}) if path in _ANSWERS else _metrics()
+                answer = _json({"$ref": _REF.format(model=_ANSWERS[path].__name__)}) if path in _ANSWERS else _metrics()
             operation["responses"] = {"200": answer} | {str(error.status): _problem(error) for error in errors}
             if "{name}" in path:
                 name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -160,6 +135,54 @@ def document(
     if keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return result
+
+
+def _request(path: str, schemas: dict[str, Any], can_answer: Callable[[str, Any], bool]) -> dict[str, Any]:
+    shapes: list[dict[str, Any]] = []
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for shape in requests.SHAPES[path]:
+        groups.setdefault(shape.group, []).append(_define(shape, schemas))
+        shapes.append(_define(requests.ONE[shape], schemas))
+    for shape in {shape.group: shape for shape in requests.SHAPES[path]}.values():
+        many = requests.MANY[shape.shared].model_json_schema(ref_template=_REF)
+        inputs = groups[shape.group]
+        many["properties"]["inputs"] |= {"items": inputs[0] if len(inputs) == 1 else {"oneOf": inputs}}
+        name = f"Many{shape.__name__.removesuffix('Input')}Request"
+        schemas[name] = many | {"title": name, "description": f"Many inputs, answered in their order: {shape.__doc__}"}
+        shapes.append({"$ref": _REF.format(model=name)})
+    examples = {name: {"value": body} for name, body in EXAMPLES[path].items() if can_answer(path, body)}
+    return {"required": True, "content": {"application/json": {"schema": {"anyOf": shapes}, "examples": examples}}}
+
+
+def _responses(path: str, schemas: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    model = {"model": {"type": "string", "description": "The model that answered."}}
+    references = []
+    for kind in dict.fromkeys(task.prediction for task in PATHS[path]):
+        schema = answers.ADAPTERS[kind].json_schema(mode="serialization", ref_template=_REF)
+        schemas |= schema.pop("$defs", {})
+        schemas[kind.__name__] = schema
+        schemas[f"{kind.__name__}Response"] = schema | {
+            "title": f"{kind.__name__}Response",
+            "properties": model | schema["properties"],
+            "required": ["model", *schema["required"]],
+        }
+        results = {"type": "array", "items": {"$ref": _REF.format(model=kind.__name__)}}
+        schemas[f"{kind.__name__}Responses"] = {
+            "title": f"{kind.__name__}Responses",
+            "description": "The answers to many inputs, in their order.",
+            "type": "object",
+            "properties": model | {"results": results},
+            "required": ["model", "results"],
+        }
+        references += [{"$ref": _REF.format(model=f"{kind.__name__}Response{plural}")} for plural in ("", "s")]
+    return references
+
+
+def _define(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template=_REF)
+    schemas |= schema.pop("$defs", {})
+    schemas[model.__name__] = schema
+    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,33 @@ from __future__ import annotations
 
 import math
 
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.errors import BertieError, InvalidInput, QueueFull, Unauthorized
-from service.http.answers import FieldError, Problem
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:bertie:problem:"
+
+
+class FieldError(BaseModel):
+    """One wrong field."""
+
+    field: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 wants it."""
+
+    type: str = Field(description="Names the kind of problem; it does not change.")
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    field: str | None = Field(default=None, description="Where in the request the fault is, as in `inputs.3.text`.")
+    errors: list[FieldError] | None = Field(default=None, description="Every wrong field, where there are several.")
 
 
 class NoSuchPath(BertieError):
@@ -35,7 +54,7 @@ class MethodNotAllowed(BertieError):
 
 
 def response(error: BertieError, request_id: str) -> Response:
-    """The answer that tells of `error`."""
+    """Write an error as an answer."""
     headers = {}
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -55,7 +74,7 @@ def response(error: BertieError, request_id: str) -> Response:
 
 
 def of_http(error: HTTPException, request_id: str) -> Response:
-    """The answer for an error of the framework's own: no such path, or not with this method."""
+    """Write an error of the framework's own as an answer: no such path, or not with this method."""
     if error.status_code == 405:
         answer = response(MethodNotAllowed("this path takes other methods; see Allow"), request_id)
     else:

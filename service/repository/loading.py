@@ -1,4 +1,4 @@
-"""Bundles on disk to models that answer: loaded, checked, warmed up, measured, their workers started.
+"""Bundles on disk to models that answer: loaded, checked, warmed up, their workers started.
 
 Owns the order of a start. Knows nothing of requests.
 """
@@ -6,92 +6,120 @@ Owns the order of a start. Knows nothing of requests.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service import tasks
 from service.engine import allocator
-from service.engine.session import Engine, OrtEngine, open_engine
+from service.engine.processor import cpu_quota
+from service.engine.session import Engine, OrtEngine, Outputs, Provider
 from service.engine.tokenizer import Tokenizer
-from service.errors import BertieError, BundleError
+from service.errors import BundleError
 from service.metrics import PHASES, Metrics
-from service.predictor import Model, Predictor, make_task
+from service.predictor import Model, Predictor
 from service.repository import bundle as bundles
-from service.repository.bundle import Bundle, Graph, Provider
-from service.scheduler import schedule as schedules
-from service.scheduler.batcher import Batcher
-from service.scheduler.schedule import Load, Schedule, Subject
-from service.settings import Settings, cpu_quota
-from service.tasks import ClassificationTask, ZeroShotTask
-from service.tasks.spec import ServedTask
+from service.repository.bundle import Bundle
+from service.repository.manifest import TOKENIZER, Graph
+from service.repository.opening import open_engine, open_low_latency
+from service.scheduler.queue import Runner
+from service.scheduler.workers import Scheduler
+from service.settings import Settings
+from service.tasks import AnyTask
+
+BATCH_TOKENS: Mapping[Provider, int] = {"cpu": 256, "cuda": 16384}
+"""Tokens of a batch from which twice as many run no quicker a token, as measured (docs/lab.md)."""
+LOW_LATENCY_TOKENS = 32
+"""From so many tokens on, all cores run a batch on the CPU sooner than one, by a fifth and more (docs/lab.md)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Opened:
-    """A bundle whose sessions are open."""
+class Opened:
+    """A bundle whose engines are open."""
 
     bundle: Bundle
-    tokenizer: Tokenizer
-    task: ServedTask
-    engine: OrtEngine
     graph: Graph
-    lone: OrtEngine | None
-
-    @property
-    def subject(self) -> Subject:
-        manifest, engine = self.bundle.manifest, self.engine
-        kind = (manifest.architecture, engine.precision, engine.provider, "packed" if self.graph.packed else "padded")
-        return Subject(engine, self.lone, manifest.max_length, kind, manifest.parameters)
+    provider: Provider
+    task: AnyTask
+    runner: Runner
+    workers: int
 
 
 def load(settings: Settings, metrics: Metrics) -> Predictor:
-    """Loads, checks and warms up the bundles of the settings, and starts their workers. Call it on the event loop.
+    """Load, check and warm up the bundles of the settings, and start their workers. Call it on the event loop.
 
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
-    allocator.share_arenas(cpu_quota())
-    opened: list[_Opened] = []
+    cores = cpu_quota()
+    allocator.share_arenas(cores)
+    opened: list[Opened] = []
     tokenizers: dict[str, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
     for folder in bundles.find(settings.models_dir, settings.models):
         bundle = bundles.load(folder)
         if any(bundle.name == other.bundle.name for other in opened):
             raise BundleError(f"bundle {folder.name!r} calls itself {bundle.name!r}, and so does another")
-        opened.append(_open(bundle, settings, tokenizers))
+        opened.append(_open(bundle, settings, tokenizers, cores))
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
-    schedule = schedules.measure([each.subject for each in opened], most_tokens=settings.max_batch_tokens)
-    shared = Load()
-    models = [
-        serve(
-            each.bundle,
-            each.tokenizer,
-            each.task,
-            each.engine,
-            each.engine.provider,
-            each.engine.precision,
-            cut,
-            settings,
-            metrics,
-            shared,
-        )
-        for each, cut in zip(opened, schedule, strict=True)
-    ]
-    opened.clear()
-    allocator.return_freed()  # the sessions, too, that nothing is gained by
+    return serve(opened, settings, metrics)
+
+
+def serve(opened: list[Opened], settings: Settings, metrics: Metrics) -> Predictor:
+    """Put opened bundles behind workers, shared by all models of a device. Tests come in here with fake engines."""
+    schedulers: dict[Provider, Scheduler] = {}
+    models = []
+    for each in opened:
+        bundle, provider, manifest = each.bundle, each.provider, each.bundle.manifest
+        if provider not in schedulers:
+            workers = max(other.workers for other in opened if other.provider == provider)
+            schedulers[provider] = Scheduler(workers, metrics, hang_seconds=settings.timeout_seconds)
+        schedulers[provider].watch(each.runner)
+        loaded = time.time()
+        metrics.model_info.labels(
+            bundle.name, manifest.task, manifest.architecture, each.graph.precision, provider, bundle.version
+        ).set(1)
+        metrics.model_loaded.labels(bundle.name).set(loaded)
+        phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
+        does = (each.task, *tasks.derived(each.task))
+        models.append(Model(bundle, each.graph, provider, does, each.runner, schedulers[provider], phases, loaded))
     return Predictor(models, settings, metrics)
 
 
-def _open(bundle: Bundle, settings: Settings, tokenizers: dict[str, Tokenizer]) -> _Opened:
+def runner(
+    bundle: Bundle, tokenizer: Tokenizer, engine: Engine, batch_tokens: int, low_latency: Engine | None = None
+) -> Runner:
+    """Describe how a bundle's batches run.
+
+    Args:
+        batch_tokens: most tokens of a batch; the longest row is one in any case.
+    """
+    most = max(batch_tokens, bundle.manifest.max_length)
+    return Runner(bundle.name, engine, tokenizer.pad_id, most, low_latency, LOW_LATENCY_TOKENS)
+
+
+def open_task(bundle: Bundle, tokenizers: dict[str, Tokenizer] | None = None) -> tuple[Tokenizer, AnyTask]:
+    """Open a bundle's tokenizer and build its task.
+
+    Args:
+        tokenizers: those that are open, by their files' sha256; the bundle's is added.
+
+    Raises:
+        BundleError: they cannot be used.
+    """
+    tokenizers = {} if tokenizers is None else tokenizers
+    digest = bundle.manifest.files[TOKENIZER]
     try:
-        digest = bundle.manifest.files[bundles.TOKENIZER]
         if digest not in tokenizers:
-            tokenizers[digest] = Tokenizer.from_file(bundle.folder / bundles.TOKENIZER)
-        tokenizer = tokenizers[digest]
-        task = make_task(bundle, tokenizer)
-    except BertieError:
+            tokenizers[digest] = Tokenizer.from_bytes(bundle.read(TOKENIZER))
+        return tokenizers[digest], tasks.build(bundle.manifest, tokenizers[digest])
+    except BundleError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exceptions
-        raise BundleError(f"bundle {bundle.name!r}: its tokenizer cannot be used: {error}") from error
-    cores = cpu_quota()
+        raise BundleError(f"bundle {bundle.name!r}: its tokenizer or task cannot be used: {error}") from error
+
+
+def _open(bundle: Bundle, settings: Settings, tokenizers: dict[str, Tokenizer], cores: int) -> Opened:
+    tokenizer, task = open_task(bundle, tokenizers)
     engine, graph = open_engine(
         bundle,
         device=settings.device,
@@ -99,51 +127,34 @@ def _open(bundle: Bundle, settings: Settings, tokenizers: dict[str, Tokenizer]) 
         intra_op_threads=settings.intra_op_threads,
         cores=cores,
     )
-    engine.warm_up(bundle.manifest.max_length)
-    lone = None
+    _warm_up(bundle, task, tokenizer, engine)
+    low_latency = None
     chosen = settings.workers or settings.intra_op_threads
-    if settings.lone_session and not chosen and cores > 1 and engine.provider == "cpu":
-        lone = engine.reopened(workers=1, intra_op_threads=cores)
-        lone.warm_up(bundle.manifest.max_length)
-    return _Opened(bundle, tokenizer, task, engine, graph, lone)
+    if settings.low_latency and not chosen and cores > 1 and engine.provider == "cpu":
+        low_latency = open_low_latency(bundle, graph, cores)
+        low_latency.warm_up(bundle.manifest.max_length)
+    batch_tokens = settings.max_batch_tokens or BATCH_TOKENS[engine.provider]
+    run = runner(bundle, tokenizer, engine, batch_tokens, low_latency)
+    return Opened(bundle, graph, engine.provider, task, run, engine.workers)
 
 
-def serve(
-    bundle: Bundle,
-    tokenizer: Tokenizer,
-    task: ServedTask,
-    engine: Engine,
-    provider: Provider,
-    precision: str,
-    schedule: Schedule,
-    settings: Settings,
-    metrics: Metrics,
-    shared: Load | None = None,
-) -> Model:
-    """Puts an engine behind a started batcher. Tests come in here with a fake engine.
+def _warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngine) -> None:
+    """Run a graph for the first time: on the longest row, and on the last piece of the tokenizer's vocabulary."""
+    try:
+        outputs = engine.warm_up(bundle.manifest.max_length, tokenizer.vocabulary_size - 1)
+    except Exception as error:
+        message = str(error).replace("\n", " ")[:300]
+        raise BundleError(
+            f"bundle {bundle.name!r}: its graph fails on a row of {bundle.manifest.max_length} tokens, the last of the "
+            f"tokenizer's {tokenizer.vocabulary_size} pieces among them: {message}"
+        ) from error
+    _check(bundle, task, outputs)
 
-    Args:
-        shared: by the models of the process.
-    """
-    manifest = bundle.manifest
-    batcher = Batcher(
-        bundle.name,
-        engine,
-        pad_id=tokenizer.pad_id,
-        max_length=manifest.max_length,
-        schedule=schedule,
-        max_queue_tokens=settings.max_queue_tokens,
-        metrics=metrics,
-        load=shared,
-    )
-    batcher.start()
-    loaded = time.time()
-    metrics.model_info.labels(
-        bundle.name, manifest.task, manifest.architecture, precision, provider, bundle.version
-    ).set(1)
-    metrics.model_loaded.labels(bundle.name).set(loaded)
-    zero_shot = None
-    if isinstance(task, ClassificationTask) and ZeroShotTask.serves(task.labels):
-        zero_shot = ZeroShotTask(task)
-    phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
-    return Model(bundle, provider, precision, task, zero_shot, schedule, batcher, phases, loaded)
+
+def _check(bundle: Bundle, task: AnyTask, outputs: Outputs) -> None:
+    found = tuple(output.shape[1] if output.ndim == 2 else 0 for output in outputs)
+    wanted = task.widths(bundle.manifest.max_length)
+    if found != wanted:
+        raise BundleError(
+            f"bundle {bundle.name!r}: its graph gives {found} numbers a row where its task and labels want {wanted}"
+        )

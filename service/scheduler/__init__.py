@@ -1,1 +1,1 @@
-"""The queue between requests and an engine."""
+"""The scheduler: permits for requests, and the queue, batches and workers for their rows."""

@@ -1,219 +1,164 @@
-"""The jobs that wait for an engine, and whose turn it is.
+"""The rows that wait for an engine, and whose turn it is.
 
-Owns their order and the counts of what waits. Knows nothing of engines and threads: who uses it holds the lock.
+Owns the order. Knows nothing of threads: whoever uses it holds the lock.
 
-Turns go by age, but a job of very many rows lets the others pass when it has run its share. A higher priority goes
-first; yet every few batches one begins with the job that has waited longest of the lower ones: none is starved. Jobs in
-the background have turns of their own, until half of their time is over.
+Turns are shared by tokens. A virtual clock goes on by the tokens that run, over the number of clients that wait
+(weighted fair queueing, Demers et al. 1989, with tokens for bytes). A job is due when the clock has gone on by the
+tokens that are left of it, times the jobs of its client: so a shorter job passes a longer one, a client's only job
+passes another's hundredth, and what waits is passed only until the clock comes by: none starves.
+
+Short and long jobs wait apart, so that each kind can be given workers of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from bisect import insort
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 from service.engine.batch import Encoded
+from service.engine.session import Engine
 from service.tasks import RowLogits
 
-Priority: TypeAlias = Literal["high", "normal", "low"]
-PRIORITIES: tuple[Priority, ...] = get_args(Priority)
-LOWER_EVERY = 4
-"""Of so many batches one begins with a job that is not of the highest priority waiting."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """The rows of one request on their way through the queue.
-
-    Attributes:
-        future: resolves to the logits of each row, in order.
-        waiting: the rows that wait, by their place in the request.
-        missing: rows that have no logits yet.
-        tokens: of the rows that wait.
-        turn_tokens: tokens of it that ran in its turn.
-        background: whether it waits among those in the background.
-        queue_seconds: from admission to the start of the first batch with a row of it.
-        inference_seconds: from there to the end of the last one.
-    """
-
-    future: asyncio.Future[list[RowLogits]]
-    deadline: float
-    admitted: float
-    waiting: dict[int, Encoded]
-    logits: list[RowLogits]
-    missing: int
-    priority: Priority = "normal"
-    background: bool = False
-    queue_seconds: float = 0.0
-    inference_seconds: float = 0.0
-    tokens: int = 0
-    turn_tokens: int = 0
-    _started: float = field(default=0.0)
-
-    def start(self, now: float) -> None:
-        """Notes that a batch with a row of this job begins."""
-        if not self._started:
-            self._started = now
-            self.queue_seconds = now - self.admitted
-
-    def finish(self, now: float) -> None:
-        """Notes that a batch with a row of this job has ended; word of several batches comes in any order."""
-        self.inference_seconds = max(self.inference_seconds, now - self._started)
+LONG_BATCHES = 4
+"""A job of more than so many full batches' tokens is a long one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
+class Runner:
+    """What runs a model's batches.
+
+    Attributes:
+        name: the model's.
+        engine: runs any batch.
+        pad_id: id to pad rows with.
+        batch_tokens: most tokens of a batch, padding included; a longer row is a batch by itself.
+        low_latency: runs a batch that has the process to itself on all cores; None: `engine` does.
+        low_latency_tokens: from how many tokens on it is used.
+    """
+
+    name: str
+    engine: Engine
+    pad_id: int
+    batch_tokens: int
+    low_latency: Engine | None = None
+    low_latency_tokens: int = 0
+
+
+class Job:
+    """The rows of one request on their way.
+
+    Attributes:
+        future: resolves when `logits` are complete, those of each row in order.
+        waiting: the rows that wait, by their place in the request; `tokens` is their sum.
+        missing: rows that have no logits yet.
+        due: reading of the virtual clock by which it is to have run.
+        admitted, started, ended: when it came, its first batch began, and its last one ended (`time.perf_counter`).
+    """
+
+    def __init__(
+        self, runner: Runner, rows: Sequence[Encoded], client: Hashable, future: asyncio.Future[None], now: float
+    ) -> None:
+        self.runner, self.client, self.future = runner, client, future
+        self.waiting = dict(enumerate(rows))
+        self.tokens = sum(map(len, rows))
+        self.long = self.tokens > LONG_BATCHES * runner.batch_tokens
+        self.logits: list[RowLogits] = [()] * len(rows)
+        self.missing = len(rows)
+        self.due = 0.0
+        self.admitted, self.started, self.ended = now, 0.0, 0.0
+
+
+class Waiting(NamedTuple):
     """A row that waits, and its place in its job."""
 
     job: Job
-    index: int
+    place: int
     row: Encoded
 
 
-class Turns:
-    """The jobs with waiting rows. Any row can leave at once: what is here is alive.
+class Queue:
+    """The jobs with waiting rows. Any job can leave at once.
 
     Attributes:
-        tokens: that wait.
-        counted: of those tokens, what others may have to wait for: of each job at most `most_counted`.
-        gone: tokens that have waited and do no more.
+        rows, tokens: that wait, by model.
     """
 
-    def __init__(self, *, turn_tokens: int, most_counted: int) -> None:
-        """
-        Args:
-            turn_tokens: that a job may run before the others' turn.
-        """
-        self.tokens = 0
-        self.counted = 0
-        self.gone = 0
-        self._turn_tokens = turn_tokens
-        self._most_counted = most_counted
-        self._queues: dict[tuple[bool, Priority], OrderedDict[Job, None]] = {
-            (background, priority): OrderedDict() for background in (False, True) for priority in PRIORITIES
-        }
-        self._rows = [0, 0]  # in front and in the background
-        self._batches = 0
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self._jobs: dict[bool, dict[Runner, list[Job]]] = {False: {}, True: {}}  # short and long, in order of `due`
+        self._clients: Counter[Hashable] = Counter()
+        self._clock = 0.0
 
-    def __bool__(self) -> bool:
-        return self.rows > 0
+    def __len__(self) -> int:
+        return self.rows.total()
 
     def __iter__(self) -> Iterator[Job]:
-        for queue in self._queues.values():
-            yield from queue
+        return iter([job for kind in self._jobs.values() for jobs in kind.values() for job in jobs])
 
-    @property
-    def rows(self) -> int:
-        """Rows that wait."""
-        return sum(self._rows)
-
-    def rows_in(self, *, background: bool) -> int:
-        """Rows that wait in the background, or in front of it."""
-        return self._rows[background]
-
-    @property
-    def held(self) -> int:
-        """Tokens that wait and are not counted, because others pass them."""
-        return self.tokens - self.counted
-
-    def count(self, tokens: int) -> int:
-        """How many of a job's waiting tokens are counted."""
-        return min(tokens, self._most_counted)
+    def waits(self, *, long: bool) -> bool:
+        """Whether a job of that kind waits."""
+        return bool(self._jobs[long])
 
     def add(self, job: Job) -> None:
-        """Puts a job at the end of those of its priority."""
-        self._queue_of(job)[job] = None
-        self._change(job, len(job.waiting), sum(map(len, job.waiting.values())))
+        """Put a job in its place."""
+        self._clients[job.client] += 1
+        self._count(job, len(job.waiting), job.tokens)
+        self._place(job)
 
-    def drop(self, job: Job) -> int:
-        """Takes out what still waits of a job. Returns how many rows that was."""
-        rows = len(job.waiting)
-        if rows:
-            del self._queue_of(job)[job]
-            self._change(job, -rows, -job.tokens)
+    def drop(self, job: Job) -> None:
+        """Take out what still waits of a job."""
+        if job.waiting:
+            self._displace(job)
+            self._count(job, -len(job.waiting), -job.tokens)
             job.waiting.clear()
+            self._place(job)
+
+    def first(self, *, long: bool) -> list[Waiting]:
+        """Look at the rows of that kind that are due first: a batch's tokens of one model, and at least one row."""
+        rows: list[Waiting] = []
+        jobs = min(self._jobs[long].values(), key=lambda jobs: jobs[0].due)
+        room = jobs[0].runner.batch_tokens
+        for job in jobs:
+            for place, row in job.waiting.items():
+                rows.append(Waiting(job, place, row))
+                room -= len(row)
+                if room <= 0:
+                    return rows
         return rows
 
-    def promote(self, now: float) -> bool:
-        """Brings to the front the jobs of which half the time is over; whether there were any."""
-        queues = [self._queues[True, priority] for priority in PRIORITIES]
-        late = [job for queue in queues for job in queue if now > (job.admitted + job.deadline) / 2]
-        for job in late:
-            del self._queue_of(job)[job]
-            self._rows[True] -= len(job.waiting)
-            job.background = False
-            self._queue_of(job)[job] = None
-            self._rows[False] += len(job.waiting)
-        return bool(late)
-
-    def first(self, tokens: int, now: float, *, background: bool = False) -> tuple[list[Waiting], list[Job]]:
-        """The rows whose turn it is, in the background or in front of it, of so many tokens in all and at least one.
-
-        Returns also the jobs met that are past their deadline, of which no row is among those.
-        """
-        rows: list[Waiting] = []
-        late: list[Job] = []
-        for job in self._in_turn(background):
-            if job.deadline < now:
-                late.append(job)
-                continue
-            for index, row in job.waiting.items():
-                rows.append(Waiting(job, index, row))
-                tokens -= len(row)
-                if tokens <= 0:
-                    return rows, late
-        return rows, late
-
     def take(self, rows: Sequence[Waiting]) -> None:
-        """Takes rows out for a batch, in the turn of the first one's job, which ends when it has run its share."""
-        turn = rows[0].job
-        for waiting in rows:
-            job = waiting.job
-            del job.waiting[waiting.index]
-            self._change(job, -1, -len(waiting.row))
-            if job is turn:
-                job.turn_tokens += len(waiting.row)
-            if not job.waiting:
-                del self._queue_of(job)[job]
-        self._batches += 1
-        if turn.waiting and turn.turn_tokens >= self._turn_tokens:
-            turn.turn_tokens = 0
-            self._queue_of(turn).move_to_end(turn)
+        """Take rows out for a batch; the clock goes on."""
+        self._clock += sum(len(waiting.row) for waiting in rows) / len(self._clients)
+        jobs = dict.fromkeys(waiting.job for waiting in rows)
+        for job in jobs:
+            self._displace(job)
+        for job, place, row in rows:
+            del job.waiting[place]
+            job.tokens -= len(row)
+            self._count(job, -1, -len(row))
+        for job in jobs:
+            self._place(job)
 
-    def tokens_until(self, counted: float, held: float = float("inf")) -> int:
-        """Tokens that run, turn by turn, until so few are counted and held back."""
-        left = deque(job.tokens for job in self)
-        ran, still_counted, still_held = 0, self.counted, self.held
-        while left and (still_counted > counted or still_held > held):
-            tokens = left.popleft()
-            rest = max(0, tokens - self._turn_tokens)
-            fewer = self.count(tokens) - self.count(rest)
-            ran += tokens - rest
-            still_counted -= fewer
-            still_held -= tokens - rest - fewer
-            if rest:
-                left.append(rest)
-        return ran
+    def _place(self, job: Job) -> None:
+        if not job.waiting:
+            self._clients[job.client] -= 1
+            self._clients += Counter()  # drops who has no job left
+            return
+        job.due = self._clock + job.tokens * self._clients[job.client]
+        insort(self._jobs[job.long].setdefault(job.runner, []), job, key=attrgetter("due"))
 
-    def _queue_of(self, job: Job) -> OrderedDict[Job, None]:
-        return self._queues[job.background, job.priority]
+    def _displace(self, job: Job) -> None:
+        jobs = self._jobs[job.long][job.runner]
+        jobs.remove(job)
+        if not jobs:
+            del self._jobs[job.long][job.runner]
 
-    def _in_turn(self, background: bool) -> Iterator[Job]:
-        queues = [queue for priority in PRIORITIES if (queue := self._queues[background, priority])]
-        lower = [next(iter(queue)) for queue in queues[1:]] if self._batches % LOWER_EVERY == LOWER_EVERY - 1 else []
-        begin = min(lower, key=lambda job: job.admitted, default=None)
-        if begin is not None:
-            yield begin
-        for queue in queues:
-            yield from (job for job in queue if job is not begin)
-
-    def _change(self, job: Job, rows: int, tokens: int) -> None:
-        """Counts rows of a job in, or out below zero."""
-        self.counted += self.count(job.tokens + tokens) - self.count(job.tokens)
-        job.tokens += tokens
-        self._rows[job.background] += rows
-        self.tokens += tokens
-        self.gone += max(0, -tokens)
+    def _count(self, job: Job, rows: int, tokens: int) -> None:
+        self.rows[job.runner.name] += rows
+        self.tokens[job.runner.name] += tokens

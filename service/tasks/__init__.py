@@ -1,5 +1,9 @@
 """What a task is: how its text becomes model rows, and how a model's row logits become its answer."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from service.engine.tokenizer import Tokenizer
 from service.tasks.classification import Classification, ClassificationExample, ClassificationTask
 from service.tasks.multi_label import MultiLabelTask
 from service.tasks.multiple_choice import (
@@ -10,11 +14,48 @@ from service.tasks.multiple_choice import (
     ScoredOption,
 )
 from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask, Window
+from service.tasks.spec import TaskSpec
 from service.tasks.task import RowLogits, Task
 from service.tasks.zero_shot import ZeroShotExample, ZeroShotTask
 
+AnyTask = Task[Any, Any, Any]
+TASKS: Mapping[str, type[AnyTask]] = {
+    "classification": ClassificationTask,
+    "multiple_choice": MultipleChoiceTask,
+    "span": SpanTask,
+}
+"""The tasks that a manifest may name."""
+PATHS: Mapping[str, tuple[type[AnyTask], ...]] = {
+    "/qa": (MultipleChoiceTask, SpanTask),
+    "/classify": (ZeroShotTask, ClassificationTask),
+}
+"""The tasks of each path, the one with the more particular inputs first."""
+
+
+def build(spec: TaskSpec, tokenizer: Tokenizer) -> AnyTask:
+    """Build the task that a manifest describes.
+
+    Raises:
+        ValueError: there is no such task, or it cannot be built so.
+    """
+    kind = MultiLabelTask if spec.task == "classification" and spec.multi_label else TASKS.get(spec.task)
+    if kind is None:
+        raise ValueError(f"{spec.task!r} is no task; there are {', '.join(TASKS)}")
+    return kind.build(spec, tokenizer)
+
+
+def derived(task: AnyTask) -> tuple[AnyTask, ...]:
+    """Get the other tasks that a task's model does: zero-shot classification, where its labels allow it."""
+    if isinstance(task, ClassificationTask) and ZeroShotTask.serves(task.labels):
+        return (ZeroShotTask(task),)
+    return ()
+
+
 __all__ = [
+    "PATHS",
+    "TASKS",
     "Answer",
+    "AnyTask",
     "ChoiceRow",
     "Classification",
     "ClassificationExample",
@@ -29,7 +70,10 @@ __all__ = [
     "SpanPrediction",
     "SpanTask",
     "Task",
+    "TaskSpec",
     "Window",
     "ZeroShotExample",
     "ZeroShotTask",
+    "build",
+    "derived",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from service.engine.tokenizer import Tokenizer
 from service.tasks.classification import Classification, ClassificationExample, ClassificationRow, ClassificationTask
+from service.tasks.spec import TaskSpec
 from service.tasks.task import RowLogits
 
 
@@ -34,14 +35,21 @@ class MultiLabelTask(ClassificationTask):
         super().__init__(tokenizer, labels, max_length, temperature=temperature)
         self.threshold = threshold
 
+    @classmethod
+    def build(cls, spec: TaskSpec, tokenizer: Tokenizer) -> Self:
+        if len(spec.labels) < 2:
+            raise ValueError("a classification needs two labels or more")
+        threshold, temperature = spec.label_threshold, spec.temperature
+        return cls(tokenizer, spec.labels, spec.max_length, threshold=threshold, temperature=temperature)
+
     def with_threshold(self, threshold: float) -> Self:
-        """The same task with another threshold: no score changes."""
+        """Copy the task with another threshold: no score changes."""
         task = copy(self)
         task.threshold = threshold
         return task
 
     def with_temperature(self, temperature: float) -> Self:
-        """The same task with other scores, and the threshold moved with them: the same labels hold."""
+        """Copy the task with other scores, and the threshold moved with them: the same labels hold."""
         task = super().with_temperature(temperature)
         if 0.0 < self.threshold < 1.0:
             logit = math.log(self.threshold / (1.0 - self.threshold)) * self.temperature
@@ -59,3 +67,7 @@ class MultiLabelTask(ClassificationTask):
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
         holding = tuple(label for label in ranked if scores[label] > self.threshold)
         return Classification(ranked[0], scores[ranked[0]], scores, rows[0].truncated, holding)
+
+    def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float]:
+        assert prediction.labels is not None
+        return prediction.labels, prediction.score

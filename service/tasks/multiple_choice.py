@@ -10,12 +10,17 @@ import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field
 
 from service.engine.batch import Encoded, Ids
 from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
-from service.tasks.task import RowLogits, softmax
+from service.settings import MAX_ITEMS
+from service.tasks.inputs import Input, Limit, Text
+from service.tasks.spec import TaskSpec
+from service.tasks.task import RowLogits, Task, softmax
 
 _BLANK = re.compile("_+")
 _INSIDE_A_WORD = re.compile(r"[^\W_]_+[^\W_]")
@@ -29,6 +34,16 @@ class MultipleChoiceExample:
     context: str
     options: tuple[str, ...]
 
+    @property
+    def characters(self) -> int:
+        """Length of its texts: what tokenising it costs."""
+        return len(self.context) + len(self.question) * len(self.options) + sum(map(len, self.options))
+
+    @property
+    def least_rows(self) -> int:
+        """Rows that it is known to make before it is encoded."""
+        return len(self.options)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChoiceRow(Encoded):
@@ -39,30 +54,44 @@ class ChoiceRow(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class ScoredOption:
-    """An option: `options[option] == text`; `score` is its probability among the question's options."""
+    """An option with its score."""
 
-    option: int
-    text: str
-    score: float
+    option: Annotated[int, Field(description="Index of the option.")]
+    text: Annotated[str, Field(description="The option itself.")]
+    score: Annotated[float, Field(description="Probability among the options.")]
 
 
 @dataclass(frozen=True, slots=True)
 class MultipleChoicePrediction:
-    """The answer to a question.
+    """The option that answers a question."""
 
-    Attributes:
-        answer: the best option.
-        answers: every option, best first.
-        truncated: whether the passage was cut in the row of any option.
-    """
-
-    answer: ScoredOption
-    answers: tuple[ScoredOption, ...]
-    truncated: bool
+    answer: Annotated[ScoredOption, Field(description="The best option.")]
+    answers: Annotated[tuple[ScoredOption, ...], Field(description="Every option, best first.")]
+    truncated: Annotated[
+        bool, Field(description="Whether the context was too long for the model and its end was not read.")
+    ]
 
 
-class MultipleChoiceTask:
+class ChoiceInput(Input):
+    """A question about a text, and the options to answer it with."""
+
+    marks: ClassVar[frozenset[str]] = frozenset(("options",))
+    group: ClassVar[str] = "choice"
+    limits: ClassVar[dict[str, Limit]] = {"options": Limit("options", "max_options")}
+    question: Text = Field(description="A single `_` in it is where the option goes; else the option follows it.")
+    context: Text = Field(description="The text to look in.")
+    options: list[Text] = Field(min_length=2, max_length=MAX_ITEMS)
+
+    def example(self, shared: Any) -> MultipleChoiceExample:
+        return MultipleChoiceExample(self.question, self.context, tuple(self.options))
+
+
+class MultipleChoiceTask(Task[MultipleChoiceExample, ChoiceRow, MultipleChoicePrediction]):
     """Rows of at most `max_length` tokens. The question and the option are never cut."""
+
+    path = "/qa"
+    inputs = (ChoiceInput,)
+    prediction = MultipleChoicePrediction
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, *, temperature: float = 1.0) -> None:
         """
@@ -75,33 +104,48 @@ class MultipleChoiceTask:
         self.temperature = temperature
         self._room = max_length - tokenizer.pair.special_tokens
 
+    @classmethod
+    def build(cls, spec: TaskSpec, tokenizer: Tokenizer) -> Self:
+        return cls(tokenizer, spec.max_length, temperature=spec.temperature)
+
+    @property
+    def takes(self) -> str:
+        return "a question, one context and options"
+
+    def suits(self, example: Any, *, named: bool) -> int:
+        return 1 if isinstance(example, MultipleChoiceExample) else 0
+
+    def widths(self, tokens: int) -> tuple[int, ...]:
+        return (1,)
+
     def with_temperature(self, temperature: float) -> Self:
-        """The same task with other scores: no answer changes."""
+        """Copy the task with other scores: no answer changes."""
         task = copy(self)
         task.temperature = temperature
         return task
 
     def encode(self, examples: Sequence[MultipleChoiceExample]) -> list[list[ChoiceRow]]:
-        """The rows of each example, in the order of its options.
+        """Encode each example to a row an option, in their order.
 
         Raises:
             InvalidInput: a question, alone or with one of its options, leaves no token to the passage, or the passage
                 holds none.
         """
         # A question is tokenised with each of its options. One that is too long by itself is not, sixty times over.
-        for question in self._tokenizer.ids([statement(e.question, "") for e in examples]):
+        for index, question in enumerate(self._tokenizer.ids([statement(e.question, "") for e in examples])):
             if len(question) >= self._room:
                 raise InvalidInput(
                     f"the question is {len(question)} tokens long; {self._room - 1} are possible with its option",
                     field="question",
+                    index=index,
                 )
         passages = self._tokenizer.ids([e.context for e in examples])
         statements = iter(
             self._tokenizer.ids([statement(e.question, option) for e in examples for option in e.options])
         )
         return [
-            [self._row(passage, next(statements), index) for index in range(len(example.options))]
-            for example, passage in zip(examples, passages, strict=True)
+            [self._row(index, passage, next(statements), option) for option in range(len(example.options))]
+            for index, (example, passage) in enumerate(zip(examples, passages, strict=True))
         ]
 
     def decode(
@@ -113,21 +157,25 @@ class MultipleChoiceTask:
         answers = tuple(ScoredOption(i, example.options[i], scores[i]) for i in order)
         return MultipleChoicePrediction(answers[0], answers, any(row.truncated for row in rows))
 
-    def _row(self, passage: Ids, statement: Ids, option: int) -> ChoiceRow:
+    def observed(self, prediction: MultipleChoicePrediction) -> tuple[tuple[str, ...], float]:
+        return ("option",), prediction.answer.score
+
+    def _row(self, index: int, passage: Ids, statement: Ids, option: int) -> ChoiceRow:
         if not len(passage):
-            raise InvalidInput("the context holds no token that the model knows of", field="context")
+            raise InvalidInput("the context holds no token that the model knows of", field="context", index=index)
         room = self._room - len(statement)
         if room < 1:
             raise InvalidInput(
                 f"the question with this option is {len(statement)} tokens long; {self._room - 1} are possible",
                 field=f"options.{option}",
+                index=index,
             )
         row = self._tokenizer.pair.fill(passage[:room], statement)
         return ChoiceRow(row.input_ids, row.token_type_ids, truncated=len(passage) > room)
 
 
 def statement(question: str, option: str) -> str:
-    """The question with the option where its only blank (`_`) is, as in RACE's cloze questions, or else after it."""
+    """Put the option where the question's only blank (`_`) is, as in RACE's cloze questions, or else after it."""
     match _BLANK.split(question, maxsplit=2):
         case [before, after] if not _INSIDE_A_WORD.search(question):
             return f"{before.rstrip()} {option} {after.lstrip()}".strip()

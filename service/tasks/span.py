@@ -11,15 +11,20 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Self
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Discriminator, Field, Tag
 
 from service.engine.batch import Encoded, Ids
 from service.engine.tokenizer import Tokenizer, Tokens
 from service.errors import InvalidInput
-from service.tasks.task import RowLogits
+from service.metrics import Metrics
+from service.settings import MAX_ITEMS
+from service.tasks.inputs import Input, Integer, Limit, Options, Text
+from service.tasks.spec import TaskSpec
+from service.tasks.task import RowLogits, Task
 
 _JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
 """Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""
@@ -43,6 +48,16 @@ class SpanExample:
     max_answer_tokens: int = 30
     no_answer: bool | None = None
 
+    @property
+    def characters(self) -> int:
+        """Length of its texts: what tokenising it costs."""
+        return len(self.question) + sum(map(len, self.documents))
+
+    @property
+    def least_rows(self) -> int:
+        """Rows that it is known to make before it is encoded."""
+        return 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window(Encoded):
@@ -64,32 +79,62 @@ class Window(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A span: `documents[document][start:end] == text`, in code points; `score` is its probability among all spans."""
+    """A span of a document: `documents[document][start:end] == text`, in code points."""
 
     text: str
-    score: float
-    start: int
-    end: int
-    document: int
+    score: Annotated[float, Field(description="Probability among all spans of all documents.")]
+    start: Annotated[int, Field(description="Where the text begins in its document, in Unicode code points.")]
+    end: Annotated[int, Field(description="Where it ends: `document[start:end] == text`.")]
+    document: Annotated[int, Field(description="Index of the document.")]
 
 
 @dataclass(frozen=True, slots=True)
 class SpanPrediction:
-    """The answer to a question.
+    """The answer to one question.
 
     Attributes:
-        answer: the best span, or None where "no answer" won.
-        answers: the `top_k` best spans, best first, without duplicates.
-        no_answer_score: probability that the documents hold no answer.
-        no_answer_margin: logit of "no answer" minus the best span's; over the threshold, "no answer" wins.
-        windows: number of rows that it took.
+        no_answer_margin: logit of "no answer" minus the best span's; over the threshold, "no answer" wins. Not for
+            clients.
     """
 
-    answer: Answer | None
-    answers: tuple[Answer, ...]
-    no_answer_score: float
-    no_answer_margin: float
-    windows: int
+    answer: Annotated[Answer | None, Field(description="The best answer; null where there is none.")]
+    answers: Annotated[tuple[Answer, ...], Field(description="The `top_k` best, best first, without duplicates.")]
+    no_answer_score: Annotated[float, Field(description="Probability that there is no answer.")]
+    no_answer_margin: Annotated[float, Field(exclude=True)]
+    windows: Annotated[int, Field(description="Model rows that it took to read the documents.")]
+
+
+Context: TypeAlias = Annotated[
+    Annotated[Text, Tag("#text")] | Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS), Tag("#documents")],
+    Discriminator(lambda value: "#documents" if isinstance(value, list) else "#text"),
+]
+
+
+class QaOptions(Options):
+    """Options of a question."""
+
+    top_k: Integer = Field(default=1, ge=1, le=100, description="Most answers to give.")
+    max_answer_tokens: Integer = Field(default=30, ge=1, le=200, description="Tokens of the longest answer.")
+    no_answer: bool | None = Field(
+        default=None, description="Whether there may be no answer; the model's own default when not given."
+    )
+
+
+class QaInput(QaOptions, Input):
+    """A question about a text, or about several."""
+
+    group: ClassVar[str] = "span"
+    limits: ClassVar[dict[str, Limit]] = {"context": Limit("documents", "max_documents")}
+    shared: ClassVar[type[Options]] = QaOptions
+    question: Text
+    context: Context = Field(description="The text to look in, or several (documents).")
+
+    def example(self, shared: Any) -> SpanExample:
+        chosen = {
+            name: getattr(self if name in self.model_fields_set else shared, name) for name in QaOptions.model_fields
+        }
+        documents = (self.context,) if isinstance(self.context, str) else tuple(self.context)
+        return SpanExample(self.question, documents, **chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +156,17 @@ class _Best:
     bound: float
 
 
-class SpanTask:
+class SpanTask(Task[SpanExample, Window, SpanPrediction]):
     """Windows of at most `max_length` tokens, neighbours sharing at least `doc_stride` tokens of the document.
 
     `doc_stride` is the overlap, as in the `stride` of Hugging Face tokenizers (BERT's own script used the same name for
     the step). The windows of a document are cut to equal length, so that its last one is not a lonely scrap and a batch
     of them needs no padding.
     """
+
+    path = "/qa"
+    inputs = (QaInput,)
+    prediction = SpanPrediction
 
     def __init__(
         self,
@@ -148,20 +197,41 @@ class SpanTask:
         if self.max_question_tokens < 1:
             raise ValueError(f"a doc_stride of {doc_stride} leaves no room in a max_length of {max_length}")
 
+    @classmethod
+    def build(cls, spec: TaskSpec, tokenizer: Tokenizer) -> Self:
+        return cls(
+            tokenizer,
+            max_length=spec.max_length,
+            doc_stride=spec.doc_stride,
+            no_answer=spec.no_answer,
+            no_answer_threshold=spec.no_answer_threshold,
+            temperature=spec.temperature,
+        )
+
+    @property
+    def takes(self) -> str:
+        return "a question and a context"
+
+    def suits(self, example: Any, *, named: bool) -> int:
+        return 1 if isinstance(example, SpanExample) else 0
+
+    def widths(self, tokens: int) -> tuple[int, ...]:
+        return tokens, tokens
+
     def with_no_answer(self, threshold: float) -> Self:
-        """The same task, in which "no answer" may win by default, over `threshold`."""
+        """Copy the task so that "no answer" may win by default, over `threshold`."""
         task = copy(self)
         task.no_answer, task.no_answer_threshold = True, threshold
         return task
 
     def with_temperature(self, temperature: float) -> Self:
-        """The same task with other scores: no answer changes."""
+        """Copy the task with other scores: no answer changes."""
         task = copy(self)
         task.temperature = temperature
         return task
 
     def encode(self, examples: Sequence[SpanExample]) -> list[list[Window]]:
-        """The windows of each example, document by document.
+        """Encode each example to its windows, document by document.
 
         Raises:
             InvalidInput: a question is too long or holds no token; no document of an example holds one.
@@ -169,11 +239,12 @@ class SpanTask:
         questions = self._tokenizer.ids([e.question for e in examples])
         tokens = iter(self._tokenizer([document for e in examples for document in e.documents]))
         encoded = []
-        for example, question in zip(examples, questions, strict=True):
+        for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
             if not 0 < len(question) <= self.max_question_tokens:
                 raise InvalidInput(
                     f"the question is {len(question)} tokens long; 1 to {self.max_question_tokens} are possible",
                     field="question",
+                    index=number,
                 )
             windows = [
                 window
@@ -181,12 +252,12 @@ class SpanTask:
                 for window in self._windows(question, index, next(tokens), example.max_answer_tokens)
             ]
             if not windows:
-                raise InvalidInput("the context holds no token that the model knows of", field="context")
+                raise InvalidInput("the context holds no token that the model knows of", field="context", index=number)
             encoded.append(windows)
         return encoded
 
     def decode(self, example: SpanExample, rows: Sequence[Window], logits: Sequence[RowLogits]) -> SpanPrediction:
-        """The best spans over all windows of all documents, under one softmax."""
+        """Find the best spans over all windows of all documents, under one softmax."""
         log_sums, found, null = [], [], np.inf
         for window, (start, end) in zip(rows, logits, strict=True):
             spans = _span_logits(window, start, end, example.max_answer_tokens)
@@ -221,6 +292,17 @@ class SpanTask:
             no_answer_margin=float(margin),
             windows=len(rows),
         )
+
+    def observed(self, prediction: SpanPrediction) -> tuple[tuple[str, ...], float]:
+        if prediction.answer is None:
+            return ("no_answer",), prediction.no_answer_score
+        return ("answer",), prediction.answer.score
+
+    def observe(self, metrics: Metrics, model: str, prediction: SpanPrediction) -> None:
+        super().observe(metrics, model, prediction)
+        metrics.qa_windows.labels(model).observe(prediction.windows)
+        if prediction.answer is None:
+            metrics.no_answer.labels(model).inc()
 
     def _windows(self, question: Ids, document: int, tokens: Tokens, max_answer_tokens: int) -> list[Window]:
         total = len(tokens)

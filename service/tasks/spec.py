@@ -1,25 +1,24 @@
-"""What a bundle or a recipe says of its task, and the one builder of tasks."""
+"""What a bundle's manifest says of its task."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, Self
 
-from service.engine.tokenizer import Tokenizer
-from service.tasks.classification import ClassificationTask
-from service.tasks.multi_label import MultiLabelTask
-from service.tasks.multiple_choice import MultipleChoiceTask
-from service.tasks.span import SpanTask
+from pydantic import Field, StringConstraints, model_validator
+from pydantic.dataclasses import dataclass
 
-ServedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | SpanTask
+MAX_LENGTH = 16384
+"""Tokens of the longest row that is believed: the longest encoders of the field take 8,192."""
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config={"extra": "ignore"})
 class TaskSpec:
-    """All that a task is built from, beside its tokenizer.
+    """What a task is built from.
 
     Attributes:
-        task: `classification`, `multiple_choice` or `span`.
+        task: name of the task, a key of `service.tasks.TASKS`.
         max_length: longest row in tokens, special tokens included.
         labels: in the order of the logits (classification).
         multi_label: whether labels do not exclude one another (classification).
@@ -27,35 +26,21 @@ class TaskSpec:
         doc_stride: tokens that neighbouring windows share (span).
         no_answer: whether "no answer" may be the answer when a request does not say (span).
         no_answer_threshold: see `SpanTask` (span).
-        temperature: what logits are divided by in scores.
+        temperature: what logits are divided by in scores; fitted on dev answers.
     """
 
     task: str
-    max_length: int
-    labels: tuple[str, ...] = ()
+    max_length: Annotated[int, Field(ge=3, le=MAX_LENGTH)]
+    labels: tuple[Label, ...] = ()
     multi_label: bool = False
-    label_threshold: float = 0.5
-    doc_stride: int = 0
+    label_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    doc_stride: Annotated[int, Field(ge=0, le=MAX_LENGTH)] = 0
     no_answer: bool = False
-    no_answer_threshold: float = 0.0
-    temperature: float = 1.0
+    no_answer_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
-
-def build(spec: TaskSpec, tokenizer: Tokenizer) -> ServedTask:
-    """Build the task of a spec. Raises `ValueError` where a window of a span task could not advance."""
-    if spec.task == "span":
-        return SpanTask(
-            tokenizer,
-            max_length=spec.max_length,
-            doc_stride=spec.doc_stride,
-            no_answer=spec.no_answer,
-            no_answer_threshold=spec.no_answer_threshold,
-            temperature=spec.temperature,
-        )
-    if spec.task == "multiple_choice":
-        return MultipleChoiceTask(tokenizer, spec.max_length, temperature=spec.temperature)
-    if spec.multi_label:
-        return MultiLabelTask(
-            tokenizer, spec.labels, spec.max_length, threshold=spec.label_threshold, temperature=spec.temperature
-        )
-    return ClassificationTask(tokenizer, spec.labels, spec.max_length, temperature=spec.temperature)
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("two labels are the same")
+        return self

@@ -3,34 +3,93 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.batch import Encoded
+from service.engine.tokenizer import Tokenizer
+from service.metrics import Metrics
+from service.tasks.inputs import Input
+from service.tasks.spec import TaskSpec
 
 Floats = NDArray[np.float32]
 RowLogits = tuple[Floats, ...]
 """One row's part of each of the graph's outputs, in the graph's order. A class graph has one output, shape [labels]; a
 span graph has two, start and end, each of shape [tokens], where the padding's logits may follow the row's own."""
 
-E = TypeVar("E", contravariant=True)
+E = TypeVar("E")
 R = TypeVar("R", bound=Encoded)
-P = TypeVar("P", covariant=True)
+P = TypeVar("P")
 
 
-class Task(Protocol[E, R, P]):
-    """Text to rows, and rows' logits to an answer. A request is one or more rows, decoded together."""
+class Task(ABC, Generic[E, R, P]):
+    """All that the service knows of a task. To add one, write a file like `classification.py` and list it in
+    `service.tasks.TASKS`.
 
+    A request is one or more examples; an example is one or more rows, decoded together.
+
+    Attributes:
+        path: where its requests are posted.
+        inputs: the shapes of its inputs in JSON, the more particular first.
+        prediction: the dataclass that it decodes to; its JSON is the answer.
+        max_length: longest row in tokens.
+        temperature: what logits are divided by in scores.
+    """
+
+    path: ClassVar[str]
+    inputs: ClassVar[tuple[type[Input], ...]]
+    prediction: ClassVar[type[Any]]
+    max_length: int
+    temperature: float
+
+    @classmethod
+    @abstractmethod
+    def build(cls, spec: TaskSpec, tokenizer: Tokenizer) -> Self:
+        """Build the task that a manifest describes. Raises ValueError for what cannot be."""
+
+    @property
+    @abstractmethod
+    def takes(self) -> str:
+        """What it takes, for the message to a client that sends something else."""
+
+    @abstractmethod
+    def suits(self, example: Any, *, named: bool) -> int:
+        """Rank how well it suits an example: 0 not at all; of several models the highest answers.
+
+        Args:
+            named: whether the client chose the model by its name.
+        """
+
+    @abstractmethod
+    def widths(self, tokens: int) -> tuple[int, ...]:
+        """Get the width of each output of its graph, for rows of so many tokens."""
+
+    @abstractmethod
     def encode(self, examples: Sequence[E]) -> list[list[R]]:
-        """The rows of each example, in order. Raises `InvalidInput` for text that no row can hold."""
-        ...
+        """Encode examples to the rows of each, in order.
 
+        Raises:
+            InvalidInput: a text that no row can hold; its `index` is the example's.
+        """
+
+    @abstractmethod
     def decode(self, example: E, rows: Sequence[R], logits: Sequence[RowLogits]) -> P:
-        """The answer to `example` from the logits of its rows."""
-        ...
+        """Decode the logits of an example's rows to its prediction."""
+
+    @abstractmethod
+    def observed(self, prediction: P) -> tuple[tuple[str, ...], float]:
+        """Get a prediction's labels and score for the metrics. No label holds a client's text."""
+
+    def observe(self, metrics: Metrics, model: str, prediction: P) -> None:
+        """Count a prediction of the model of that name."""
+        labels, score = self.observed(prediction)
+        for label in labels:
+            metrics.predictions.labels(model, label).inc()
+        metrics.confidence.labels(model).observe(score)
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

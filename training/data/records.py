@@ -190,4 +190,4 @@ def sha256(path: str) -> str | None:
     if (folder := Path(path)).is_dir():
         names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         return hashlib.sha256("".join(f"{name} {sha256(str(folder / name))}\n" for name in names).encode()).hexdigest()
-    return files.sha256(path)
+    return files.sha256(Path(path))

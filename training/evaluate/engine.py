@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from service.engine.batch import Batch, Encoded, pad
-from service.engine.session import Engine
+from service.engine.session import Engine, OrtEngine
 from service.tasks import RowLogits
 
 BATCH_TOKENS = 4096
@@ -28,8 +28,6 @@ class TorchEngine:
         self._model = model
         self._bf16 = precision == "bf16"
         self._choice = type(model).__name__.endswith("ForMultipleChoice")
-        self.workers = 1
-        self.background = 0
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[NDArray[np.float32], ...]:
@@ -65,6 +63,6 @@ def run_rows(engine: Engine, rows: Sequence[Encoded], pad_id: int, batch_tokens:
         for position, i in enumerate(batch):
             logits[i] = tuple(output[position] for output in outputs)
 
-    with ThreadPoolExecutor(engine.workers) as pool:
+    with ThreadPoolExecutor(engine.workers if isinstance(engine, OrtEngine) else 1) as pool:
         list(pool.map(run, batches))
     return logits

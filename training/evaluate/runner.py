@@ -14,13 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 from service.engine.batch import Encoded
-from service.engine.session import Engine, open_engine
+from service.engine.processor import cpu_quota
+from service.engine.session import Engine
 from service.engine.tokenizer import Tokenizer
-from service.repository import bundle as bundles
 from service.repository.bundle import Bundle
-from service.settings import cpu_quota
-from service.tasks import RowLogits
-from service.tasks.spec import build
+from service.repository.manifest import TOKENIZER
+from service.repository.opening import open_engine
+from service.tasks import RowLogits, build
 from training import tasks
 from training.data import Report, Table
 from training.errors import DataError
@@ -58,7 +58,7 @@ def bundle(
         BertieError: the bundle cannot run on the device.
         DataError: the file cannot be read or holds a bad record.
     """
-    tokenizer = Tokenizer.from_file(served.folder / bundles.TOKENIZER)
+    tokenizer = Tokenizer.from_file(served.folder / TOKENIZER)
     task = build(served.manifest, tokenizer)
     examples = read(task, path, limit, {**served.manifest.layout, **(layout or {})})
     engine, graph = open_engine(served, device=device, workers=0, intra_op_threads=0, cores=cpu_quota())

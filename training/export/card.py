@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from service.repository.bundle import Calibration, Manifest
+from service.repository.manifest import Calibration, Manifest
 from training import tasks
 from training.evaluate.calibration import Fit
 

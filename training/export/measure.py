@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.engine.processor import cpu_quota
 from service.engine.session import OrtEngine
-from service.settings import cpu_quota
 from training import tasks
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate

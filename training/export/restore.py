@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from service.repository import bundle as bundles
 from service.repository.bundle import Bundle
+from service.repository.manifest import TOKENIZER
 from training import files, tasks
 from training.checkpoints.configs import RECIPE_FILE, load_config
 from training.checkpoints.families import FAMILIES, layer_names
@@ -48,7 +49,7 @@ def run(folder: Path, encoder: Path, output: Path) -> str:
     config = load_config(encoder)
     if config.model_type != manifest.architecture:
         raise CheckpointError(f"{encoder} is of the family {config.model_type}, the bundle {manifest.architecture}")
-    vocabulary = json.loads((folder / bundles.TOKENIZER).read_text(encoding="utf-8"))["model"]["vocab"]
+    vocabulary = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))["model"]["vocab"]
     if json.loads(load_tokenizer(encoder).to_str())["model"]["vocab"] != vocabulary:
         raise CheckpointError(f"{encoder} has another vocabulary than the bundle")
     task = tasks.named(manifest.task, multi_label=manifest.multi_label)

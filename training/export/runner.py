@@ -23,9 +23,10 @@ from transformers import PreTrainedModel
 
 from service.engine.tokenizer import Tokenizer
 from service.repository import bundle as bundles
-from service.repository.bundle import Calibration, Graph, Manifest
+from service.repository import manifest as manifests
 from service.repository.files import sha256
-from service.tasks.spec import TaskSpec, build
+from service.repository.manifest import Calibration, Graph, Manifest
+from service.tasks import TaskSpec, build
 from training import files, tasks
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config, max_positions, recorded
@@ -91,13 +92,13 @@ def run(request: Request) -> Manifest:
         GateError: a graph does not answer as the checkpoint does.
         TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
     """
-    if request.output.exists() and not (request.output / bundles.MANIFEST).is_file():
+    if request.output.exists() and not (request.output / manifests.MANIFEST).is_file():
         raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
-    packable = tuple(p for p in request.precisions if request.packed and p in bundles.SUITS["cuda"])
+    packable = tuple(p for p in request.precisions if request.packed and p in manifests.SUITS["cuda"])
     if request.packed and not packable:
         raise TrainingError(
             f"no packed graph is made in {', '.join(request.precisions)}: they are for GPUs, in "
-            f"{' or '.join(bundles.SUITS['cuda'])}"
+            f"{' or '.join(manifests.SUITS['cuda'])}"
         )
     record = recorded(request.checkpoint)
     recipe = record.get("recipe", {})
@@ -110,6 +111,8 @@ def run(request: Request) -> Manifest:
     labels = _labels(model, request.labels) if kind.labelled else ()
     max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
+    if doc_stride < 0:
+        raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
     spec = TaskSpec(
         task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
         doc_stride=doc_stride if kind.windows else 0,
@@ -120,7 +123,7 @@ def run(request: Request) -> Manifest:
         tempfile.TemporaryDirectory(prefix=".export-", dir=request.output.parent) as temporary,
     ):
         folder.mkdir()
-        tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / bundles.TOKENIZER)
+        tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / manifests.TOKENIZER)
         task = _task(spec, tokenizer)
         # The gate wants the fp32 graph, whether or not the bundle keeps it.
         graphs = {"fp32": Path(temporary) / "model.fp32.onnx"}
@@ -129,8 +132,8 @@ def run(request: Request) -> Manifest:
         packed = {p: folder / f"model.{p}.packed.onnx" for p in packable}
         protos = {graphs[p]: _graph(model, p) for p in request.precisions}
         protos |= {packed[p]: _graph(model, p, packed=True) for p in packable}
-        external.save(protos, folder / bundles.WEIGHTS)
-        logger.info("%s: %.1f MB", bundles.WEIGHTS, (folder / bundles.WEIGHTS).stat().st_size / 1e6)
+        external.save(protos, folder / manifests.WEIGHTS)
+        logger.info("%s: %.1f MB", manifests.WEIGHTS, (folder / manifests.WEIGHTS).stat().st_size / 1e6)
         gate.parity(model, graphs["fp32"], max_length)
 
         # What CPUs can run of a packed graph: its very file, with other operators of the same meaning.
@@ -156,7 +159,7 @@ def run(request: Request) -> Manifest:
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
             **dataclasses.asdict(spec) | kind.fitted(task) | {"temperature": task.temperature},
-            format=bundles.FORMAT,
+            format=manifests.FORMAT,
             name=request.output.name,
             architecture=model.config.model_type,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -177,7 +180,7 @@ def run(request: Request) -> Manifest:
         for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, halves).items():
             (folder / name).write_text(text, encoding="utf-8")
             manifest = dataclasses.replace(manifest, files={**manifest.files, name: sha256(folder / name)})
-        (folder / bundles.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        (folder / manifests.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         bundles.load(folder)
     return manifest
 
@@ -210,8 +213,6 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]
 
 
 def _task(spec: TaskSpec, tokenizer: Tokenizer) -> tasks.Served:
-    if spec.doc_stride < 0:
-        raise CheckpointError(f"a doc_stride of {spec.doc_stride} would leave gaps between windows")
     try:
         return build(spec, tokenizer)
     except ValueError as error:

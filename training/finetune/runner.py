@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
 from service.engine.tokenizer import Tokenizer
-from service.tasks.spec import build
+from service.tasks import build
 from training import files, tasks
 from training.checkpoints import precision, sealed
 from training.checkpoints import weights as pretrained

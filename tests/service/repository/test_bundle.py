@@ -156,10 +156,7 @@ def bundle_of(*precisions: str) -> Bundle:
         Graph(f"model.{precision}.onnx", precision.rstrip("*"), packed=precision.endswith("*"))
         for precision in precisions
     )
-    manifest = Manifest(
-        format=FORMAT, name="tiny", task="span", architecture="bert", parameters=1, max_length=64, graphs=graphs,
-        files={},
-    )  # fmt: skip
+    manifest = Manifest(FORMAT, "tiny", "span", "bert", 1, 64, graphs, {})
     return Bundle(Path("models/tiny"), manifest, "0" * 12)
 
 

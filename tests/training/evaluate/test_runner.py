@@ -149,14 +149,15 @@ async def test_answers_are_those_of_the_service(trained_models: Path, tmp_path: 
     predictor = loading.load(settings, Metrics())
     try:
         qa, sentiment = predictor.models["qa"], predictor.models["sentiment"]
-        assert isinstance(sentiment.task, ClassificationTask)
+        classify = sentiment.tasks[0]
+        assert isinstance(classify, ClassificationTask)
         asked = list(read_squad(path, Report()))
-        served = await predictor.predict(qa, qa.task, [SpanExample(q.question, (q.context,)) for q in asked])
+        served = await predictor.predict(qa, qa.tasks[0], [SpanExample(q.question, (q.context,)) for q in asked])
         found = {q.id: p.answer.text if p.answer else "" for q, p in zip(asked, served.answers, strict=True)}
-        examples = [e.example for e in evaluate.read(sentiment.task, dev)]
-        classified = await predictor.predict(sentiment, sentiment.task, examples)
+        examples = [e.example for e in evaluate.read(classify, dev)]
+        classified = await predictor.predict(sentiment, classify, examples)
     finally:
-        await predictor.drain()
+        await predictor.drain(5)
     assert found == texts
     assert "" in found.values()
     assert len(set(found.values())) > 3

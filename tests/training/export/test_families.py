@@ -10,10 +10,12 @@ import onnx
 import pytest
 
 from service.engine.batch import pad
-from service.engine.session import OrtEngine, open_engine
+from service.engine.session import OrtEngine
 from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
 from service.repository import bundle as bundles
+from service.repository.manifest import TOKENIZER
+from service.repository.opening import open_engine
+from service.tasks import build
 from tests.training import mixed_script
 from tests.training.samples import make_model, recipe
 from training.evaluate import runner as evaluate
@@ -68,7 +70,7 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
     manifest = export.run(Request(final, output))
     assert (manifest.architecture, manifest.task) == (family.model.lower(), family.task)
     bundle = bundles.load(output)
-    tokenizer = Tokenizer.from_file(output / bundles.TOKENIZER)
+    tokenizer = Tokenizer.from_file(output / TOKENIZER)
     before = Tokenizer(backend)
     for ours, trained in zip(tokenizer(LINES), before(LINES), strict=True):
         assert ours.ids.tolist() == trained.ids.tolist()
@@ -83,7 +85,7 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
 
     # And fp32 gives what torch does, on rows that the task makes.
     model, _ = export.load_model(final)
-    task = make_task(bundle, tokenizer)
+    task = build(bundle.manifest, tokenizer)
     examples = evaluate.read(task, data, layout=manifest.layout)
     batch = pad([row for rows in task.encode([e.example for e in examples]) for row in rows], tokenizer.pad_id)  # type: ignore[arg-type, union-attr]
     path = output / "model.fp32.onnx"

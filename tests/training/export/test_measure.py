@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
 from service.repository import bundle as bundles
-from service.tasks import MultiLabelTask
+from service.repository.manifest import TOKENIZER
+from service.tasks import MultiLabelTask, build
 from tests.training.samples import SENTENCES, recipe, write_sst2, write_text
 from training.evaluate import runner as evaluate
 from training.export import measure
@@ -71,7 +71,7 @@ def test_several_labels_are_calibrated_too(encoder: Path, tmp_path: Path) -> Non
     assert "taking each label that holds as right" in card
     assert f"scored over {manifest.label_threshold:.4f}" in card
     bundle = bundles.load(output)
-    task = make_task(bundle, Tokenizer.from_file(output / bundles.TOKENIZER))
+    task = build(bundle.manifest, Tokenizer.from_file(output / TOKENIZER))
     assert isinstance(task, MultiLabelTask)
     assert (task.temperature, task.threshold) == (manifest.temperature, manifest.label_threshold)
     scores, _ = evaluate.bundle(bundle, path, device="cpu")

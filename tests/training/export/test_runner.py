@@ -17,11 +17,12 @@ from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from service.engine.batch import pad
-from service.engine.session import OrtEngine, open_engine
+from service.engine.session import OrtEngine
 from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
 from service.repository import bundle as bundles
-from service.tasks import ClassificationExample, ClassificationTask, MultipleChoiceTask, SpanExample, SpanTask
+from service.repository.manifest import FORMAT, MANIFEST, TOKENIZER, WEIGHTS
+from service.repository.opening import open_engine
+from service.tasks import ClassificationExample, ClassificationTask, MultipleChoiceTask, SpanExample, SpanTask, build
 from tests.bundles import make_tokenizer
 from tests.training.samples import (
     QUESTIONS,
@@ -84,7 +85,7 @@ def qa(qa_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_manifest_is_complete(sentiment: Path, sentiment_run: Path, data_dir: Path) -> None:
     manifest = bundles.load(sentiment).manifest
-    assert (manifest.format, manifest.name, manifest.task) == (bundles.FORMAT, "sentiment", "classification")
+    assert (manifest.format, manifest.name, manifest.task) == (FORMAT, "sentiment", "classification")
     assert (manifest.architecture, manifest.base_model, manifest.licence) == ("bert", "tiny-bert", "MIT")
     assert manifest.labels == ("negative", "positive")
     assert (manifest.max_length, manifest.doc_stride) == (48, 0)
@@ -101,7 +102,7 @@ def test_manifest_is_complete(sentiment: Path, sentiment_run: Path, data_dir: Pa
 
 
 def test_every_file_is_hashed(sentiment: Path) -> None:
-    manifest = json.loads((sentiment / bundles.MANIFEST).read_text())
+    manifest = json.loads((sentiment / MANIFEST).read_text())
     names = {path.name for path in sentiment.iterdir()}
     graphs = {f"model.{precision}.onnx" for precision in ("fp32", "int8", "fp16")}
     assert names == {"manifest.json", "tokenizer.json", "weights.bin", "README.md"} | graphs
@@ -114,8 +115,8 @@ def test_every_file_is_hashed(sentiment: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
 def test_each_graph_answers_right(sentiment: Path, precision: str) -> None:
     bundle = bundles.load(sentiment)
-    tokenizer = Tokenizer.from_file(sentiment / bundles.TOKENIZER)
-    task = make_task(bundle, tokenizer)
+    tokenizer = Tokenizer.from_file(sentiment / TOKENIZER)
+    task = build(bundle.manifest, tokenizer)
     assert isinstance(task, ClassificationTask)
     path = sentiment / f"model.{precision}.onnx"
     engine = OrtEngine(path, provider="cpu", precision=precision, workers=1, intra_op_threads=1)
@@ -141,8 +142,8 @@ def test_qa_bundle_has_its_fitted_threshold(qa: Path, data_dir: Path) -> None:
         scores = each.scores[f"{data_dir.name}/squad-v2.json"]
         assert (scores["f1"], scores["total"], scores["NoAns_total"]) == (100.0, 6, 2)
 
-    tokenizer = Tokenizer.from_file(qa / bundles.TOKENIZER)
-    task = make_task(bundle, tokenizer)
+    tokenizer = Tokenizer.from_file(qa / TOKENIZER)
+    task = build(bundle.manifest, tokenizer)
     assert isinstance(task, SpanTask)
     engine, _ = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
     expected = {q: a for _, q, _, a in QUESTIONS} | {q: None for _, q, _ in UNANSWERABLE}
@@ -174,7 +175,7 @@ def test_options_of_a_bundle(race_run: Path, data_dir: Path, tmp_path: Path) -> 
     for each in manifest.graphs:
         assert each.scores[f"{data_dir.name}/race.jsonl"]["accuracy"] == 100.0
     bundle = bundles.load(output)
-    assert isinstance(make_task(bundle, Tokenizer.from_file(output / bundles.TOKENIZER)), MultipleChoiceTask)
+    assert isinstance(build(bundle.manifest, Tokenizer.from_file(output / TOKENIZER)), MultipleChoiceTask)
     scores, options = evaluate.bundle(bundle, str(data_dir / "race.jsonl"))
     assert (scores["accuracy"], scores["graph"], options) == (100.0, "model.int8.onnx", [1, 2, 0, 3])
 
@@ -251,9 +252,9 @@ def test_packed_graphs_share_the_weights(tmp_path: Path, data_dir: Path) -> None
         *((f"model.{p}.packed.onnx", p, True) for p in precisions[1:]),  # int8 is for CPUs
     ]
     assert not any(graph.packed for graph in padded.manifest.graphs)
-    sizes = [(bundle.folder / bundles.WEIGHTS).stat().st_size for bundle in (padded, packed)]
+    sizes = [(bundle.folder / WEIGHTS).stat().st_size for bundle in (padded, packed)]
     assert sizes[1] <= 1.01 * sizes[0]
-    assert {path.name for path in packed.folder.iterdir()} == {*packed.manifest.files, bundles.MANIFEST}
+    assert {path.name for path in packed.folder.iterdir()} == {*packed.manifest.files, MANIFEST}
 
     twins = {graph.precision: graph for graph in packed.manifest.graphs if not graph.packed}
     for each in packed.manifest.graphs:
@@ -310,7 +311,7 @@ def test_fp16_graph_is_half_as_large_and_close(tmp_path: Path) -> None:
     for precision in ("fp32", "fp16"):
         run(checkpoint, tmp_path / precision, precisions=(precision,))
     fp32, fp16 = (tmp_path / p / "c" / f"model.{p}.onnx" for p in ("fp32", "fp16"))
-    sizes = [(path.parent / bundles.WEIGHTS).stat().st_size for path in (fp32, fp16)]
+    sizes = [(path.parent / WEIGHTS).stat().st_size for path in (fp32, fp16)]
     assert sizes[1] < 0.6 * sizes[0]
     matrices = [tensor for tensor in onnx.load(fp16).graph.initializer if len(tensor.dims) == 2]
     types = {tensor.data_type for tensor in matrices if tensor.name != "classifier.weight"}

@@ -1,0 +1,128 @@
+"""The program: settings from the environment, a log, sockets, and the servers around the application.
+
+Owns start, stop and exit status: 0 after a stop by SIGTERM, SIGINT or SIGHUP, 3 when it could not start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import difflib
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvloop
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from service import __version__, logs
+from service.app import create_app, create_ops_app
+from service.errors import BertieError
+from service.metrics import Metrics
+from service.predictor import Predictor
+from service.server import STOP_SIGNALS, MainServer, address, bind, in_thread
+from service.settings import Settings
+
+logger = logging.getLogger("service")
+
+CANNOT_START = 3
+PREFIX = "BERTIE_"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal. Returns the exit status."""
+    _parser().parse_args(arguments)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            print(f"bertie: {PREFIX}{str(detail['loc'][0]).upper()}: {detail['msg']}", file=sys.stderr)
+        return CANNOT_START
+    metrics = Metrics()
+    writer = logs.configure(settings.log_format, settings.log_level, metrics.log_dropped)
+    # Texts of one request tokenised on all cores take 1.4 times the processor's time, and beside busy engines more of
+    # the clock's as well (docs/lab.md): requests go side by side, not texts.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _warn_of_unknown_variables()
+    app = create_app(settings, metrics=metrics)
+    status = serve(app, settings)
+    # A thread that hangs, in an engine's call or writing the log, would keep the interpreter from ending, or be torn
+    # out of foreign code by its end: then the process ends at once.
+    if not writer.close_within(1.0) or not app.state.idle:
+        os._exit(status)
+    return status
+
+
+def serve(app: FastAPI, settings: Settings) -> int:
+    """Run an application with its lifespan until a signal. Returns the exit status."""
+    # As process 1 of a container, a process gets no signal that it has no handler for.
+    for each in STOP_SIGNALS:
+        with contextlib.suppress(ValueError):  # signals belong to the main thread
+            signal.signal(each, _stop_loading)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(app, settings))
+    except BertieError as error:
+        logger.error("cannot start: %s", error.detail)
+        return CANNOT_START
+    except _Stopped:
+        pass
+    logger.info("stopped")
+    return 0
+
+
+async def _serve(app: FastAPI, settings: Settings) -> None:
+    with contextlib.ExitStack() as stack:
+        # Before the models: a port in use is told at once.
+        listener = stack.enter_context(bind(settings.host, settings.port))
+        ops = None if settings.ops_port is None else stack.enter_context(bind(settings.host, settings.ops_port))
+        async with app.router.lifespan_context(app):
+            predictor: Predictor = app.state.routes.predictor
+            fields = {"address": address(listener), "models": ",".join(predictor.models), "version": __version__}
+            for model in predictor.models.values():
+                logger.info("loaded", extra={"fields": model.summary})
+            gc.freeze()  # what is here stays: a full collection would look at it all, 50 ms in which nobody is answered
+            if ops is not None:
+                fields["ops_address"] = address(ops)
+                stack.enter_context(in_thread(create_ops_app(app, settings), settings, ops))
+            server = MainServer(app, settings, predictor)
+            server.on_start = lambda: logger.info("serving", extra={"fields": fields})
+            await server.serve([listener])
+
+
+class _Stopped(BaseException):
+    """A signal came before the service was up."""
+
+
+def _stop_loading(sig: int, frame: FrameType | None) -> None:
+    raise _Stopped
+
+
+def _warn_of_unknown_variables() -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1)
+            logger.warning("%s is no setting%s", name, f"; {nearest[0]} is" if nearest else "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        lines.append(f"  {PREFIX + name.upper():29} {field.description} [{shown}]")
+    parser = argparse.ArgumentParser(
+        prog="bertie-serve",
+        description="Serve the bundles of a folder over HTTP. Everything is set by environment variables.",
+        epilog="settings:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
