@@ -6,7 +6,7 @@
 #   make check      ruff and mypy
 #   make format     let ruff rewrite what it can
 #   make models     rebuild the bundles in models/ from data: ENCODER=path DATA=path make models
-#   make bench      Bertie against other servers, side by side (BENCH='--rounds 1' for options; wants a quiet machine)
+#   make bench      Bertie against other servers, side by side; BENCH='--against REV': against a revision (wants a quiet machine)
 #   make soak       100,000 requests of random shapes: does memory grow?
 #   make gpu-check  on a machine with a GPU: the CUDA engine checked and measured
 #   make lock       resolve the pinned dependencies again
@@ -26,6 +26,7 @@ export ORT_DISABLE_TELEMETRY := 1
 
 # A stamp is newer than what it was installed from, so the second `make serve` starts at once.
 SERVICE := $(VENV)/.installed-service
+MEASURE := $(VENV)/.installed-measure
 DEV     := $(VENV)/.installed-dev
 GPU     := $(VENV)-gpu/.installed
 PEERS   := $(VENV)-bench/.installed
@@ -64,9 +65,14 @@ $(SERVICE): pyproject.toml requirements/cpu.lock | $(PY)
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What the programs of bench/ need beside the service to measure it alone: make soak installs no torch.
+$(MEASURE): requirements/constraints.txt $(SERVICE)
+	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,measure]'
+	@touch $@
+
 # torch is bounded, not pinned: pip takes the build (CPU or CUDA) that the machine's index offers.
 $(DEV): requirements/constraints.txt $(SERVICE)
-	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,train,dev]'
+	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,train,measure,dev]'
 	@touch $@
 
 # onnxruntime and onnxruntime-gpu overwrite each other's files, hence an environment of its own. No lock: torch says
@@ -74,7 +80,7 @@ $(DEV): requirements/constraints.txt $(SERVICE)
 $(GPU): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip --quiet install -c requirements/constraints.txt setuptools
-	$(VENV)-gpu/bin/python -m pip --quiet install --no-build-isolation -c requirements/constraints.txt -e '.[gpu,train]'
+	$(VENV)-gpu/bin/python -m pip --quiet install --no-build-isolation -c requirements/constraints.txt -e '.[gpu,train,measure]'
 	@touch $@
 
 # The servers that Bertie is measured against bring a hundred packages: they never touch the service's environment.
@@ -83,7 +89,7 @@ $(PEERS): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)-bench
 	grep -v '^opentelemetry' requirements/constraints.txt > $(VENV)-bench/constraints.txt
 	$(VENV)-bench/bin/python -m pip --quiet install -c $(VENV)-bench/constraints.txt setuptools
-	$(VENV)-bench/bin/python -m pip --quiet install --no-build-isolation -c $(VENV)-bench/constraints.txt -e '.[cpu,train,bench]'
+	$(VENV)-bench/bin/python -m pip --quiet install --no-build-isolation -c $(VENV)-bench/constraints.txt -e '.[cpu,train,measure,bench]'
 	@touch $@
 
 # ---- models, GPU, measurements, locks -------------------------------------------------------------------------------
@@ -142,7 +148,7 @@ bench: PY := $(VENV)-bench/bin/python
 bench: $(PEERS)
 	$(PY) -m bench $(BENCH)
 
-soak: $(SERVICE)
+soak: $(MEASURE)
 	$(PY) -m bench.soak $(BENCH)
 
 # No index and no local path may be written into a lock; torch and the CUDA libraries it brings are left to pip.
@@ -152,8 +158,8 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-in
 lock:
 	$(COMPILE) --generate-hashes --extra cpu -o requirements/cpu.lock pyproject.toml requirements/build.in
 	$(COMPILE) --generate-hashes --extra gpu -o requirements/gpu.lock pyproject.toml requirements/build.in
-	$(COMPILE) --no-annotate --extra cpu --extra train --extra dev -c requirements/cpu.lock -o requirements/constraints.txt \
-	    pyproject.toml requirements/build.in
+	$(COMPILE) --no-annotate --extra cpu --extra train --extra measure --extra dev -c requirements/cpu.lock \
+	    -o requirements/constraints.txt pyproject.toml requirements/build.in
 	sed -i -E '/^(torch|triton|nvidia-|cuda-)/d' requirements/constraints.txt
 
 clean:

@@ -1,7 +1,7 @@
-"""A light HTTP client on raw sockets: where there is no wrk, and where each answer has to be looked at.
+"""A light HTTP client on bare sockets: where there is no wrk, and where each answer has to be looked at.
 
 Owns the bytes of a request and of an answer (HTTP/1.1, kept alive, with a Content-Length), and two ways to make load:
-`closed` (so many callers, each waits for its answer) and `opened` (so many requests a second, whoever waits).
+`closed` (so many clients, each waits for its answer) and `opened` (so many requests a second, whoever waits).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+import uvloop
 
 from bench.errors import ClientError
 from bench.load import Load
@@ -48,12 +50,12 @@ class Answer:
         return self.received - self.sent
 
     def json(self) -> Any:
-        """The body, decoded."""
+        """Decode the body."""
         return json.loads(self.body)
 
 
 def request(url: str, body: bytes | None = None) -> bytes:
-    """The bytes of a POST of JSON, or of a GET where there is no body."""
+    """Get the bytes of a POST of JSON, or of a GET where there is no body."""
     parts = urlsplit(url)
     head = f"{'GET' if body is None else 'POST'} {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
     if body is None:
@@ -61,7 +63,7 @@ def request(url: str, body: bytes | None = None) -> bytes:
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-class Connection:
+class Connection(asyncio.Protocol):
     """One connection; one request at a time. It connects, and connects again, when it must."""
 
     def __init__(self, url: str) -> None:
@@ -69,34 +71,61 @@ class Connection:
         assert parts.hostname
         assert parts.port
         self._host, self._port = parts.hostname, parts.port
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
+        self._waiter: asyncio.Future[Answer] | None = None
+        self._sent = 0.0
 
     async def send(self, data: bytes) -> Answer:
-        """Sends a request and waits for its answer; the status is 0 when the connection was refused or lost."""
-        sent = time.perf_counter()
-        try:
-            if self._writer is None:
-                self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=2**24)
-            assert self._reader is not None
-            self._writer.write(data)
-            head = await self._reader.readuntil(b"\r\n\r\n")
-            status, headers = _head(head)
-            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        except (OSError, asyncio.IncompleteReadError):
-            self.close()
-            return Answer(0, b"", None, sent, time.perf_counter())
-        if headers.get("connection", "").lower() == "close":
-            self.close()
-        retry_after = headers.get("retry-after")
-        seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
-        return Answer(status, body, seconds, sent, time.perf_counter())
+        """Send a request and wait for its answer; the status is 0 when the connection was refused or lost."""
+        loop = asyncio.get_running_loop()
+        self._sent = time.perf_counter()
+        if self._transport is None:
+            try:
+                await loop.create_connection(lambda: self, self._host, self._port)
+            except OSError:
+                return self._answer(0)
+        assert self._transport is not None
+        self._received.clear()
+        self._waiter = loop.create_future()
+        self._transport.write(data)
+        return await self._waiter
 
     def close(self) -> None:
-        """Hangs up."""
-        if self._writer is not None:
-            self._writer.close()
-        self._reader = self._writer = None
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+        self._transport = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0 or self._waiter is None or self._waiter.done():
+            return
+        status, headers = _head(self._received[:end])
+        if "transfer-encoding" in headers:
+            self._waiter.set_exception(ClientError("the server answers in chunks, which this client does not read"))
+            return self.close()
+        body = self._received[end + 4 :]
+        if len(body) < int(headers.get("content-length", 0)):
+            return
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        retry_after = headers.get("retry-after", "")
+        self._waiter.set_result(
+            self._answer(status, bytes(body), float(retry_after) if retry_after.isdigit() else None)
+        )
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(self._answer(0))
+
+    def _answer(self, status: int, body: bytes = b"", retry_after: float | None = None) -> Answer:
+        return Answer(status, body, retry_after, self._sent, time.perf_counter())
 
 
 async def closed(
@@ -107,7 +136,8 @@ async def closed(
     seconds: float | None = None,
     each: Callable[[Answer], object] | None = None,
 ) -> list[Answer]:
-    """So many callers, each sending its next request when it has its answer, until the time or the requests are over.
+    """Make load by so many clients, each sending its next request when it has its answer, until the time or the
+    requests are over.
 
     Args:
         each: is given every answer as it comes; they are then not kept, and the list is empty.
@@ -116,7 +146,7 @@ async def closed(
     until = None if seconds is None else time.perf_counter() + seconds
     answers: list[Answer] = []
 
-    async def caller() -> None:
+    async def send_in_turn() -> None:
         with contextlib.closing(Connection(url)) as connection:
             for data in feed:
                 answer = await connection.send(data)
@@ -124,62 +154,79 @@ async def closed(
                 if until is not None and time.perf_counter() >= until:
                     return
                 if not answer.status:
-                    await asyncio.sleep(0.05)  # whoever is refused does not spin
+                    await asyncio.sleep(0.05)  # who is refused does not spin
 
-    await asyncio.gather(*(caller() for _ in range(connections)))
+    await asyncio.gather(*(send_in_turn() for _ in range(connections)))
     return answers
 
 
-async def opened(url: str, requests: Iterator[bytes], *, rate: float, seconds: float) -> list[Answer]:
-    """So many requests a second, evenly spaced, for so long, whether or not there are answers; then waits for all."""
+async def opened(
+    url: str, requests: Iterator[bytes], *, rate: float, seconds: float, connections: int = 0
+) -> list[Answer]:
+    """Send so many requests a second, evenly spaced, for so long, whether or not there are answers; then wait for all.
+
+    Args:
+        connections: most of them; while each waits for its answer nothing is sent. 0 for as many as it takes.
+    """
     idle: list[Connection] = []
     answers: list[Answer] = []
+    free = asyncio.Semaphore(connections or 2**30)
 
     async def one(data: bytes) -> None:
         connection = idle.pop() if idle else Connection(url)
         answers.append(await connection.send(data))
         idle.append(connection)
+        free.release()
 
     began = time.perf_counter()
+    until, sent = began + seconds, 0
     async with asyncio.TaskGroup() as tasks:
-        for i in itertools.count():
-            due = began + i / rate
-            if due >= began + seconds:
-                break
+        while (due := began + sent / rate) < until and time.perf_counter() < until:
             if (wait := due - time.perf_counter()) > 0.001:
                 await asyncio.sleep(wait)
-            elif i % 16 == 0:
+            elif sent % 16 == 0:
                 await asyncio.sleep(0)  # late as it may be, answers are read meanwhile
-            if time.perf_counter() >= began + seconds:
-                break
+            if free.locked():
+                if not await _acquired(free, until):
+                    break
+                began, sent = time.perf_counter(), 0  # what could not be sent is not sent later
+            else:
+                await free.acquire()
             tasks.create_task(one(next(requests)))
+            sent += 1
     for connection in idle:
         connection.close()
     return answers
 
 
+async def _acquired(free: asyncio.Semaphore, until: float) -> bool:
+    try:
+        async with asyncio.timeout(until - time.perf_counter()):
+            return await free.acquire()
+    except TimeoutError:
+        return False
+
+
 def run(url: str, bodies: Sequence[bytes], *, connections: int, seconds: float) -> Load:
-    """As `bench.wrk.run`, where there is no wrk: this client takes more of the cores that the server needs."""
+    """Do as `bench.wrk.run` where there is no wrk: this client takes more of the cores that the server needs."""
     feed = itertools.cycle([request(url, body) for body in bodies])
     began = time.perf_counter()
-    answers = asyncio.run(closed(url, feed, connections=connections, seconds=seconds))
+    answers = uvloop.run(closed(url, feed, connections=connections, seconds=seconds))
     good = [answer.seconds for answer in answers if answer.ok]
     return Load.of(good, errors=len(answers) - len(good), seconds=time.perf_counter() - began)
 
 
 def post(url: str, bodies: Sequence[bytes]) -> list[Answer]:
-    """Posts JSON one after another and returns the answers, in order."""
+    """Post JSON one after another and get the answers, in order."""
     return asyncio.run(closed(url, [request(url, body) for body in bodies], connections=1))
 
 
 def get(url: str) -> Answer:
-    """One GET."""
+    """Send one GET."""
     return asyncio.run(closed(url, [request(url)], connections=1))[0]
 
 
-def _head(head: bytes) -> tuple[int, dict[str, str]]:
+def _head(head: bytes | bytearray) -> tuple[int, dict[str, str]]:
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    if "transfer-encoding" in headers:
-        raise ClientError("the server answers in chunks, which this client does not read")
     return int(first.split()[1]), headers

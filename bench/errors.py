@@ -10,4 +10,4 @@ class ServerError(BenchError):
 
 
 class ClientError(BenchError):
-    """The load generator failed, or said what nobody understands."""
+    """The load generator failed, or its output cannot be read."""

@@ -8,14 +8,14 @@ and prints for each of the six:
   and on full rows, rows a second of the session and the share of the card's own fp16 matrix rate, of the same run;
 - how much memory a further 200 batches of changing shapes took.
 
-For each precision it sets packed beside padded, in turns on one batch of rows of 16 to 128 tokens: logits and rows a
-second. Then it starts the service with whichever is quicker on full rows, since that is what it is asked, and tells its
-rows a second in requests of 32 rows, against the session's. Aims are told beside what was reached. Ends with one JSON
-object; exit status 1 when the provider is not CUDA, a matrix product or attention ran elsewhere, or the logits are off:
-the aims are no condition.
+For each precision it sets packed beside padded, in alternation on one batch of rows of 16 to 128 tokens: logits and
+rows a second. Then it starts the service with whichever is quicker on full rows, since that is what it is asked, and
+shows its rows a second in requests of 32 rows, against the session's. Aims stand beside what was reached. Ends with one
+JSON object; exit status 1 when the provider is not CUDA, a matrix product or attention ran elsewhere, or the logits are
+off: the aims are no condition.
 
-No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.export.packing`), whose
-speed says nothing.
+No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.export.packing`),
+whose speed says nothing.
 
     python -m bench.gpu_check                     # the GPU; fails where there is none
     python -m bench.gpu_check --device cpu --quick    # the same path on a CPU, tiny: what the tests run
@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,12 @@ import onnx
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, set_seed
 
-from bench import full
-from bench.errors import BenchError
+from bench import child, command
+from bench.compare import flops
+from bench.graphs import full
 from service.engine.batch import Batch, Encoded, pad
-from service.engine.session import OrtEngine
-from service.errors import BertieError, ConfigurationError
-from service.repository.bundle import Provider
-from training.compare import child, flops
-from training.errors import TrainingError
+from service.engine.session import OrtEngine, Provider
+from service.errors import ConfigurationError
 from training.evaluate.engine import TorchEngine
 from training.export import graph, packing
 from training.export.runner import ENCODINGS
@@ -57,7 +56,7 @@ MIXED = (16, 128)
 BATCH_TOKENS = 32768
 TOLERANCE = {"fp32": 2e-2, "fp16": 5e-2, "w8a16": 0.2}
 """Largest |logit difference| from torch's fp32 on the CPU; on CUDA fp32 products run in TF32."""
-ENGINES = {
+ENGINES: dict[str, dict[str, tuple[bool, ...]]] = {
     "cuda": {"fp32": (False, True), "fp16": (False, True), "w8a16": (False, True)},
     "cpu": {"fp32": (False, True), "int8": (False,)},
 }
@@ -80,24 +79,22 @@ MATRIX_SHARE, SERVICE_SHARE = 0.5, 0.8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Check, measure and print. Return the exit status."""
+    parser = command.parser("bench.gpu_check", __doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="a tiny model, one round")
-    options = parser.parse_args(arguments)
-    try:
-        report = check(options.device, quick=options.quick)
-    except BertieError as error:
-        print(f"gpu-check: {error.detail}", file=sys.stderr)
-        return 1
-    except (BenchError, TrainingError) as error:
-        print(f"gpu-check: {error}", file=sys.stderr)
-        return 1
+    return command.run(parser, program, arguments)
+
+
+def program(options: argparse.Namespace) -> int:
+    """Check, measure and print. Return 0 when everything ran where it should and the logits are right."""
+    report = check(options.device, quick=options.quick)
     print(json.dumps(report))
     return 0 if report["passed"] else 1
 
 
 def check(device: str, *, quick: bool) -> dict[str, Any]:
-    """Measures everything; raises `ConfigurationError` where the device is not to be had."""
+    """Measure everything; raises `ConfigurationError` where the device is not to be had."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("torch sees no GPU here")
     set_seed(0)
@@ -151,7 +148,7 @@ def _rows(
         probe = _mixed(model, 4, 1, tokens)
         difference = float(np.abs(engine.run(probe)[0] - reference.run(probe)[0]).max())
         batch = _batch(model, max(1, (256 if quick else BATCH_TOKENS) // tokens), tokens)
-        seconds = _seconds(lambda batch=batch: engine.run(batch), 1 if quick else 20)
+        seconds = _seconds(partial(engine.run, batch), 1 if quick else 20)
         rows = batch.shape[0]
         share = rows * flops.served(model.config, tokens) / seconds / peak
         print(
@@ -171,15 +168,14 @@ def _rows(
 def _side_by_side(
     padded: OrtEngine, packed: OrtEngine, model: PreTrainedModel, precision: str, *, quick: bool
 ) -> dict[str, float]:
-    """Logits and rows a second of both on one batch of mixed lengths, in turns."""
+    """Logits and rows a second of both on one batch of mixed lengths, in alternation."""
     batch = _mixed(model, 4 if quick else BATCH_TOKENS // MIXED[1], *MIXED)
     logits, others = padded.run(batch)[0], packed.run(batch)[0]
     apart = float(np.abs(logits - others).max() / logits.std(axis=0).min())
-    turns = [
-        [_seconds(lambda engine=engine: engine.run(batch), 1) for engine in (padded, packed)]
-        for _ in range(1 if quick else 20)
+    times = [
+        [_seconds(partial(engine.run, batch), 1) for engine in (padded, packed)] for _ in range(1 if quick else 20)
     ]
-    rates = batch.shape[0] / np.median(turns, axis=0)
+    rates = batch.shape[0] / np.median(times, axis=0)
     print(
         f"{precision}, {batch.shape[0]} rows of {MIXED[0]} to {MIXED[1]} tokens, {batch.padding_ratio:.0%} padding: "
         f"{rates[0]:.0f} rows/s padded, {rates[1]:.0f} packed, {rates[1] / rates[0]:.2f} times as many; "
@@ -268,8 +264,13 @@ def matrix_rate(device: str, *, quick: bool) -> float:
 
 
 def _model(quick: bool) -> PreTrainedModel:
-    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
-    return BertForSequenceClassification(BertConfig(num_labels=3, **(shape if quick else {})))
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+    }
+    return BertForSequenceClassification(BertConfig(**(shape if quick else {}) | {"num_labels": 3}))
 
 
 def _batch(model: PreTrainedModel, rows: int, tokens: int) -> Batch:

@@ -1,4 +1,4 @@
-"""The graphs alone, without a service: is int8 quick, deaf to its neighbours, and does ALBERT keep its sharing?
+"""The graphs alone, without a service: is int8 quick and batch invariant, and does ALBERT keep its sharing?
 
     python -m bench.graph                                  # all three parts
     python -m bench.graph --part speed --checkpoint FOLDER    # a classifier's own weights
@@ -7,7 +7,7 @@
 
 *Speed*: a checkpoint (without one, random weights in the shape of the first bundle) is exported to fp32 and int8, and
 each is called bare on `bench/sentences.txt`, 32 rows in flight, under several schedules. The best schedule of each
-counts; rounds take turns.
+counts; rounds alternate.
 
 *Rows*: the largest difference of a logit between a row alone and the same row in 8 random batches of mixed lengths, on
 the file that a bundle serves on a CPU.
@@ -32,16 +32,15 @@ from typing import Any
 import onnx
 from transformers import PreTrainedConfig
 
-from bench import checkpoint, neighbours, rows
-from bench.errors import BenchError
-from bench.report import plain
-from service.errors import BertieError
-from service.settings import cpu_quota
-from training.compare import budget, child, parameters, subjects, weights
-from training.compare.figure import Figure
-from training.compare.subjects import Subject
-from training.compare.table import Table, number
-from training.errors import TrainingError
+from bench import child, command, rows
+from bench.command import words
+from bench.compare import budget, parameters, subjects, weights
+from bench.compare.subjects import Subject
+from bench.graphs import checkpoint, invariance
+from bench.report.figure import Figure
+from bench.report.results import plain
+from bench.report.table import Table, number
+from service.engine.processor import cpu_quota
 from training.export import graph
 from training.export import runner as export
 
@@ -58,43 +57,39 @@ MOST = 120
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints. Returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and print. Return the exit status."""
+    parser = command.parser("bench.graph", __doc__)
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument(
         "--bundle", type=Path, nargs="+", default=[Path("models") / name for name in ("sentiment", "nli", "qa")],
         metavar="FOLDER", help="for rows; speed takes the first one's shape; models/{sentiment,nli,qa}",
     )  # fmt: skip
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="for speed; random weights")
-    parser.add_argument("--shapes", type=_words, default=("albert-base", "albert-xxlarge"), metavar="NAME,NAME")
-    parser.add_argument("--stock", type=_words, default=("albert-base",), metavar="NAME,NAME", help="of those; or ''")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each graph (%(default)s)")
+    parser.add_argument("--shapes", type=words, default=("albert-base", "albert-xxlarge"), metavar="NAME,NAME")
+    parser.add_argument("--stock", type=words, default=("albert-base",), metavar="NAME,NAME", help="of those; or ''")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each graph is measured (%(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a schedule, of a timed call (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, one short round: what the tests run")
-    options = parser.parse_args(arguments)
+    return command.run(parser, program, arguments)
+
+
+def program(options: argparse.Namespace) -> int:
+    """Measure the parts that are asked for and print them."""
     if options.quick:
         options.rounds, options.seconds = 1, 0.05
     parts = PARTS if options.part == "all" else (options.part,)
     found: dict[str, Any] = {}
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-graph-") as work:
-            if "speed" in parts:
-                found["speed"] = speed(options.checkpoint, options.bundle[0], Path(work), options)
-                print(f"{speed_table(found['speed']).text()}\n", flush=True)
-            if "rows" in parts:
-                found["rows"] = [neighbours.measure(folder) for folder in options.bundle]
-                print(f"{rows_table(found['rows']).text()}\n", flush=True)
-            if "shapes" in parts:
-                chosen = subjects.choose(options.shapes)
-                found["shapes"] = [shape(each, Path(work), options) for each in chosen]
-                for table in (shapes_table(found["shapes"]), path_table(found["shapes"])):
-                    print(f"{table.text()}\n", flush=True)
-    except (BenchError, TrainingError) as error:
-        print(f"graph: {error}", file=sys.stderr)
-        return 1
-    except BertieError as error:
-        print(f"graph: {error.detail}", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory(prefix="bench-graph-") as work:
+        if "speed" in parts:
+            found["speed"] = speed(options.checkpoint, options.bundle[0], Path(work), options)
+            print(f"{speed_table(found['speed']).text()}\n", flush=True)
+        if "rows" in parts:
+            found["rows"] = [invariance.measure(folder) for folder in options.bundle]
+            print(f"{rows_table(found['rows']).text()}\n", flush=True)
+        if "shapes" in parts:
+            found["shapes"] = [shape(each, Path(work), options) for each in subjects.choose(options.shapes)]
+            for table in (shapes_table(found["shapes"]), path_table(found["shapes"])):
+                print(f"{table.text()}\n", flush=True)
     print(json.dumps(plain(found), allow_nan=False))
     return 0
 
@@ -103,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def speed(given: Path | None, like: Path, work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Rows a second of a checkpoint's fp32 and int8 graphs, a round each in turns, by schedule.
+    """Measure rows a second of a checkpoint's fp32 and int8 graphs, in alternation, by schedule.
 
     Args:
         given: the checkpoint; None for random weights in the shape of the bundle `like`.
@@ -115,7 +110,7 @@ def speed(given: Path | None, like: Path, work: Path, options: argparse.Namespac
     rates: dict[str, dict[str, list[float]]] = {precision: {} for precision in TIMED}
     for i in range(options.rounds):
         for precision in TIMED if i % 2 == 0 else TIMED[::-1]:
-            answer = child.call("bench.bare", {
+            answer = child.call("bench.graphs.bare", {
                 "bundle": str(bundle), "rows": str(rows.SENTENCES), "in_flight": [IN_FLIGHT], "cores": cpu_quota(),
                 "seconds": options.seconds, "precision": precision,
             })  # fmt: skip
@@ -127,7 +122,7 @@ def speed(given: Path | None, like: Path, work: Path, options: argparse.Namespac
 
 
 def speed_table(found: dict[str, Any]) -> Table:
-    """Every schedule of each graph, and the ratio of the best ones."""
+    """Show every schedule of each graph, and the ratio of the best ones."""
     lines = []
     for precision, by_name in found["rates"].items():
         for name, rates in by_name.items():
@@ -143,7 +138,7 @@ def speed_table(found: dict[str, Any]) -> Table:
 
 
 def rows_table(found: Sequence[dict[str, Any]]) -> Table:
-    """How much a row feels of its neighbours."""
+    """Show batch invariance."""
     lines = [
         (
             f"{each['bundle']}, {each['graph']}", str(each["rows"]), f"{each['shortest']}–{each['longest']}",
@@ -153,30 +148,30 @@ def rows_table(found: Sequence[dict[str, Any]]) -> Table:
         for each in found
     ]  # fmt: skip
     columns = ("", "rows", "tokens", "largest |Δ logit|", "wanted", "met")
-    note = f"Each row alone, and in {neighbours.BATCHES} random batches of mixed lengths."
-    return Table("rows", "A row and its neighbours", columns, tuple(lines), note)
+    note = f"Each row alone, and in {invariance.BATCHES} random batches of mixed lengths."
+    return Table("rows", "Batch invariance", columns, tuple(lines), note)
 
 
 # Shapes
 
 
 def shape(subject: Subject, work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Files, memory, fused attention and speed of a shape's graphs, and of the stock tools' where that is asked for."""
+    """Measure files, memory, fused attention and speed of a shape's graphs, and of the stock tools' if asked for."""
     config = shrunk(subject.config) if options.quick else subject.config
     folder = work / subject.name
     folder.mkdir()
     config.save_pretrained(folder)
     count = parameters.count(config)
-    sizes = child.call("training.compare.weights", {
+    sizes = child.call("bench.compare.weights", {
         "folder": str(folder), "checkpoint": None, "precisions": PRECISIONS
     })  # fmt: skip
     paths = {precision: weights.graph_path(folder, precision) for precision in TIMED}
     stock: dict[str, Any] = {}
     if subject.name in options.stock:
         try:
-            stock = child.call("bench.stock", {"folder": str(folder)})
+            stock = child.call("bench.graphs.stock", {"folder": str(folder)})
             paths |= {f"stock {precision}": folder / f"stock.{precision}.onnx" for precision in TIMED}
-        except child.ChildError as error:  # it is others' code, and what is ours is told all the same
+        except child.ChildError as error:  # the code of others may fail; ours is shown all the same
             stock = {"error": str(error)}
     measured = _rounds(paths, config, options)
     return {
@@ -194,12 +189,12 @@ def shape(subject: Subject, work: Path, options: argparse.Namespace) -> dict[str
 
 
 def _rounds(paths: dict[str, Path], config: PreTrainedConfig, options: argparse.Namespace) -> dict[str, Any]:
-    """Bytes by which memory grew and seconds of a call, of each graph in every round; rounds go forth and back."""
+    """Measure the bytes by which memory grew and seconds of a call, by graph and round; rounds go forth and back."""
     count, tokens = SHAPE
     measured: dict[str, dict[str, list[float]]] = {name: {"growth": [], "seconds": []} for name in paths}
     for i in range(options.rounds):
         for name in list(paths) if i % 2 == 0 else [*paths][::-1]:
-            answer = child.call("training.compare.serving", {
+            answer = child.call("bench.compare.serving", {
                 "graph": str(paths[name]), "precision": name, "workers": 1, "threads": cpu_quota(),
                 "vocabulary": config.vocab_size, "longest": tokens, "tokens": [tokens], "seconds": options.seconds,
                 "batch_tokens": count * tokens,
@@ -214,7 +209,7 @@ def _gain(measured: dict[str, Any], slow: str, quick: str) -> float:
 
 
 def shapes_table(found: Sequence[dict[str, Any]]) -> Table:
-    """What is wanted of each shape beside what was reached."""
+    """Show what is wanted of each shape beside what was reached."""
     lines = []
     for each in found:
         for key, what, sign in (("file", "file over unique weights", "≤"), ("growth", "RSS growth over them", "≤")):
@@ -236,7 +231,7 @@ def shapes_table(found: Sequence[dict[str, Any]]) -> Table:
 
 
 def path_table(found: Sequence[dict[str, Any]]) -> Table:
-    """Ours beside the stock tools'."""
+    """Show ours beside the stock tools'."""
     lines: list[tuple[str, ...]] = []
     notes = ["Stock: torch.onnx.export of the eager model, onnxruntime.transformers' optimiser, quantize_dynamic."]
     for each in found:
@@ -256,22 +251,18 @@ def path_table(found: Sequence[dict[str, Any]]) -> Table:
 
 
 def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same family, small enough for a test."""
+    """Make a shape of the same family, small enough for a test."""
     tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
     return type(config)(**config.to_dict() | tiny | {"vocab_size": 500})
 
 
 def _skeleton(path: Path) -> onnx.ModelProto:
-    """A graph without its weights."""
+    """Read a graph without its weights."""
     return onnx.load(path, load_external_data=False)
 
 
 def _met(reached: bool) -> str:
     return "yes" if reached else "no"
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",") if word)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ class Load:
 
     @classmethod
     def of(cls, latencies: Sequence[float], *, errors: int, seconds: float) -> Load:
-        """From the seconds of each answered request."""
+        """Make one from the seconds of each answered request."""
         return cls(seconds, len(latencies), errors, *(percentile(latencies, q) for q in (50, 95, 99)))
 
 
 def percentile(values: Sequence[float], q: float) -> float:
-    """The smallest of `values` that at least `q` percent of them do not exceed (nearest rank); nan of none."""
+    """Find the smallest of `values` that at least `q` percent of them do not exceed (nearest rank); nan of none."""
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(q / 100 * len(values)) - 1)]

@@ -3,150 +3,106 @@
     python -m bench.overload                     # every part, the bundles in models/
     python -m bench.overload --part starvation
 
-*Overload*: the peak is measured with as many callers as keep it busy; then ten times as many rows a second are sent,
-whoever waits (an open loop). Told are goodput against that peak, the waiting of those admitted, the share of 429, how
-soon a 429 comes, and Retry-After against two things: how long after that 429 the next request was really admitted, and
-whether a caller who waited as long as he was told was admitted, while it lasted.
+*Overload*: see `bench.flood`.
 
-*Starvation*: one caller posts documents of 100 windows to /qa without pause while others call sentiment: their p95
-against the same without him, in turns.
+*Starvation*: one client posts documents of 100 windows to /qa without pause while others ask for sentiment: their p95
+against the same without it, in alternation.
 
-*Padding*: 32 callers with texts of one to eight sentences: the share of the computed tokens that is padding, by the
+*Padding*: 32 clients with texts of one to eight sentences: the share of the computed tokens that is padding, by the
 service's own count of tokens against the texts' tokens.
 
-The load generator shares the cores, so that what it could send is told too; with `--apart` it has the last one to
-itself and the service the others. Ends with one JSON object.
+The load generator shares the cores, so what it could send is shown too; with `--apart` it has the last one to itself
+and the service the others. Ends with one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import bisect
 import contextlib
 import itertools
 import json
-import math
 import os
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import client, rows, serving
+import uvloop
+
+from bench import client, command, flood, rows, serving
 from bench.client import Answer
+from bench.command import counts
 from bench.errors import BenchError
+from bench.graphs.inprocess import Opened
 from bench.load import percentile
-from bench.report import plain
-from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
-from service.repository import bundle as bundles
-from service.tasks import ClassificationExample
+from bench.report.results import plain
 
 PARTS = ("overload", "starvation", "padding")
-CALLERS = 32
+CLIENTS = 32
 """Of the part about padding."""
 WINDOWS = 100
 """Of the long document."""
-PROBE_SECONDS = 0.5
-"""How often, in a flood, somebody begins to obey a Retry-After."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overload:
-    """A flood.
-
-    Attributes:
-        rows: of a request.
-        peak: rows a second at the peak, before it.
-        offered: rows a second that were really sent, as a multiple of the peak.
-        goodput: rows a second answered in the flood and after it until all were, as a share of the peak.
-        admitted_p50, admitted_p99: seconds of the requests that were answered.
-        refused: share of the requests that got 429.
-        refused_p99: seconds until a 429 was there.
-        other: answers that were neither.
-        told: median Retry-After, seconds; None where nothing was refused.
-        reopened: median seconds from a 429 to the sending of the next request that was admitted.
-        right: share of those refusals that were told between half and twice that.
-        rounded: share that were, or were told less than a second too much: the header has no less than whole seconds.
-        obeyed: how many callers waited as they were told; `readmitted`: how many of those were then admitted.
-    """
-
-    rows: int
-    peak: float
-    offered: float
-    goodput: float
-    admitted_p50: float
-    admitted_p99: float
-    refused: float
-    refused_p99: float
-    other: int
-    told: float | None
-    reopened: float
-    right: float
-    rounded: float
-    obeyed: int
-    readmitted: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints. Returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and print. Return the exit status."""
+    parser = command.parser("bench.overload", __doc__)
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the bundles")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of a flood, and of a turn (%(default)s)")
-    parser.add_argument("--times", type=float, default=10.0, help="the peak that is sent (%(default)s)")
-    parser.add_argument("--rows", type=_counts, default=(1, 32), metavar="N,N", help="of a request in a flood; 1,32")
-    parser.add_argument("--connections", type=_counts, default=(1, 8), help="that call sentiment; 1,8")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of a flood, and of each side (%(default)s)")
+    parser.add_argument("--times", type=float, default=flood.TIMES, help="the peak that is sent (%(default)s)")
+    parser.add_argument("--rows", type=counts, default=(1, 32), metavar="N,N", help="of a request in a flood; 1,32")
+    parser.add_argument("--connections", type=counts, default=(1, 8), help="that ask for sentiment; 1,8")
     parser.add_argument("--apart", action="store_true", help="keep the last core for the load generator")
-    parser.add_argument("--rounds", type=int, default=3, help="turns with and without documents (%(default)s)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--rounds", type=int, default=3, help="with and without documents (%(default)s)")
+    return command.run(parser, program, arguments)
+
+
+def program(options: argparse.Namespace) -> int:
+    """Measure the parts that are asked for and print them."""
     found: dict[str, Any] = {}
     parts = PARTS if options.part == "all" else (options.part,)
-    try:
-        if "overload" in parts:
-            found["overload"] = []
-            for size in options.rows:
-                with _placed(options.apart) as settle, serving.bertie(options.models, ("sentiment",)) as (_, url):
-                    settle()
-                    flood = overload(f"{url}/classify", size=size, seconds=options.seconds, times=options.times)
-                found["overload"].append(asdict(flood))
-                print(tell(flood))
-        if "starvation" in parts:
-            with serving.bertie(options.models, ("sentiment", "qa")) as (_, url):
-                found["starvation"] = [
-                    starvation(url, connections=n, seconds=options.seconds, rounds=options.rounds)
-                    for n in options.connections
-                ]
-            for each in found["starvation"]:
-                print(
-                    f"starvation, {each['connections']} callers: sentiment's p95 {each['p95_without'] * 1e3:.1f} ms "
-                    f"without, {each['p95_with'] * 1e3:.1f} ms with documents of {each['windows']} windows: "
-                    f"{each['ratio']:.2f} × (wanted ≤ 2 ×); {each['documents']} documents answered"
+    if "overload" in parts:
+        found["overload"] = []
+        for size in options.rows:
+            with _placed(options.apart) as settle, serving.bertie(options.models, ("sentiment",)) as (_, url):
+                settle()
+                requests = _requests(f"{url}/classify", size)
+                flooded = flood.measure(
+                    f"{url}/classify", requests, rows=size, seconds=options.seconds, times=options.times
                 )
-        if "padding" in parts:
-            with serving.bertie(options.models, ("sentiment",)) as (_, url):
-                found["padding"] = padding(url, options.models / "sentiment", seconds=options.seconds)
-            told = found["padding"]
+            found["overload"].append(asdict(flooded))
+            print(f"overload, {flooded.words()}")
+    if "starvation" in parts:
+        with serving.bertie(options.models, ("sentiment", "qa")) as (_, url):
+            found["starvation"] = [
+                starvation(url, connections=n, seconds=options.seconds, rounds=options.rounds)
+                for n in options.connections
+            ]
+        for each in found["starvation"]:
             print(
-                f"padding, {told['connections']} callers of mixed lengths: {told['share']:.1%} of the computed tokens "
-                f"(wanted ≤ 8 %), in {told['batches']:,} batches of {told['rows']:.1f} rows"
+                f"starvation, {each['connections']} clients: sentiment's p95 {each['p95_without'] * 1e3:.1f} ms "
+                f"without, {each['p95_with'] * 1e3:.1f} ms with documents of {each['windows']} windows: "
+                f"{each['ratio']:.2f} × (wanted ≤ 2 ×); {each['documents']} documents answered"
             )
-    except BenchError as error:
-        print(f"overload: {error}", file=sys.stderr)
-        return 1
+    if "padding" in parts:
+        with serving.bertie(options.models, ("sentiment",)) as (_, url):
+            each = found["padding"] = padding(url, options.models / "sentiment", seconds=options.seconds)
+        print(
+            f"padding, {each['connections']} clients of mixed lengths: {each['share']:.1%} of the computed tokens "
+            f"(wanted ≤ 8 %), in {each['batches']:,} batches of {each['rows']:.1f} rows"
+        )
     print(json.dumps(plain(found), allow_nan=False))
     return 0
 
 
 @contextlib.contextmanager
 def _placed(apart: bool) -> Iterator[Callable[[], None]]:
-    """While it lasts, what is started has all cores but the last, and this process the last from the call on, if they
-    are to be apart."""
+    """Give what is started all cores but the last, and this process the last from the call on, if they are apart."""
     cores = sorted(os.sched_getaffinity(0))
     if not apart:
         yield lambda: None
@@ -160,113 +116,8 @@ def _placed(apart: bool) -> Iterator[Callable[[], None]]:
         os.sched_setaffinity(0, cores)
 
 
-def tell(flood: Overload) -> str:
-    """A flood in words."""
-    retry = "no 429, so no Retry-After"
-    if flood.told is not None:
-        retry = (
-            f"Retry-After said {flood.told:.1f} s, the next was admitted after {flood.reopened:.2f} s (medians), "
-            f"within 2 × for {flood.right:.0%}, or as near as whole seconds can tell for {flood.rounded:.0%}; "
-            f"{flood.readmitted} of {flood.obeyed} who obeyed it were admitted"
-        )
-    return (
-        f"overload, {flood.rows} rows a request: peak {flood.peak:.0f} rows/s, offered {flood.offered:.1f} ×; goodput "
-        f"{flood.goodput:.0%} (wanted ≥ 95 %), admitted p99 {flood.admitted_p99:.2f} s, refused {flood.refused:.0%} "
-        f"(p99 {flood.refused_p99 * 1e3:.0f} ms), other {flood.other}; {retry}"
-    )
-
-
-def overload(url: str, *, size: int, seconds: float, times: float) -> Overload:
-    """Finds the peak, floods, and looks at what became of it.
-
-    Raises:
-        BenchError: nothing was answered at the peak.
-    """
-    requests = _requests(url, size)
-    callers = max(2, 64 // size)
-    asyncio.run(client.closed(url, requests, connections=callers, seconds=min(2.0, seconds)))
-    began = time.perf_counter()
-    calm = asyncio.run(client.closed(url, requests, connections=callers, seconds=seconds))
-    peak = sum(size for answer in calm if answer.ok) / (time.perf_counter() - began)
-    if not peak:
-        raise BenchError("nothing was answered at the peak")
-    began = time.perf_counter()
-    answers, obedient = asyncio.run(_flood(url, requests, rate=times * peak / size, seconds=seconds))
-    return summary(answers, obedient, size=size, peak=peak, began=began)
-
-
-def summary(answers: Sequence[Answer], obedient: Sequence[Answer], *, size: int, peak: float, began: float) -> Overload:
-    """What the answers of a flood tell.
-
-    Args:
-        obedient: answers to those who had waited as long as a 429 told them.
-        began: of the flood.
-    """
-    admitted = [answer for answer in answers if answer.ok]
-    refused = [answer for answer in answers if answer.status == 429]
-    last_sent = max(answer.sent for answer in answers)
-    last_received = max((answer.received for answer in admitted), default=last_sent)
-    told = [answer.retry_after for answer in refused if answer.retry_after is not None]
-    waits = [answer.seconds for answer in admitted]
-    pairs = [pair for pair in _reopenings(admitted, refused) if pair[1] > 0]
-    right = [0.5 <= said / actual <= 2 for said, actual in pairs]
-    rounded = [ok or 0 <= said - actual < 1 for ok, (said, actual) in zip(right, pairs, strict=True)]
-    return Overload(
-        rows=size,
-        peak=peak,
-        offered=len(answers) * size / max(last_sent - began, 1e-9) / peak,
-        goodput=len(admitted) * size / (last_received - began) / peak,
-        admitted_p50=percentile(waits, 50),
-        admitted_p99=percentile(waits, 99),
-        refused=len(refused) / len(answers),
-        refused_p99=percentile([answer.seconds for answer in refused], 99),
-        other=len(answers) - len(admitted) - len(refused),
-        told=statistics.median(told) if told else None,
-        reopened=statistics.median(actual for _, actual in pairs) if pairs else math.nan,
-        right=sum(right) / len(right) if right else math.nan,
-        rounded=sum(rounded) / len(rounded) if rounded else math.nan,
-        obeyed=len(obedient),
-        readmitted=sum(answer.ok for answer in obedient),
-    )
-
-
-def _reopenings(admitted: Sequence[Answer], refused: Sequence[Answer]) -> Iterator[tuple[float, float]]:
-    """(Retry-After, seconds until the next request that was admitted) of each refusal that one followed."""
-    sent = sorted(answer.sent for answer in admitted)
-    for answer in refused:
-        following = bisect.bisect_right(sent, answer.received)
-        if answer.retry_after is not None and following < len(sent):
-            yield answer.retry_after, sent[following] - answer.received
-
-
-async def _flood(
-    url: str, requests: Iterator[bytes], *, rate: float, seconds: float
-) -> tuple[list[Answer], list[Answer]]:
-    """The answers of the flood, and of those who obeyed a Retry-After while it lasted."""
-    obedient: list[Answer] = []
-    until = time.perf_counter() + seconds
-
-    async def obey() -> None:
-        connection = client.Connection(url)
-        answer = await connection.send(next(requests))
-        wait = answer.retry_after
-        if answer.status == 429 and wait is not None and time.perf_counter() + wait < until:
-            await asyncio.sleep(wait)
-            obedient.append(await connection.send(next(requests)))
-        connection.close()
-
-    async def probe() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            while time.perf_counter() < until:
-                tasks.create_task(obey())
-                await asyncio.sleep(PROBE_SECONDS)
-
-    answers, _ = await asyncio.gather(client.opened(url, requests, rate=rate, seconds=seconds), probe())
-    return answers, obedient
-
-
 def starvation(url: str, *, connections: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """Sentiment's p95 with and without somebody who posts long documents, in turns.
+    """Measure sentiment's p95 with and without a client that posts long documents, in alternation.
 
     Raises:
         BenchError: a document was not answered.
@@ -275,7 +126,7 @@ def starvation(url: str, *, connections: int, seconds: float, rounds: int) -> di
     book = client.request(f"{url}/qa", json.dumps(question).encode())
     requests = _requests(f"{url}/classify", 1)
 
-    async def turn(books: bool) -> tuple[list[Answer], list[Answer]]:
+    async def side(books: bool) -> tuple[list[Answer], list[Answer]]:
         short = client.closed(f"{url}/classify", requests, connections=connections, seconds=seconds)
         if not books:
             return await short, []
@@ -283,11 +134,11 @@ def starvation(url: str, *, connections: int, seconds: float, rounds: int) -> di
         long = client.closed(f"{url}/qa", itertools.repeat(book), connections=1, seconds=seconds)
         return tuple(await asyncio.gather(short, long))  # type: ignore[return-value]
 
-    asyncio.run(turn(False))
+    uvloop.run(side(False))
     without, beside, documents = [], [], 0
     for _ in range(rounds):
-        without.append(_p95(asyncio.run(turn(False))[0]))
-        short, long = asyncio.run(turn(True))
+        without.append(_p95(uvloop.run(side(False))[0]))
+        short, long = uvloop.run(side(True))
         beside.append(_p95(short))
         if bad := [answer for answer in long if not answer.ok]:
             raise BenchError(f"a document was answered with {bad[0].status}: {bad[0].body[:200]!r}")
@@ -303,7 +154,7 @@ def starvation(url: str, *, connections: int, seconds: float, rounds: int) -> di
 
 
 def padding(url: str, folder: Path, *, seconds: float) -> dict[str, Any]:
-    """The share of padding among the tokens that were computed for callers with texts of many lengths.
+    """Measure the share of padding among the tokens that were computed for clients with texts of many lengths.
 
     Args:
         folder: the bundle that is served, to know the length of each text's row.
@@ -314,8 +165,7 @@ def padding(url: str, folder: Path, *, seconds: float) -> dict[str, Any]:
     chance = random.Random(0)
     sentences = rows.sentences()
     texts = [" ".join(chance.choices(sentences, k=chance.choice((1, 1, 1, 1, 2, 3, 5, 8)))) for _ in range(1000)]
-    task: Any = make_task(bundles.load(folder), Tokenizer.from_file(folder / bundles.TOKENIZER))
-    lengths = [len(row) for row, *_ in task.encode([ClassificationExample(text) for text in texts])]
+    lengths = [len(row) for row in Opened(folder).sentence_rows(texts)]
     made = [client.request(f"{url}/classify", json.dumps({"text": text}).encode()) for text in texts]
     needed = 0
 
@@ -326,12 +176,12 @@ def padding(url: str, folder: Path, *, seconds: float) -> dict[str, Any]:
             yield data
 
     before = _computed(url)
-    answers = asyncio.run(client.closed(url, feed(), connections=CALLERS, seconds=seconds))
+    answers = uvloop.run(client.closed(url, feed(), connections=CLIENTS, seconds=seconds))
     if bad := [answer for answer in answers if not answer.ok]:
         raise BenchError(f"a request was answered with {bad[0].status}: {bad[0].body[:200]!r}")
     tokens, batches = (now - then for now, then in zip(_computed(url), before, strict=True))
     return {
-        "connections": CALLERS,
+        "connections": CLIENTS,
         "share": 1 - needed / tokens,
         "batches": round(batches),
         "rows": len(answers) / batches,
@@ -339,7 +189,7 @@ def padding(url: str, folder: Path, *, seconds: float) -> dict[str, Any]:
 
 
 def _computed(url: str) -> tuple[float, float]:
-    """Tokens that the service has computed, padding included, and in how many batches."""
+    """Get the tokens that the service has computed, padding included, and in how many batches."""
     lines = client.get(f"{url}/metrics").body.decode().splitlines()
     tokens, batches = (
         sum(float(line.split()[-1]) for line in lines if line.startswith(f"bertie_batch_tokens_{what}{{"))
@@ -349,7 +199,7 @@ def _computed(url: str) -> tuple[float, float]:
 
 
 def document(url: str) -> str:
-    """A context that the QA model reads in 100 windows: as long as two samples say that it must be.
+    """Make a context that the QA model reads in 100 windows: as long as two samples say that it must be.
 
     Raises:
         BenchError: the model does not answer.
@@ -369,7 +219,7 @@ def document(url: str) -> str:
 
 
 def _requests(url: str, size: int) -> Iterator[bytes]:
-    """Requests of so many sentences, without end."""
+    """Make requests of so many sentences, without end."""
     sentences = itertools.cycle(rows.sentences())
     made = []
     for _ in range(200):
@@ -380,10 +230,6 @@ def _requests(url: str, size: int) -> Iterator[bytes]:
 
 def _p95(answers: Sequence[Answer]) -> float:
     return percentile([answer.seconds for answer in answers if answer.ok], 95)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in text.split(","))
 
 
 if __name__ == "__main__":

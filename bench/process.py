@@ -1,29 +1,27 @@
 """A server in a process of its own, and what its whole process tree uses.
 
-Owns start, stop and the reading of /proc. Knows nothing of HTTP or of what is served.
+Owns start, stop and counting (psutil's). Knows nothing of HTTP or of what is served.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from bench.errors import BenchError
 
-PROC = Path("/proc")
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_SECONDS = 0.5
-"""How often memory is looked at: seldom enough to cost nothing."""
+"""Between two looks at memory: seldom enough to cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +41,26 @@ class Usage:
     descriptors: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Stat:
-    parent: int
-    session: int
-    cpu_seconds: float
-    threads: int
-    rss: int
-
-
 class Server:
     """A command that serves until it is stopped. Use it as a context manager.
 
     Attributes:
         log: file with all that it has written.
         peak_rss: most bytes resident that were seen since `reset_peak`.
+        started: when it was started, on `time.perf_counter`'s clock.
     """
 
-    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
-        """Starts it, in a session of its own, so that nothing of it is lost sight of."""
+    def __init__(
+        self, command: Sequence[str], *, environment: Mapping[str, str], log: Path, cwd: Path | None = None
+    ) -> None:
+        """Start it, in a session of its own, so that children whose parent has ended are found too."""
         self.log = log
         self.peak_rss = 0
+        self.started = time.perf_counter()
         with open(log, "wb") as output:
             self._process = subprocess.Popen(
                 list(command), env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
+                start_new_session=True, cwd=cwd,
             )  # fmt: skip
         self._stopped = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -85,34 +78,37 @@ class Server:
         return self._process.poll() is None
 
     def usage(self) -> Usage:
-        """What the tree uses now."""
+        """Count what the tree uses now."""
         return usage(self._process.pid)
 
     def pss(self) -> int:
-        """Bytes resident, shared pages divided among those who share them. Costs more than `usage`."""
-        return sum(_pss(pid) for pid in tree(self._process.pid))
+        """Sum the bytes resident, shared pages divided among those who share them. Costs more than `usage`."""
+        total = 0
+        for process in tree(self._process.pid):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total
 
     def reset_peak(self) -> None:
-        """Begins a new peak."""
+        """Begin a new peak."""
         self.peak_rss = 0
 
     def last_words(self) -> str:
-        """The last line of its log."""
+        """Get the last line of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else "it wrote nothing"
 
     def stop(self, seconds: float = 20.0) -> None:
-        """SIGTERM, some time, then SIGKILL to whatever is left of the tree."""
+        """Send SIGTERM, wait, then send SIGKILL to what is left of the tree."""
         self._stopped.set()
         self._sampler.join()
-        family = set(tree(self._process.pid))
+        before = tree(self._process.pid)
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
-        for pid in family | set(tree(self._process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                if pid == self._process.pid or _session(pid) == self._process.pid:
-                    os.kill(pid, signal.SIGKILL)
+        for process in {*before, *tree(self._process.pid)}:
+            with contextlib.suppress(psutil.Error):
+                process.kill()  # psutil looks first whether the number has passed to another process
         self._process.wait()
 
     def _sample(self) -> None:
@@ -121,30 +117,36 @@ class Server:
 
 
 def python(module: str) -> list[str]:
-    """The command that runs a module with this interpreter."""
+    """Get the command that runs a module with this interpreter."""
     return [sys.executable, "-m", module]
 
 
-def tree(root: int) -> list[int]:
-    """`root`, its descendants, and everything else in its session (a child whose parent has ended)."""
-    return list(_tree(root))
+def tree(root: int) -> set[psutil.Process]:
+    """Find `root`, its descendants, and everything else in its session (a child whose parent has ended)."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError):
+            if process.pid == root or os.getsid(process.pid) == root:
+                found.add(process)
+    with contextlib.suppress(psutil.Error):
+        found |= set(psutil.Process(root).children(recursive=True))
+    return found
 
 
 def usage(root: int) -> Usage:
-    """What the tree under `root` uses now."""
-    stats = _tree(root)
-    return Usage(
-        cpu_seconds=sum(stat.cpu_seconds for stat in stats.values()),
-        rss=sum(stat.rss for stat in stats.values()),
-        processes=len(stats),
-        threads=sum(stat.threads for stat in stats.values()),
-        descriptors=sum(map(_descriptors, stats)),
-    )
+    """Count what the tree under `root` uses now."""
+    counted = []
+    for process in tree(root):
+        with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
+            spent = process.cpu_times()
+            cpu = spent.user + spent.system + spent.children_user + spent.children_system
+            counted.append((cpu, process.memory_info().rss, 1, process.num_threads(), _descriptors(process)))
+    return Usage(*map(sum, zip(*counted, strict=True))) if counted else Usage(0.0, 0, 0, 0, 0)
 
 
 @contextlib.contextmanager
 def only_cores(count: int) -> Iterator[int]:
-    """Holds this process, and those that it starts meanwhile, to the first `count` of its cores; 0 for all of them.
+    """Hold this process, and those that it starts meanwhile, to the first `count` of its cores; 0 for all of them.
 
     Yields how many they are.
 
@@ -162,9 +164,8 @@ def only_cores(count: int) -> Iterator[int]:
         os.sched_setaffinity(0, before)
 
 
-def wait_until(condition: object, seconds: float, step: float = 0.05) -> bool:
-    """Calls `condition` until it is true or the time is over. Returns whether it came true."""
-    assert callable(condition)
+def wait_until(condition: Callable[[], bool], seconds: float, step: float = 0.05) -> bool:
+    """Call `condition` until it is true or the time is over. Return whether it came true."""
     until = time.perf_counter() + seconds
     while not condition():
         if time.perf_counter() > until:
@@ -173,51 +174,8 @@ def wait_until(condition: object, seconds: float, step: float = 0.05) -> bool:
     return True
 
 
-def _tree(root: int) -> dict[int, _Stat]:
-    stats = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit() and (stat := _stat(entry)) is not None:
-            stats[int(entry.name)] = stat
-    found: dict[int, _Stat] = {}
-    fresh = [pid for pid, stat in stats.items() if pid == root or stat.session == root]
-    while fresh:
-        found |= {pid: stats[pid] for pid in fresh}
-        fresh = [pid for pid, stat in stats.items() if stat.parent in found and pid not in found]
-    return found
-
-
-def _stat(entry: Path) -> _Stat | None:
+def _descriptors(process: psutil.Process) -> int:
     try:
-        fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:  # it has just ended
-        return None
-    # proc(5), counted from the state, which is the third field there. Of the children those who were waited for.
-    return _Stat(
-        parent=int(fields[1]),
-        session=int(fields[3]),
-        cpu_seconds=sum(map(int, fields[11:15])) / TICKS,
-        threads=int(fields[17]),
-        rss=int(fields[21]) * PAGE,
-    )
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1
-
-
-def _descriptors(pid: int) -> int:
-    try:
-        return len(os.listdir(PROC / str(pid) / "fd"))
-    except OSError:
+        return int(process.num_fds())
+    except psutil.Error:  # it has ended, and its parent has not looked yet
         return 0
-
-
-def _pss(pid: int) -> int:
-    try:
-        lines = (PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)

@@ -17,7 +17,7 @@ SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
 def sentences(path: Path = SENTENCES) -> list[str]:
-    """A sentence a line; of a `.tsv` the column `sentence`. `.xz` may follow.
+    """Read a sentence a line; of a `.tsv` the column `sentence`. `.xz` may follow.
 
     Raises:
         BenchError: the file cannot be read or holds none.
@@ -34,7 +34,7 @@ def sentences(path: Path = SENTENCES) -> list[str]:
 
 
 def questions(path: Path, limit: int) -> list[tuple[str, str]]:
-    """(question, paragraph) of SQuAD's JSON: at most `limit`, spread over the file. `.xz` may follow.
+    """Read (question, paragraph) of SQuAD's JSON: at most `limit`, spread over the file. `.xz` may follow.
 
     Raises:
         BenchError: the file cannot be read or is not SQuAD's.
@@ -51,6 +51,12 @@ def questions(path: Path, limit: int) -> list[tuple[str, str]]:
     found = _some(found, path)
     count = min(limit, len(found))
     return [found[i * len(found) // count] for i in range(count)]
+
+
+def paragraphs(count: int) -> list[tuple[str, str]]:
+    """Make (question, paragraph) where there is no file of them: eight bundled sentences each."""
+    found = sentences()
+    return [("What is the film about?", " ".join(found[8 * i % len(found) :][:8])) for i in range(count)]
 
 
 def _read(path: Path) -> str:

@@ -11,7 +11,6 @@ an answer was anything but 200: each request is one that the service can answer,
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import random
 import sys
@@ -21,7 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import client, rows, serving
+import uvloop
+
+from bench import client, command, rows, serving
 from bench.client import Answer
 from bench.errors import BenchError
 from bench.process import Server
@@ -60,17 +61,17 @@ class Soak:
 
     @property
     def growth(self) -> float:
-        """Share by which resident memory grew from the first sample to the highest of the last three."""
+        """Get the share by which resident memory grew from the first sample to the highest of the last three."""
         return max(sample.rss for sample in self.samples[-3:]) / self.samples[0].rss - 1
 
     @property
     def bad(self) -> int:
-        """Answers other than 200, and requests without one (status 0)."""
+        """Count answers other than 200, and requests without one (status 0)."""
         return sum(count for status, count in self.statuses.items() if status != 200)
 
     @property
     def leaked_descriptors(self) -> int:
-        """Descriptors at the end more than at the first sample."""
+        """Count the descriptors at the end beyond those at the first sample."""
         return self.samples[-1].descriptors - self.samples[0].descriptors
 
     @property
@@ -80,19 +81,19 @@ class Soak:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Soaks and prints. Returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Soak and print. Return the exit status."""
+    parser = command.parser("bench.soak", __doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="%(default)s")
     parser.add_argument("--connections", type=int, default=16, help="%(default)s")
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the bundles")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        with serving.bertie(options.models) as (server, url):
-            soak = run(server, url, requests=options.requests, connections=options.connections, seed=options.seed)
-    except BenchError as error:
-        print(f"soak: {error}", file=sys.stderr)
-        return 1
+    return command.run(parser, program, arguments)
+
+
+def program(options: argparse.Namespace) -> int:
+    """Soak and print. Return 1 when memory grew by more than it may, or when an answer was bad."""
+    with serving.bertie(options.models) as (server, url):
+        soak = run(server, url, requests=options.requests, connections=options.connections, seed=options.seed)
     first, last = soak.samples[0], soak.samples[-1]
     print(
         f"{last.requests:,} requests ({', '.join(f'{s}: {n:,}' for s, n in sorted(soak.statuses.items()))}); resident "
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(server: Server, url: str, *, requests: int, connections: int, seed: int = 0) -> Soak:
-    """Sends the requests in as many portions as there are samples; connections are opened anew for each portion.
+    """Send the requests in as many portions as there are samples; new connections for each portion.
 
     Raises:
         BenchError: the service has none of the models that this knows shapes for.
@@ -121,7 +122,7 @@ def run(server: Server, url: str, *, requests: int, connections: int, seed: int 
     marks = [round(requests * (SETTLED + (1 - SETTLED) * i / SAMPLES)) for i in range(SAMPLES + 1)]
     for already, mark in zip([0, *marks], marks, strict=False):
         portion = (client.request(url + path, json.dumps(body).encode()) for path, body in _take(feed, mark - already))
-        asyncio.run(client.closed(url, portion, connections=connections, each=note))
+        uvloop.run(client.closed(url, portion, connections=connections, each=note))
         usage = server.usage()
         samples.append(Sample(mark, usage.rss, usage.threads, usage.descriptors))
         print(f"{mark:>8,} requests: {usage.rss / 1e6:.1f} MB resident", file=sys.stderr)
@@ -129,7 +130,7 @@ def run(server: Server, url: str, *, requests: int, connections: int, seed: int 
 
 
 def shapes(url: str, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Routes and bodies without end, for the models that the service has; the same for the same seed."""
+    """Make routes and bodies without end, for the models that the service has; the same for the same seed."""
     served = client.get(f"{url}/models").json()["models"]
     labels = {frozenset(model.get("labels") or ()) for model in served}
     kinds: list[Shape] = []

@@ -56,7 +56,7 @@ def available() -> bool:
 
 
 def run(url: str, bodies: Sequence[bytes], *, connections: int, seconds: float) -> Load:
-    """Posts `bodies` in turn from so many connections for so long (whole seconds, at least one).
+    """Post `bodies` one after another from so many connections for so long (whole seconds, at least one).
 
     Raises:
         ClientError: wrk failed.
@@ -73,30 +73,30 @@ def run(url: str, bodies: Sequence[bytes], *, connections: int, seconds: float) 
 
 
 def script(bodies: Sequence[bytes]) -> str:
-    """The Lua program that posts `bodies`."""
+    """Write the Lua program that posts `bodies`."""
     return SCRIPT % {"bodies": "\n".join(f"  {_quoted(body)}," for body in bodies), "mark": MARK}
 
 
 def parse(output: str) -> Load:
-    """What wrk printed, as a `Load`.
+    """Read what wrk printed.
 
     Raises:
         ClientError: the script's line is missing.
     """
     line = next((line for line in output.splitlines() if line.startswith(MARK)), None)
     if line is None:
-        raise ClientError(f"wrk did not tell its result: {output.strip()[-200:]}")
-    told = json.loads(line.removeprefix(MARK))
+        raise ClientError(f"wrk did not print its result: {output.strip()[-200:]}")
+    found = json.loads(line.removeprefix(MARK))
     # `requests` counts every complete answer, those with an error's status too.
-    answered = told["requests"] - told["status"]
+    answered = found["requests"] - found["status"]
     return Load(
-        seconds=told["duration"] / 1e6,
+        seconds=found["duration"] / 1e6,
         answered=answered,
-        errors=told["status"] + told["lost"],
-        **{name: told[name] / 1e6 if answered else math.nan for name in ("p50", "p95", "p99")},
+        errors=found["status"] + found["lost"],
+        **{name: found[name] / 1e6 if answered else math.nan for name in ("p50", "p95", "p99")},
     )
 
 
 def _quoted(body: bytes) -> str:
-    """A Lua string of any bytes."""
+    """Write a Lua string of any bytes."""
     return '"' + "".join(chr(byte) if byte in SAFE else f"\\{byte:03d}" for byte in body) + '"'

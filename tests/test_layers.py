@@ -39,7 +39,6 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("training.checkpoints", "training.tasks"),
     ("training.evaluate",),
     ("training.finetune", "training.pretrain", "training.export"),
-    ("training.compare",),
     ("training.__main__",),
 )
 """Training's rooms, bottom up. Rooms side by side do not know one another."""

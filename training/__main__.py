@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError
 
 from service.errors import BertieError
-from training.compare import command as compare
 from training.errors import DataError, TrainingError
 
 PRECISIONS = ("fp32", "fp16", "int8", "w8a16")
@@ -152,7 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.set_defaults(run=_evaluate)
 
-    compare.add_parser(commands)
     return parser
 
 

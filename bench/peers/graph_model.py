@@ -1,4 +1,4 @@
-"""A bundle's graph as somebody would run it who has tokenizers, ONNX Runtime and no Bertie.
+"""A bundle's graph as it would be run with tokenizers and ONNX Runtime, without Bertie.
 
 Owns nothing that is not in those libraries' own guides: truncation and padding by the tokenizer, a default session with
 the threads asked for. It shares no code with the service, so a mistake there cannot hide here.

@@ -1,4 +1,4 @@
-"""What a peer is told when it is started: where to listen, what to serve, and how.
+"""What a peer gets when it is started: where to listen, what to serve, and how.
 
 Travels in one environment variable, so that it reaches the processes that a peer starts in turn. Imports nothing heavy.
 """
@@ -29,7 +29,7 @@ class Configuration:
     wait_ms: float = 0.0
 
     def words(self) -> str:
-        """For a table's notes."""
+        """Describe it for a table's notes."""
         batch = f"batches to {self.batch}, {self.wait_ms:g} ms" if self.batch > 1 else "no batches"
         return f"{self.workers} × {self.threads} threads, {batch}"
 
@@ -51,7 +51,7 @@ class Order:
     configuration: Configuration
 
     def environment(self) -> dict[str, str]:
-        """The variables that carry it. As many OpenMP threads for all; nothing is downloaded, nobody is told."""
+        """Get the variables that carry it. As many OpenMP threads for all; nothing is downloaded or reported."""
         threads = str(self.configuration.threads)
         return {
             VARIABLE: json.dumps(asdict(self)),
@@ -67,6 +67,6 @@ class Order:
 
 
 def read() -> Order:
-    """The order that this process was given."""
+    """Read the order that this process was given."""
     values = json.loads(os.environ[VARIABLE])
     return Order(**values | {"configuration": Configuration(**values["configuration"])})

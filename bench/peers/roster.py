@@ -10,10 +10,12 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from bench.errors import BenchError
 from bench.peers.order import Configuration
+from bench.serving import ROOT
 
 BERTIE = ("-m", "service")
 Work = Literal["single", "batched", "qa"]
@@ -33,7 +35,8 @@ class Peer:
         needs: modules that must be installed.
         model: `graph` (the bundle's own file) or `torch` (the checkpoint).
         title: what it is, for the table's notes.
-        fixed: the one configuration of a peer that is not tuned.
+        fixed: whether it has one configuration, and is not tuned.
+        tree: the source tree that it runs.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Peer:
     model: Literal["graph", "torch"]
     title: str
     fixed: bool = False
+    tree: Path = ROOT
 
     @property
     def is_bertie(self) -> bool:
@@ -56,7 +60,7 @@ class Peer:
         return next((module for module in self.needs if importlib.util.find_spec(module) is None), "")
 
     def body(self, texts: Sequence[str]) -> bytes:
-        """A request's body: of a text, of many, or of a question and a context."""
+        """Make a request's body: of a text, of many, or of a question and a context."""
         if self.work == "qa":
             value: object = dict(zip(("question", "context"), texts, strict=True))
         elif self.work == "batched":
@@ -68,7 +72,7 @@ class Peer:
         return json.dumps(value).encode()
 
     def configurations(self, cores: int) -> tuple[Configuration, ...]:
-        """What is tried, a sensible guess first."""
+        """List what is tried, a sensible guess first."""
         whole = (1, cores)
         if self.fixed:
             return (Configuration(*whole),)
@@ -115,7 +119,7 @@ PEERS = (
 
 
 def choose(names: Sequence[str]) -> tuple[Peer, ...]:
-    """The peers of these names, in the roster's order; all when there are no names.
+    """Choose the peers of these names, in the roster's order; all when there are no names.
 
     Raises:
         BenchError: a name is unknown.

@@ -108,6 +108,43 @@ async def test_opened_does_not_wait_for_answers() -> None:
     assert all(answer.ok for answer in answers)
 
 
+async def test_opened_sends_nothing_while_each_connection_waits() -> None:
+    """Two connections and answers that take 0.1 s: some 20 a second, however many are asked for."""
+    now = most = 0
+
+    async def handle(_: bytes) -> bytes:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.1)
+        now -= 1
+        return respond("200 OK", b"{}")
+
+    async with answering(handle) as url:
+        requests = itertools.repeat(client.request(url, b"{}"))
+        answers = await client.opened(url, requests, rate=1000, seconds=0.45, connections=2)
+    assert most == 2
+    assert 4 <= len(answers) <= 10
+    assert all(answer.ok for answer in answers)
+
+
+async def test_an_answer_may_come_in_pieces() -> None:
+    whole = respond("200 OK", b'{"a": 1}')
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in whole:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server:
+        (answer,) = await client.closed(url, [client.request(url)], connections=1)
+    assert answer.json() == {"a": 1}
+
+
 async def test_each_answer_can_be_looked_at_and_let_go() -> None:
     async def handle(_: bytes) -> bytes:
         return respond("200 OK", b"{}")

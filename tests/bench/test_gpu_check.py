@@ -1,14 +1,18 @@
-"""What `make gpu-check` tells beyond the logits, on a CPU: where nodes ran, memory, and the whole service."""
+"""`make gpu-check` as far as a machine without a GPU can go: the same path on the CPU, and the refusal."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from bench import full, gpu_check
+from bench import gpu_check
+from bench.graphs import full
 from service.engine.batch import Batch
 from service.repository import bundle as bundles
+
+HAS_GPU = torch.cuda.is_available()
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +26,28 @@ def told() -> tuple[int, str]:
         status = gpu_check.main(["--device", "cpu", "--quick"])
     patch.undo()
     return status, "\n".join(lines)
+
+
+def test_the_whole_path_on_a_cpu(told: tuple[int, str]) -> None:
+    status, shown = told
+    assert status == 0
+    report = json.loads(shown.splitlines()[-1])
+    assert report["passed"]
+    found = {(row["precision"], row["packed"]): row for row in report["rows"]}
+    assert set(found) == {("fp32", False), ("fp32", True), ("int8", False)}
+    assert all(found["fp32", packed]["difference"] <= 1e-4 for packed in (False, True))
+    assert all(row["provider"] == "cpu" and row["rows_per_second"] > 0 for row in report["rows"])
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+def test_without_a_gpu_it_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main([]) == 1
+    assert "no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="this machine has no GPU")
+def test_on_a_gpu() -> None:
+    assert gpu_check.main([]) == 0
 
 
 def test_it_tells_where_nodes_ran_and_how_memory_grew(told: tuple[int, str]) -> None:

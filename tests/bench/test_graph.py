@@ -3,15 +3,11 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from bench import graph, neighbours
-from service.engine.batch import Batch
-from service.repository.bundle import Graph
-from tests.training.compare.shapes import run_here
+from bench import child, graph
+from tests.bench.compare.shapes import run_here
 from tests.training.samples import save_checkpoint
-from training.compare import child
 
 
 def test_everything_on_tiny_shapes(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +46,7 @@ def test_stock_tools_that_fail_are_told(monkeypatch: pytest.MonkeyPatch, capsys:
     call = child.call
 
     def without_stock(module: str, request: dict[str, object]) -> dict[str, object]:
-        if module == "bench.stock":
+        if module == "bench.graphs.stock":
             raise child.ChildError("ModuleNotFoundError: No module named 'onnxscript'")
         return call(module, request)
 
@@ -69,27 +65,3 @@ def test_an_unknown_shape_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_without_a_bundle_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert graph.main(["--part", "rows", "--bundle", str(tmp_path)]) == 1
     assert "manifest.json is missing" in capsys.readouterr().err
-
-
-class Sociable:
-    """An engine whose logits depend on the batch: by the longest row of it."""
-
-    workers = 1
-
-    def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
-        rows, tokens = batch.shape
-        return (np.full((rows, 2), tokens / 1000, dtype=np.float32),)
-
-
-def test_a_graph_that_feels_its_neighbours_is_found_out(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = (Sociable(), Graph("model.int8.onnx", "int8"))
-    monkeypatch.setattr(neighbours, "open_engine", lambda bundle, **settings: opened)
-    found = neighbours.measure(models_dir / "sentiment")
-    assert found["difference"] == pytest.approx((found["longest"] - found["shortest"]) / 1000, abs=0.02)
-
-
-def test_every_row_is_in_one_batch_a_time() -> None:
-    batches = list(neighbours._split(range(50), neighbours.random.Random(1)))
-    assert [i for batch in batches for i in batch] == list(range(50))
-    assert all(2 <= len(batch) <= neighbours.MOST_ROWS for batch in batches[:-1])
-    assert len({len(batch) for batch in batches}) > 1

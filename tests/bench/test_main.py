@@ -10,7 +10,7 @@ from bench.errors import BenchError
 from bench.peers import roster
 from bench.peers.order import Configuration, Order
 from bench.peers.roster import BERTIE, Peer
-from bench.turns import load_maker
+from bench.rounds import load_maker
 
 FAKE = Peer("fake", "single", ("-m", "tests.bench.fake_peer"), "/", (), "graph", "says positive")
 ABSENT = Peer("absent", "single", ("-m", "nowhere"), "/", ("no_such_module",), "graph", "is not installed")

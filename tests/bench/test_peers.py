@@ -7,14 +7,16 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bench import bare, checkpoint, rows
+from bench import rows
 from bench.errors import BenchError
+from bench.graphs import bare, checkpoint
 from bench.peers.graph_model import GraphModel
 from bench.peers.qa_pipeline import best_span
+from service.engine.batch import pad
 from service.engine.session import OrtEngine
 from service.engine.tokenizer import Tokenizer
-from service.predictor import make_task
 from service.repository import bundle as bundles
+from service.repository import loading
 from service.tasks import ClassificationExample
 
 TEXTS = ["a great film , wonderful fun", "boring", "an awful , terrible , sad movie " * 20, "the film", "I love it"]
@@ -25,13 +27,13 @@ def test_peers_on_the_graph_answer_as_the_service_does(models_dir: Path) -> None
     """Scores too: another truncation, padding or temperature would show. One text is cut."""
     folder = models_dir / "sentiment"
     bundle = bundles.load(folder)
-    task = make_task(bundle, Tokenizer.from_file(folder / "tokenizer.json"))
+    _, task = loading.open_task(bundle)
     engine = OrtEngine(folder / "model.fp32.onnx", provider="cpu", workers=1, intra_op_threads=1)
     answers = GraphModel(folder, threads=1)(TEXTS)
     for text, answer in zip(TEXTS, answers, strict=True):
         example = ClassificationExample(text)
         (encoded,) = task.encode([example])  # type: ignore[list-item]
-        logits = engine.run(bare.pad(encoded, 0))
+        logits = engine.run(pad(encoded, 0))
         expected = task.decode(example, encoded, [tuple(output[0] for output in logits)])  # type: ignore[arg-type]
         assert answer["label"] == expected.label  # type: ignore[union-attr]
         assert answer["score"] == pytest.approx(expected.score, abs=1e-5)  # type: ignore[union-attr]
@@ -71,8 +73,8 @@ def test_a_bundle_of_another_shape_wants_its_checkpoint(models_dir: Path, tmp_pa
 @pytest.mark.parametrize(("in_flight", "cores"), [(1, 2), (8, 2), (32, 4)])
 def test_schedules_use_the_cores_and_no_more(in_flight: int, cores: int) -> None:
     found = {schedule.name: schedule for schedule in bare.schedules(in_flight, cores)}
-    assert found["one by one"].callers == min(in_flight, cores)
-    assert all(s.callers * s.threads <= cores for s in found.values())
+    assert found["one by one"].workers == min(in_flight, cores)
+    assert all(s.workers * s.threads <= cores for s in found.values())
     assert ("sorted batches of 4" in found) == (in_flight >= 8)
 
 

@@ -1,0 +1,1 @@
+"""The graphs without the service around them: bare sessions, batch invariance, random checkpoints, the stock tools."""
