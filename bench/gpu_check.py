@@ -46,7 +46,7 @@ from service.engine.session import OrtEngine, Provider
 from service.errors import ConfigurationError
 from training.evaluate.engine import TorchEngine
 from training.export import graph, packing
-from training.export.runner import ENCODINGS
+from training.export.graphs import ENCODINGS
 
 LENGTHS = (32, 128, 384)
 AT = 128

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from bench import child
 from training.checkpoints import weights as pretrained
 from training.export import external, graph
-from training.export.runner import ENCODINGS
+from training.export.graphs import ENCODINGS
 
 
 def load(config_folder: Path, checkpoint: Path | None) -> PreTrainedModel:

@@ -1,15 +1,13 @@
 """A fine-tuned Hugging Face folder to a bundle that `service` serves, through the gate.
 
-Owns what a bundle needs to know of a checkpoint: task, labels, lengths, tokenizer, threshold, card. The graph is
-`graph`'s, the checks are `gate`'s.
+Owns what a bundle needs to know of a checkpoint: task, labels, lengths, tokenizer, threshold, card. The graphs
+are `graphs`'.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import logging
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
-from service.engine.tokenizer import Tokenizer
 from service.repository import bundle as bundles
 from service.repository import manifest as manifests
 from service.repository.files import sha256
@@ -31,34 +27,12 @@ from training import files, tasks
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config, max_positions, recorded
 from training.data import records
-from training.errors import CheckpointError, DataError, TrainingError
+from training.errors import CheckpointError, DataError, TrainingError, one_line
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate
-from training.export import card, external, gate, graph, measure, packing, quantize
+from training.export import card, graphs, measure
 from training.tokenizers.loading import open_tokenizer
 
-logger = logging.getLogger(__name__)
-
-ENCODINGS: Mapping[str, quantize.Encoding] = {
-    "fp32": quantize.FLOAT32,
-    "fp16": quantize.FLOAT16,
-    "int8": quantize.INT8,
-    "w8a16": quantize.W8A16,
-}
-SAME_IN_FP32: Mapping[str, quantize.Encoding] = {
-    "fp16": quantize.FLOAT32,
-    "w8a16": quantize.WeightOnly(np.dtype(np.float32)),
-}
-"""The encoding of the same weights that computes in fp32, for those that compute in fp16."""
-KNOWN_LABELS = (
-    frozenset({"positive", "negative"}),
-    frozenset({"positive", "neutral", "negative"}),
-    frozenset({"entailment", "neutral", "contradiction"}),
-    frozenset({"entailment", "not_entailment"}),
-)
-
-UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
-"""Labels that say nothing but their number."""
 SHORTEST = 16
 """A bundle's longest row has at least so many tokens: below it, little is left beside the special tokens."""
 
@@ -69,7 +43,7 @@ class Request:
 
     checkpoint: Path  # a Hugging Face folder with safetensors
     output: Path  # the bundle's folder; its name is the model's name
-    precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `ENCODINGS`
+    precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `graphs.ENCODINGS`
     packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
     labels: tuple[str, ...] = ()  # names of the labels in the order of their ids
     max_length: int = 0  # longest row in tokens
@@ -94,12 +68,11 @@ def run(request: Request) -> Manifest:
     """
     if request.output.exists() and not (request.output / manifests.MANIFEST).is_file():
         raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
-    packable = tuple(p for p in request.precisions if request.packed and p in manifests.SUITS["cuda"])
-    if request.packed and not packable:
-        raise TrainingError(
-            f"no packed graph is made in {', '.join(request.precisions)}: they are for GPUs, in "
-            f"{' or '.join(manifests.SUITS['cuda'])}"
-        )
+    try:  # said now, not after the hour's work
+        TypeAdapter(manifests.Name).validate_python(request.output.name)
+    except ValueError as error:
+        raise TrainingError(f"{request.output.name!r} is no name for a bundle: {one_line(error)}") from error
+    packable = graphs.packable(request.precisions) if request.packed else ()
     record = recorded(request.checkpoint)
     recipe = record.get("recipe", {})
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
@@ -108,15 +81,11 @@ def run(request: Request) -> Manifest:
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
     model, kind = load_model(request.checkpoint)
-    labels = _labels(model, request.labels) if kind.labelled else ()
+    labels = kind.labels(model.config, request.labels)
     max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
     if doc_stride < 0:
         raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
-    spec = TaskSpec(
-        task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
-        doc_stride=doc_stride if kind.windows else 0,
-    )  # fmt: skip
 
     with (
         files.written_aside(request.output, shared=True) as folder,
@@ -124,37 +93,18 @@ def run(request: Request) -> Manifest:
     ):
         folder.mkdir()
         tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / manifests.TOKENIZER)
-        task = _task(spec, tokenizer)
-        # The gate wants the fp32 graph, whether or not the bundle keeps it.
-        graphs = {"fp32": Path(temporary) / "model.fp32.onnx"}
-        onnx.save(_graph(model, "fp32"), graphs["fp32"])
-        graphs |= {p: folder / f"model.{p}.onnx" for p in request.precisions}
-        packed = {p: folder / f"model.{p}.packed.onnx" for p in packable}
-        protos = {graphs[p]: _graph(model, p) for p in request.precisions}
-        protos |= {packed[p]: _graph(model, p, packed=True) for p in packable}
-        external.save(protos, folder / manifests.WEIGHTS)
-        logger.info("%s: %.1f MB", manifests.WEIGHTS, (folder / manifests.WEIGHTS).stat().st_size / 1e6)
-        gate.parity(model, graphs["fp32"], max_length)
-
-        # What CPUs can run of a packed graph: its very file, with other operators of the same meaning.
-        runnable = {p: Path(temporary) / packed[p].name for p in packable}
-        for p, path in runnable.items():
-            onnx.save(packing.for_cpu(onnx.load(packed[p])), path)
-        if "fp32" in runnable:
-            gate.parity(model, runnable["fp32"], max_length, "packed fp32")
-        halves: dict[str, float | None] = {}
-        for p in (p for p in request.precisions if p in SAME_IN_FP32):
-            reference = graphs["fp32"]
-            if SAME_IN_FP32[p] is not quantize.FLOAT32:  # other weights than that graph's
-                reference = Path(temporary) / f"reference.{p}.onnx"
-                onnx.save(graph.build(model, encoding=SAME_IN_FP32[p]), reference)
-            halves[p] = gate.half(model, graphs[p], reference, max_length, p)
-            if p in runnable:
-                halves[f"packed {p}"] = gate.half(model, runnable[p], reference, max_length, f"packed {p}")
-
+        try:
+            spec = TaskSpec(
+                task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
+                doc_stride=doc_stride if kind.windows else 0,
+            )  # fmt: skip
+            task = build(spec, tokenizer)
+        except ValueError as error:
+            raise CheckpointError(one_line(error)) from error
+        made = graphs.make(model, folder, Path(temporary), request.precisions, packable, max_length)
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
-        measured = measure.run(task, graphs, tokenizer.pad_id, examples, request.gate_limit)
+        measured = measure.run(task, made.files, tokenizer.pad_id, examples, request.gate_limit)
         task = measured.task
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
@@ -164,8 +114,8 @@ def run(request: Request) -> Manifest:
             architecture=model.config.model_type,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             graphs=(
-                *(Graph(graphs[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
-                *(Graph(packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
+                *(Graph(made.files[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
+                *(Graph(made.packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             calibration=_calibration(measured),
@@ -177,18 +127,12 @@ def run(request: Request) -> Manifest:
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
         sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
-        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, halves).items():
+        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, made.halves).items():
             (folder / name).write_text(text, encoding="utf-8")
             manifest = dataclasses.replace(manifest, files={**manifest.files, name: sha256(folder / name)})
         (folder / manifests.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         bundles.load(folder)
     return manifest
-
-
-def _graph(model: PreTrainedModel, precision: str, *, packed: bool = False) -> onnx.ModelProto:
-    proto = graph.build(model, encoding=ENCODINGS[precision], packed=packed)
-    gate.attention(model, proto)
-    return proto
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
@@ -210,31 +154,6 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]
     if refusal := task.refusal(config):
         raise CheckpointError(f"{checkpoint}: {refusal}")
     return model.eval(), task
-
-
-def _task(spec: TaskSpec, tokenizer: Tokenizer) -> tasks.Served:
-    try:
-        return build(spec, tokenizer)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def _labels(model: PreTrainedModel, given: tuple[str, ...]) -> tuple[str, ...]:
-    """The labels in the order of their ids; the well-known ones in lower case."""
-    config: Any = model.config
-    count = config.num_labels
-    labels = given or tuple(str(config.id2label[i]) for i in range(count))
-    if len(labels) != count:
-        raise CheckpointError(f"--labels names {len(labels)} labels, the model has {count}")
-    if len(set(labels)) < count:
-        raise CheckpointError(f"two labels have the same name: {', '.join(labels)}")
-    if any(UNNAMED.fullmatch(label) for label in labels):
-        raise CheckpointError(
-            f"the checkpoint's labels are {', '.join(labels)}: which is which cannot be known; name them in "
-            f"the order of their ids, e.g. --labels {'negative,positive' if count == 2 else 'entailment,neutral,...'}"
-        )
-    lowered = tuple(label.lower() for label in labels)
-    return lowered if frozenset(lowered) in KNOWN_LABELS else labels
 
 
 def _max_length(model: PreTrainedModel, wanted: int) -> int:

@@ -27,7 +27,7 @@ from training.checkpoints.configs import RECIPE_FILE, load_config, max_positions
 from training.checkpoints.teacher import Teacher
 from training.data import Report, labels_of
 from training.data.records import sha256
-from training.errors import CheckpointError, DataError, RecipeError
+from training.errors import CheckpointError, DataError, RecipeError, one_line
 from training.evaluate import runner as evaluate
 from training.evaluate.engine import TorchEngine
 from training.finetune import best, checkpoints, distil, loop
@@ -156,7 +156,7 @@ def _task(recipe: Recipe, tokenizer: Tokenizer) -> Served:
     try:
         return build(recipe.spec, tokenizer)
     except ValueError as error:
-        raise RecipeError(str(error)) from error
+        raise RecipeError(one_line(error)) from error
 
 
 def read(recipe: Recipe, path: str, report: Report) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 from service.tasks import ClassificationTask
 from service.tasks.spec import TaskSpec
 from training.data import LabelledText, Report, read_nli, read_sst2, read_table
+from training.errors import CheckpointError
 from training.tasks.task import E, Out, Predictions, Reader, Row, Served, Task
 
 LAYOUT_OF_LABELS = {
@@ -17,6 +19,12 @@ LAYOUT_OF_LABELS = {
     frozenset({"negative", "positive"}): "sst2",
 }
 """What data with these labels comes in, unless somebody says otherwise."""
+KNOWN_LABELS = (
+    *LAYOUT_OF_LABELS, frozenset({"positive", "neutral", "negative"}), frozenset({"entailment", "not_entailment"}),
+)  # fmt: skip
+"""Labels that are written in lower case, whatever the checkpoint has."""
+UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
+"""Labels that say nothing but their number."""
 
 
 class Labels(Task[E, Out]):
@@ -32,6 +40,23 @@ class Labels(Task[E, Out]):
         if getattr(config, "problem_type", None) not in (None, self.problem_type):
             return f"problem_type {config.problem_type!r} cannot be served: it gives no scores of labels"
         return ""
+
+    def labels(self, config: Any, given: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the labels in the order of their ids; the well-known ones in lower case."""
+        count = config.num_labels
+        labels = tuple(given) or tuple(str(config.id2label[i]) for i in range(count))
+        if len(labels) != count:
+            raise CheckpointError(f"--labels names {len(labels)} labels, the model has {count}")
+        if len(set(labels)) < count:
+            raise CheckpointError(f"two labels have the same name: {', '.join(labels)}")
+        if any(UNNAMED.fullmatch(label) for label in labels):
+            example = "negative,positive" if count == 2 else "entailment,neutral,..."
+            raise CheckpointError(
+                f"the checkpoint's labels are {', '.join(labels)}: which is which cannot be known; name them in the "
+                f"order of their ids, e.g. --labels {example}"
+            )
+        lowered = tuple(label.lower() for label in labels)
+        return lowered if frozenset(lowered) in KNOWN_LABELS else labels
 
     def layout(self, labels: Sequence[str]) -> str:
         known = LAYOUT_OF_LABELS.get(frozenset(labels), "table")

@@ -81,6 +81,10 @@ class Task(ABC, Generic[E, Out]):
         """Return why a checkpoint with this config cannot be served; empty where it can."""
         return ""
 
+    def labels(self, config: Any, given: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return a checkpoint's labels, or those that are given instead. Raises `CheckpointError` for bad ones."""
+        return ()
+
     # The data
 
     def layout(self, labels: Sequence[str]) -> str:

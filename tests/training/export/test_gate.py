@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from service.errors import BundleError
 from tests.training.samples import make_model
 from training.errors import GateError
-from training.export import gate, graph
-from training.export import runner as export
+from training.export import gate, graph, graphs
 
 
 def written(model: PreTrainedModel, folder: Path) -> Path:
@@ -24,7 +23,7 @@ def written(model: PreTrainedModel, folder: Path) -> Path:
 
 def halves(model: PreTrainedModel, folder: Path, precision: str) -> tuple[Path, Path]:
     """The graph in that precision, and the one of the same weights that computes in fp32."""
-    made = {"half": export.ENCODINGS[precision], "exact": export.SAME_IN_FP32[precision]}
+    made = {"half": graphs.ENCODINGS[precision], "exact": graphs.SAME_IN_FP32[precision]}
     for name, encoding in made.items():
         onnx.save(graph.build(model, encoding=encoding), folder / f"{name}.onnx")
     return folder / "half.onnx", folder / "exact.onnx"

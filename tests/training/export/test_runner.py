@@ -39,7 +39,7 @@ from tests.training.samples import (
 from training.data import Table
 from training.errors import CheckpointError, DataError, GateError, TrainingError
 from training.evaluate import runner as evaluate
-from training.export import gate, graph
+from training.export import gate, graph, graphs
 from training.export import runner as export
 from training.export.runner import Request
 from training.finetune import runner as finetune
@@ -348,6 +348,11 @@ def test_other_families(tmp_path: Path, family: str) -> None:
     assert run(checkpoint, tmp_path / "models", precisions=("fp32", "fp16")).architecture == family.lower()
 
 
+def test_a_name_that_no_request_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"is no name for a bundle: .*printable"):
+        export.run(Request(classifier(tmp_path / "c"), tmp_path / "a\nb", without_dev=True))
+
+
 def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
     checkpoint = classifier(tmp_path / "c")
     run(checkpoint, tmp_path / "models", precisions=("fp32", "fp16"))
@@ -593,7 +598,7 @@ def test_gate_stops_a_wrong_graph(
 
     def spoilt(model: Any, *, encoding: Any, **options: Any) -> onnx.ModelProto:
         proto = build(model, encoding=encoding, **options)
-        if encoding is export.ENCODINGS[spoil]:
+        if encoding is graphs.ENCODINGS[spoil]:
             last = next(tensor for tensor in proto.graph.initializer if tensor.name == "classifier.weight")
             last.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(last), last.name))
         return proto
