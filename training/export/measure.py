@@ -11,6 +11,7 @@ from pathlib import Path
 
 from service.engine.processor import cpu_quota
 from service.engine.session import OrtEngine
+from service.repository.manifest import Calibration
 from training import tasks
 from training.evaluate import calibration
 from training.evaluate import runner as evaluate
@@ -32,7 +33,7 @@ class Measured:
     scores: dict[str, Scores]  # of each precision, by data set
     task: Served  # the task with its threshold and temperature
     fit: calibration.Fit | None = None  # the temperature's; None without dev data
-    fitted_on: str = ""  # data set of the fit, empty without one
+    calibration: Calibration | None = None  # what the manifest says of the fit
 
 
 def run(
@@ -81,7 +82,10 @@ def _calibrated(measured: Measured, engine: OrtEngine, pad_id: int, examples: Ma
     fit = calibration.fit(measured.task, evaluate.infer(measured.task, engine, pad_id, some))
     if fit is None:
         return measured
-    return Measured(measured.scores, measured.task.with_temperature(fit.temperature), fit, name)
+    rows = sum(bin.count for bin in fit.before)
+    errors = (calibration.expected_error(bins) for bins in (fit.before, fit.after))
+    task = measured.task.with_temperature(fit.temperature)
+    return Measured(measured.scores, task, fit, Calibration(name, rows, *errors))
 
 
 def _open(path: Path, precision: str) -> OrtEngine:

@@ -21,14 +21,13 @@ from transformers import PreTrainedModel
 from service.repository import bundle as bundles
 from service.repository import manifest as manifests
 from service.repository.files import sha256
-from service.repository.manifest import Calibration, Graph, Manifest
+from service.repository.manifest import Graph, Manifest
 from service.tasks import TaskSpec, build
 from training import files, tasks
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config, max_positions, recorded
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError, one_line
-from training.evaluate import calibration
 from training.evaluate import runner as evaluate
 from training.export import card, graphs, measure
 from training.tokenizers.loading import open_tokenizer
@@ -118,7 +117,7 @@ def run(request: Request) -> Manifest:
                 *(Graph(made.packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
-            calibration=_calibration(measured),
+            calibration=measured.calibration,
             base_model=request.base_model or Path(recipe.get("model", "")).name,
             data={_name(path): digest for path, digest in data.items()},
             layout=layout,
@@ -163,18 +162,6 @@ def _max_length(model: PreTrainedModel, wanted: int) -> int:
     if wanted and wanted < SHORTEST:
         raise CheckpointError(f"a max_length of {wanted} is less than {SHORTEST}")
     return wanted or min(positions, 384)
-
-
-def _calibration(measured: measure.Measured) -> Calibration | None:
-    if measured.fit is None:
-        return None
-    before, after = measured.fit.before, measured.fit.after
-    return Calibration(
-        measured.fitted_on,
-        sum(bin.count for bin in before),
-        calibration.expected_error(before),
-        calibration.expected_error(after),
-    )
 
 
 def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:

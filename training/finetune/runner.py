@@ -121,7 +121,8 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
 
     # In fp32, as the weights are exported: accelerate leaves bf16's autocast on the model.
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
-    scores, threshold = _scores(task, model, tokenizer.pad_id, dev)
+    others, threshold = _scores(task, model, tokenizer.pad_id, dev)
+    reached = others.pop(recipe.dev[0])
     metrics = {
         "recipe": dataclasses.asdict(recipe),
         "data": data,
@@ -132,7 +133,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         "cut": rows.cut,
         "train": result.metrics,
         "dev_by_step": keep.scores if keep else [],
-        "dev": _together(scores),
+        "dev": {**reached, "also": others} if others else reached,
         "dev_threshold": threshold,
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "numpy")},
     }
@@ -175,12 +176,6 @@ def _scores(
     task = kind.fit(task, list(outcomes.values()))
     scores = {path: evaluate.scores(task, each) for path, each in outcomes.items()}
     return scores, kind.fitted(task).get(kind.threshold)
-
-
-def _together(scores: Mapping[str, dict[str, float]]) -> dict[str, Any]:
-    """The first dev file's scores, with those of the others under `also`."""
-    (_, first), *others = scores.items()
-    return {**first, "also": dict(others)} if others else dict(first)
 
 
 def _limited(examples: Any, limit: int, seed: int) -> Any:

@@ -70,7 +70,10 @@ def convert(path: Path, *, lowercase: bool, keep_accents: bool) -> tokenizers.To
     for name, wanted in WANTED.items():
         if (value := functools.reduce(getattr, name.split("."), model)) != wanted:
             raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read as SentencePiece reads it")
-    backend = tokenizers.Tokenizer(models.Unigram(_vocabulary(path, model), _unknown(path, model), byte_fallback=False))
+    unknown = next((index for index, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
+    if unknown is None:
+        raise CheckpointError(f"{path} has no piece for what is unknown")
+    backend = tokenizers.Tokenizer(models.Unigram(_vocabulary(path, model), unknown, byte_fallback=False))
     characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
     backend.normalizer = normalizers.Sequence([preparation(lowercase=lowercase, keep_accents=keep_accents), characters])
     # Pieces do not reach over white space, so words can be cut one by one: each with the space that it begins with.
@@ -98,14 +101,6 @@ def _vocabulary(path: Path, model: Any) -> list[tuple[str, float]]:
             name = f" {name}"
         vocabulary.append((name, score))
     return vocabulary
-
-
-def _unknown(path: Path, model: Any) -> int:
-    """Id of the unknown piece."""
-    for index, piece in enumerate(model.pieces):
-        if piece.type == UNKNOWN:
-            return index
-    raise CheckpointError(f"{path} has no piece for what is unknown")
 
 
 def _ends_in_number_and_comma(piece: str) -> bool:
