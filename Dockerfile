@@ -26,13 +26,16 @@ ENV PATH=/app/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
-    BERTIE_HOST=0.0.0.0
-EXPOSE 8000
+    BERTIE_HOST=0.0.0.0 \
+    BERTIE_OPS_PORT=8081
+# The API; health and metrics, which no flood on the first one keeps waiting.
+EXPOSE 8000 8081
 # A number, so that an orchestrator can see it isn't root. Nothing is written: the root may be mounted read-only.
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "\
 import http.client, os, sys\n\
-connection = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('BERTIE_PORT', 8000)), timeout=2)\n\
+port = os.environ.get('BERTIE_OPS_PORT') or os.environ.get('BERTIE_PORT') or 8000\n\
+connection = http.client.HTTPConnection('127.0.0.1', int(port), timeout=2)\n\
 connection.request('GET', '/health/ready')\n\
 sys.exit(connection.getresponse().status != 200)"]
 # exec form: SIGTERM reaches Python, which drains what it admitted and exits.

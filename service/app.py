@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from service import __version__
 from service.http import openapi, pages, problems
-from service.http.context import Context, ContextMiddleware, InFlight
+from service.http.context import Context, ContextMiddleware, InFlight, Recorder
+from service.http.gate import Gate
 from service.http.routes import Routes
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -41,16 +42,18 @@ def create_app(
         load: makes the predictor; tests come in here with a fake engine. What it raises stops the start.
         metrics: a registry of your own; by default one of the application's.
 
-    `app.state.routes.predictor` is the predictor while the application runs, `app.state.in_flight` holds the requests
-    in flight.
+    While the application runs, `app.state.gate.predictor` is the predictor; `app.state.in_flight` holds the requests in
+    flight.
     """
     metrics = metrics or Metrics()
-    routes = Routes(settings, metrics)
+    recorder = Recorder(metrics)
+    gate = Gate(settings, recorder)
+    routes = Routes(settings, metrics, gate)
     in_flight = InFlight()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        predictor = routes.predictor = load(settings, metrics)
+        predictor = gate.predictor = load(settings, metrics)
         app.openapi_schema = None  # its examples are those that the models answer
         try:
             yield
@@ -58,7 +61,8 @@ def create_app(
             app.state.idle = await predictor.drain(settings.drain_seconds)
 
     app = _application(lifespan)
-    app.state.routes, app.state.in_flight, app.state.idle = routes, in_flight, True
+    app.state.routes, app.state.gate, app.state.recorder = routes, gate, recorder
+    app.state.in_flight, app.state.idle = in_flight, True
     # Straight on the application, the busiest first: a router between them takes as long as the route.
     app.post("/classify", response_model=None, operation_id="classify", tags=["predictions"])(routes.classify)
     app.post("/qa", response_model=None, operation_id="qa", tags=["predictions"])(routes.qa)
@@ -66,15 +70,15 @@ def create_app(
     app.get("/models/{name}", response_model=None, operation_id="one_model", tags=["models"])(routes.one_model)
     add_operations(app, routes)
     for path, serve in pages.handlers().items():
-        app.add_api_route(path, serve, methods=["GET"], response_model=None, include_in_schema=False)
+        app.add_api_route(path, serve, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
 
     def document() -> dict[str, object]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(app, keys=bool(settings.api_keys), can_answer=routes.can_answer)
+            app.openapi_schema = openapi.document(app, settings, can_answer=routes.can_answer)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
-    app.add_middleware(ContextMiddleware, metrics=metrics, seconds=settings.timeout_seconds, in_flight=in_flight)
+    app.add_middleware(ContextMiddleware, recorder=recorder, seconds=settings.timeout_seconds, in_flight=in_flight)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -88,11 +92,9 @@ def create_app(
 
 def create_ops_app(app: FastAPI, settings: Settings) -> FastAPI:
     """Make the application of the operations' own port: health and metrics of `app`, nothing else."""
-    routes: Routes = app.state.routes
-    ops = _application()
-    ops.openapi_url = None
-    add_operations(ops, routes)
-    ops.add_middleware(ContextMiddleware, metrics=routes.counts, seconds=settings.timeout_seconds, in_flight=InFlight())
+    ops, recorder = _application(openapi_url=None), app.state.recorder
+    add_operations(ops, app.state.routes)
+    ops.add_middleware(ContextMiddleware, recorder=recorder, seconds=settings.timeout_seconds, in_flight=InFlight())
     return ops
 
 
@@ -106,12 +108,15 @@ def add_operations(app: FastAPI, routes: Routes) -> None:
         app.get(path, response_model=None, operation_id=handler.__name__, tags=["operations"])(handler)
 
 
-def _application(lifespan: Callable[[FastAPI], object] | None = None) -> FastAPI:
+def _application(
+    lifespan: Callable[[FastAPI], object] | None = None, openapi_url: str | None = "/openapi.json"
+) -> FastAPI:
     app = FastAPI(
         title="Bertie",
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,  # type: ignore[arg-type]
+        openapi_url=openapi_url,
         docs_url=None,  # that page would load its script from another host; ours is one of `pages`
         redoc_url=None,
         redirect_slashes=False,

@@ -6,22 +6,24 @@ logged, and the message too where it comes from the system or from ONNX Runtime,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import logging.handlers
-import queue
 import sys
+import threading
 import time
 import traceback
+from collections import deque
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from prometheus_client import Counter
 
 Format = Literal["console", "json"]
 MOST_WAITING = 4096
-"""Records that wait to be written: as many again are dropped and counted, for a log that nobody reads must not stop the
-service."""
+"""Records that wait to be written. More are dropped and counted: a log that nobody reads must not stop the service."""
+WRITE_EVERY = 0.05
+"""Seconds between two looks at what waits."""
 
 
 def configure(form: Format, level: str, dropped: Counter) -> Writer:
@@ -30,45 +32,60 @@ def configure(form: Format, level: str, dropped: Counter) -> Writer:
     Args:
         dropped: counts the records that nobody could read.
     """
-    stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
-    writer = Writer(stream, dropped)
+    writer = Writer(sys.stderr, dropped)
+    writer.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
     logging.basicConfig(handlers=[writer], level=level.upper(), force=True)
+    # What no format shows need not be looked up for each record (Python's logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = ""
     # Its lines on starting and stopping are ours to write; its access log would hold paths.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     return writer
 
 
-class Writer(logging.handlers.QueueHandler):
-    """Hands records to a thread that writes them; drops and counts them while too many wait."""
+class Writer(logging.Handler):
+    """Hands records to a thread, which writes what has come a few times a second; drops and counts them while too many
+    wait. A thread that woke for each record would take more time than the record."""
 
-    def __init__(self, stream: logging.Handler, dropped: Counter) -> None:
-        self._waiting: queue.Queue[Any] = queue.Queue(MOST_WAITING)
-        super().__init__(self._waiting)
+    def __init__(self, stream: TextIO, dropped: Counter) -> None:
+        super().__init__()
+        self._stream = stream
         self._dropped = dropped
-        self._listener = logging.handlers.QueueListener(self._waiting, stream)
-        self._listener.start()
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Leave the record as it is: the thread formats it."""
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         """Add the record, or drop it."""
-        try:
-            self._waiting.put_nowait(record)
-        except queue.Full:
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append(record)
+        else:
             self._dropped.inc()
 
     def close_within(self, seconds: float) -> bool:
-        """Write what waits. Returns whether it was done in time."""
-        until = time.monotonic() + seconds
-        while not self._waiting.empty() and time.monotonic() < until:
-            time.sleep(0.005)
-        if done := self._waiting.empty():
-            self._listener.stop()
-        return done
+        """Write what waits, and no more. Returns whether it was done in time."""
+        self._closing.set()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the thread when it has written what waits."""
+        self._closing.set()
+        super().close()
+
+    def _write(self) -> None:
+        closing = False
+        while not closing:
+            closing = self._closing.wait(WRITE_EVERY)
+            lines = []
+            while self._waiting:
+                lines.append(self.format(self._waiting.popleft()) + "\n")
+            if lines:
+                with contextlib.suppress(OSError, ValueError):  # nobody reads the log, or it is closed
+                    self._stream.write("".join(lines))
+                    self._stream.flush()
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -5,6 +5,8 @@ No label takes a client's text. Names are a contract: dashboards and alert rules
 
 from __future__ import annotations
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -73,6 +75,7 @@ class Metrics:
             ["model", "label"],
             registry=registry,
         )
+        self.prediction = functools.cache(self.predictions.labels)
         self.confidence = Histogram(
             "bertie_confidence",
             "Score of the answers given.",

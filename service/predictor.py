@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -150,15 +150,12 @@ class Predictor:
         model: Model,
         task: AnyTask,
         examples: Sequence[Any],
-        *,
-        client: Hashable = None,
         permit: Permit | None = None,
     ) -> Predictions:
         """Encode the examples, run their rows, and decode each example's logits together.
 
         Args:
-            client: who asks, for fair shares.
-            permit: of the request; it is counted anew when its tokens are known.
+            permit: of the request; it is counted anew when its tokens are known, and says who asks.
 
         Raises:
             BertieError: what `Task.encode` and `Scheduler.run` raise; `TooLarge` for too many rows, `QueueFull` where
@@ -176,7 +173,7 @@ class Predictor:
             if permit is not None:
                 permit.resize(sum(map(len, rows)))
             encoded_at = time.perf_counter()
-            job = await model.scheduler.run(model.runner, rows, client)
+            job = await model.scheduler.run(model.runner, rows, permit.client if permit else None)
             logits = iter(job.logits)
             work = [(e, rows, [next(logits) for _ in rows]) for e, rows in zip(examples, encoded, strict=True)]
 

@@ -83,7 +83,7 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
         listener = stack.enter_context(bind(settings.host, settings.port))
         ops = None if settings.ops_port is None else stack.enter_context(bind(settings.host, settings.ops_port))
         async with app.router.lifespan_context(app):
-            predictor: Predictor = app.state.routes.predictor
+            predictor: Predictor = app.state.gate.predictor
             fields = {"address": address(listener), "models": ",".join(predictor.models), "version": __version__}
             for model in predictor.models.values():
                 logger.info("loaded", extra={"fields": model.summary})
@@ -101,6 +101,8 @@ class _Stopped(BaseException):
 
 
 def _stop_loading(sig: int, frame: FrameType | None) -> None:
+    for each in STOP_SIGNALS:  # one is enough: a second would come into the midst of the end
+        signal.signal(each, signal.SIG_IGN)
     raise _Stopped
 
 

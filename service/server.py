@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from service.errors import ConfigurationError
 from service.http.context import InFlight
+from service.http.gate import Gate
 from service.http.protocol import HeadLimits, Protocol, limited
 from service.predictor import Predictor
 from service.settings import Settings
@@ -34,11 +35,12 @@ _MARGIN = 0.5
 class Server(uvicorn.Server):
     """uvicorn's server, which ends what takes too long."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, gate: Gate | None = None) -> None:
+        limits = HeadLimits(settings.max_head_bytes, settings.max_head_lines, settings.head_seconds)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=limited(HeadLimits(settings.max_head_bytes, settings.max_head_lines, settings.head_seconds)),
+                http=limited(limits, gate.refusal if gate else None),
                 lifespan="off",  # run by the caller, so that what it raises is told in one line
                 ws="none",
                 log_config=None,
@@ -49,21 +51,29 @@ class Server(uvicorn.Server):
             )
         )
 
-    async def on_tick(self, counter: int) -> bool:
-        """About once a second: close the connections that keep the server waiting."""
-        if counter % 10 == 0:
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until `should_exit` is set."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            await super().serve(sockets)
+        finally:
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """Close the connections that keep the server waiting, during its stop too."""
+        while True:
+            await asyncio.sleep(1.0)
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 assert isinstance(connection, Protocol)
                 connection.expire(now)
-        return await super().on_tick(counter)
 
 
 class MainServer(Server):
     """The server of the application: a signal stops it, what was admitted is answered first."""
 
     def __init__(self, app: FastAPI, settings: Settings, predictor: Predictor) -> None:
-        super().__init__(app, settings)
+        super().__init__(app, settings, app.state.gate)
         self._predictor = predictor
         self._in_flight: InFlight = app.state.in_flight
         self._drain_seconds = settings.drain_seconds
@@ -86,7 +96,8 @@ class MainServer(Server):
         """On a signal: not ready from this moment; what was admitted goes on. On a second one: end it now."""
         self._predictor.stop()
         if self.should_exit:
-            self._loop.call_soon_threadsafe(self._in_flight.stop)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: all is over but the log
+                self._loop.call_soon_threadsafe(self._in_flight.stop)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -6,6 +6,7 @@ that stand in the passage. All through the real tokenizer, engine and tasks.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from service.repository.manifest import FORMAT, MANIFEST, TOKENIZER, Graph, Manifest
+from service.repository.manifest import FORMAT, MANIFEST, TOKENIZER, WEIGHTS, Graph, Manifest
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KIND = ("good", "great", "love", "loved", "wonderful", "excellent", "happy", "fun")
@@ -61,17 +62,20 @@ def make_tokenizer() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def make_bundle(models_dir: Path, kind: str, *, name: str | None = None, **changes: Any) -> Path:
+def make_bundle(
+    models_dir: Path, kind: str, *, name: str | None = None, external: bool = False, **changes: Any
+) -> Path:
     """Writes the bundle `models_dir/NAME` and returns its folder.
 
     Args:
         kind: `sentiment`, `nli`, `qa` or `choice`; the default name too.
+        external: whether the graph's larger tensors are in `weights.bin`.
         changes: fields of the manifest to replace (`max_length=32`, `labels=...`, `no_answer=True`, ...).
     """
     folder = models_dir / (name or kind)
     folder.mkdir(parents=True)
     graph = {"sentiment": _sentiment, "nli": _nli, "qa": _qa, "choice": _choice}[kind]()
-    (folder / "model.fp32.onnx").write_bytes(graph.SerializeToString())
+    onnx.save(graph, folder / "model.fp32.onnx", save_as_external_data=external, location=WEIGHTS, size_threshold=100)
     make_tokenizer().save(str(folder / TOKENIZER))
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     fields: dict[str, Any] = {
@@ -91,6 +95,20 @@ def make_bundle(models_dir: Path, kind: str, *, name: str | None = None, **chang
     }
     (folder / MANIFEST).write_text(Manifest(**(fields | changes)).to_json(), encoding="utf-8")
     return folder
+
+
+def change_manifest(folder: Path, **fields: Any) -> None:
+    """Replaces fields of the manifest on disk; None takes one out."""
+    path = folder / MANIFEST
+    values = json.loads(path.read_text(encoding="utf-8")) | fields
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}), encoding="utf-8")
+
+
+def change_file(folder: Path, name: str, content: bytes) -> None:
+    """Replaces a file of a bundle, and its hash in the manifest."""
+    (folder / name).write_bytes(content)
+    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    change_manifest(folder, files=files | {name: hashlib.sha256(content).hexdigest()})
 
 
 # ---- the graphs -----------------------------------------------------------------------------------------------------

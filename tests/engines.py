@@ -1,13 +1,15 @@
-"""Fake engines, and the seam through which they serve: `create_app(settings, load=load_with(qa=FakeEngine()))`."""
+"""Fake engines, rows for them, and the seam through which they serve:
+`create_app(settings, load=load_with(qa=FakeEngine()))`."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from service.engine.batch import Batch
+from service.engine.batch import Batch, Encoded
 from service.engine.session import Engine, Outputs
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -24,7 +26,7 @@ class FakeEngine:
         batches: every batch that it was given, in order.
         gate: each call waits for this event; set at first, `gate.clear()` blocks the engine.
         entered: set as soon as a call has begun.
-        error: raised by each call while it is not None.
+        error: raised by each call while it is not None; a BaseException kills the worker that called.
         seconds: each call takes so long.
     """
 
@@ -37,7 +39,7 @@ class FakeEngine:
         """
         self.workers = workers
         self.seconds = seconds
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.batches: list[Batch] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -62,6 +64,39 @@ class FakeEngine:
             np.tile(np.array(o if o is not None else [0.0] * tokens, dtype=np.float32), (rows, 1))
             for o in self._outputs
         )
+
+
+class Echo(FakeEngine):
+    """Answers each row with its first id and its number of tokens."""
+
+    def run(self, batch: Batch) -> Outputs:
+        super().run(batch)
+        return batch.input_ids[:, :1].astype(np.float32), batch.attention_mask.sum(axis=1, keepdims=True).astype(float)
+
+    @property
+    def seen(self) -> set[int]:
+        """Names of the rows that it was given."""
+        return {int(name) for batch in self.batches for name in batch.input_ids[:, 0]}
+
+
+class Death(BaseException):
+    """What no engine may raise, and what kills a worker that lets it through."""
+
+
+_names = itertools.count(1)
+
+
+def rows(*lengths: int) -> list[Encoded]:
+    """Rows of these lengths, none like another: the first id of each is its name."""
+    made = [Encoded(np.ones(length, np.int64), np.zeros(length, np.int64)) for length in lengths]
+    for row in made:
+        row.input_ids[0] = next(_names)
+    return made
+
+
+def name(row: Encoded) -> int:
+    """Name of a row that `rows` made."""
+    return int(row.input_ids[0])
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

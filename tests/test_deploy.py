@@ -87,11 +87,17 @@ def ready() -> Iterator[HTTPServer]:
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_health_check_follows_readiness_on_the_port_in_use(ready: HTTPServer, status: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("main", "ops"), [("{0}", None), ("{0}", ""), ("1", "{0}")], ids=["main", "main, no ops port", "ops"]
+)
+def test_health_check_follows_readiness_on_the_port_in_use(
+    ready: HTTPServer, main: str, ops: str | None, status: int, code: int
+) -> None:
     (command,) = re.findall(r"^HEALTHCHECK .*? CMD (\[.*?\])$", DOCKERFILE, re.MULTILINE | re.DOTALL)
     program = json.loads(command.replace("\\\n", ""))  # the Dockerfile's line continuations
     ready.status = status
-    environment = os.environ | {"BERTIE_PORT": str(ready.server_port)}
+    ports = {"BERTIE_PORT": main} | ({} if ops is None else {"BERTIE_OPS_PORT": ops})
+    environment = os.environ | {name: port.format(ready.server_port) for name, port in ports.items()}
     assert subprocess.run([sys.executable, *program[1:]], env=environment, timeout=20).returncode == code
 
 
@@ -118,6 +124,19 @@ def test_prometheus_scrapes_what_compose_starts() -> None:
     hosts = [target.split(":")[0] for config in job["static_configs"] for target in config["targets"]]
     hosts += [name for config in job["dns_sd_configs"] for name in config["names"]]
     assert {*hosts} == {name for name, service in COMPOSE["services"].items() if "build" in service}
+
+
+def test_it_scrapes_the_operations_own_port_which_is_not_published() -> None:
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    ports = {int(target.split(":")[1]) for config in job["static_configs"] for target in config["targets"]}
+    ports |= {config["port"] for config in job["dns_sd_configs"]}
+    for name, service in COMPOSE["services"].items():
+        if "build" in service:
+            ops = int(service["environment"]["BERTIE_OPS_PORT"])
+            assert ports == {ops}
+            assert not [port for port in service["ports"] if port.endswith(f":{ops}")], name
+    assert f"BERTIE_OPS_PORT={ops}\n" in DOCKERFILE
+    assert f"\nEXPOSE 8000 {ops}\n" in DOCKERFILE
 
 
 # ---- alerts and dashboard -------------------------------------------------------------------------------------------

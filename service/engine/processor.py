@@ -24,8 +24,8 @@ def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
 def _quotas(root: Path, own: Path) -> list[float]:
     """CPUs that each cgroup on the way from the root to this process's own allows, where it sets a quota."""
     try:
-        lines = own.read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
+        lines = own.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
         lines = []
     # "0::/path" (version 2), "4:cpu,cpuacct:/path" (version 1). Inside a container the path may be the host's, which is
     # not there; the root is looked at in any case.
@@ -42,7 +42,8 @@ def _quotas(root: Path, own: Path) -> list[float]:
 
 def _placed(lines: list[str], root: Path) -> list[tuple[Path, str]]:
     places = []
-    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
         if not controllers:
             places.append((root, path))
         elif "cpu" in controllers.split(","):

@@ -6,9 +6,8 @@ Owns the limits on a body and the watch for a client that leaves. Knows nothing 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive
 
@@ -23,14 +22,13 @@ class ClientGone(Exception):
     """The client left before the answer was ready."""
 
 
-def declared_length(request: Request, limit: int) -> int:
+def declared_length(headers: Headers, limit: int) -> int:
     """Get the length that a body declares, 0 where it declares none.
 
     Raises:
         UnsupportedMediaType: it is not declared as JSON in UTF-8, or is compressed.
         TooLarge: it is over the limit.
     """
-    headers = request.headers
     _check_media_type(headers.get("content-type", ""))
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("compressed bodies are not taken: leave out Content-Encoding")
@@ -41,18 +39,15 @@ def declared_length(request: Request, limit: int) -> int:
     return length
 
 
-async def read(request: Request, declared: int, limit: int, permit: Permit) -> bytes:
-    """Read the body.
-
-    Args:
-        declared: its length as declared; a longer one is counted into the permit as it comes.
+async def read(request: Request, limit: int, permit: Permit) -> bytes:
+    """Read the body. One whose length is not declared is counted into the permit as it comes.
 
     Raises:
         TooLarge: it is over the limit.
         QueueFull: it is over what the permit can be given.
         ClientGone: the client left half-way.
     """
-    chunks, size = [], 0
+    chunks, size, declared = [], 0, "content-length" in request.headers
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -61,47 +56,45 @@ async def read(request: Request, declared: int, limit: int, permit: Permit) -> b
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes, which is the limit")
-        if size > declared:
+        if not declared:
             permit.resize(REQUEST_TOKENS + size // BYTES_PER_TOKEN)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-@asynccontextmanager
-async def connected(receive: Receive) -> AsyncIterator[None]:
+class Connected:
     """Cancel the block when the client leaves. To be entered when the whole body has been read.
 
     Raises:
         ClientGone: it did.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-    watcher: asyncio.Task[None] | None = None
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
 
-    def start() -> None:
-        nonlocal watcher
-        watcher = asyncio.create_task(watch())
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._starting = asyncio.get_running_loop().call_later(WATCH_AFTER, self._start)
 
-    starting = asyncio.get_running_loop().call_later(WATCH_AFTER, start)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._starting.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if kind is asyncio.CancelledError and self._gone and self._task is not None and self._task.uncancel() == 0:
             raise ClientGone from None
-        raise
-    finally:
-        starting.cancel()
-        if watcher is not None:
-            watcher.cancel()
+
+    def _start(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        assert self._task is not None
+        self._task.cancel()
 
 
 def _check_media_type(content_type: str) -> None:

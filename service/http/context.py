@@ -14,7 +14,6 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 BEGAN = "bertie.began"
 """Where a scope holds the time of the request's first byte, if the server noted it."""
+PERMIT = "bertie.permit"
+"""Where a scope holds the request's permit, which is released when the request is over."""
 _KEY = "bertie.context"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Unique, and no secret: a random number for the process and a count cost less than randomness for each request.
@@ -36,6 +37,8 @@ _COUNTER = itertools.count()
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 _QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))
 """Routes that machines ask for every few seconds: logged at debug."""
+REFUSALS_EVERY = 0.1
+"""Seconds between two lines about requests that got 429; each tells how many there were."""
 CLIENT_GONE = 499
 """Noted as the status when the client left: nobody reads that answer."""
 
@@ -46,7 +49,6 @@ class Context:
 
     Attributes:
         began: when its first byte came, on `time.perf_counter`'s clock.
-        client: who sent it, for fair shares: the number of its key, or its address.
         model: name of the model that answers; empty until one is chosen.
         rows: model rows that it made.
         status: of the answer; 0 until it begins.
@@ -54,7 +56,6 @@ class Context:
 
     request_id: str
     began: float
-    client: Hashable = None
     model: str = ""
     rows: int = 0
     status: int = 0
@@ -64,11 +65,67 @@ class Context:
         """Time from its beginning to now."""
         return time.perf_counter() - self.began
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Get the headers that every answer bears."""
+        headers = [(b"x-request-id", self.request_id.encode("ascii"))]
+        if self.status >= 400:  # which phases it came through would say little: the whole time does
+            headers.append((b"server-timing", b"total;dur=%.3f" % (self.seconds * 1000)))
+        return headers
+
     @staticmethod
     def of(scope: Scope) -> Context:
         """Get the context of a request in the making."""
         context: Context = scope[_KEY]
         return context
+
+
+class Recorder:
+    """What is noted of requests: the access log and the counts."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        # A metric's `labels` takes as long to find its child as the rest of a refusal; of these there are few.
+        self._requests = functools.cache(metrics.requests.labels)
+        self._duration = functools.cache(metrics.request_duration.labels)
+        self._rejected = functools.cache(metrics.rejected.labels)
+        self._refusal_logged = 0.0
+        self._refusals = 0  # not logged
+
+    def reject(self, error: BertieError, route: str) -> None:
+        """Count a request that is refused."""
+        if error.reason and route not in _QUIET:
+            self._rejected(error.reason).inc()
+
+    def note(self, scope: Scope, context: Context, route: str) -> None:
+        """Note a request that is over, at the template of its route."""
+        seconds = context.seconds
+        self._requests(route, context.model, str(context.status)).inc()
+        self._duration(route, context.model).observe(seconds)
+        if context.status == CLIENT_GONE:
+            self._rejected("cancelled").inc()
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        if not logger.isEnabledFor(level) or (context.status == 429 and self._refused_lately()):
+            return
+        fields = {
+            "request_id": context.request_id,
+            "method": scope["method"] if scope["method"] in _METHODS else "other",
+            "route": route,
+            "status": context.status,
+            "model": context.model,
+            "rows": context.rows,
+            "duration_ms": round(seconds * 1000, 2),
+        }
+        if context.status == 429:
+            fields["refused"], self._refusals = self._refusals, 0
+        logger.log(level, "request", extra={"fields": fields})
+
+    def _refused_lately(self) -> bool:
+        """Whether a refusal was logged just now: of a flood a line each would be a flood of its own."""
+        now = time.perf_counter()
+        self._refusals += 1
+        if now - self._refusal_logged < REFUSALS_EVERY:
+            return True
+        self._refusal_logged = now
+        return False
 
 
 @dataclass(slots=True)
@@ -93,34 +150,26 @@ class InFlight:
 class ContextMiddleware:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, seconds: float, in_flight: InFlight) -> None:
+    def __init__(self, app: ASGIApp, recorder: Recorder, seconds: float, in_flight: InFlight) -> None:
         """
         Args:
             seconds: a request may take, from its first byte to its answer's last.
         """
         self._app = app
+        self._recorder = recorder
         self._seconds = seconds
         self._in_flight = in_flight
-        # A metric's `labels` takes as long to find its child as the rest of a refusal; of these there are few.
-        self._requests = functools.cache(metrics.requests.labels)
-        self._duration = functools.cache(metrics.request_duration.labels)
-        self._rejected = functools.cache(metrics.rejected.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = scope.get("client")
-        context = Context(_request_id(scope), scope.get(BEGAN) or time.perf_counter(), client[0] if client else None)
-        scope[_KEY] = context
+        context = scope[_KEY] = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                headers = [(b"x-request-id", context.request_id.encode("ascii"))]
-                if context.status >= 400:  # which phases it came through would say little: the whole time does
-                    headers.append((b"server-timing", b"total;dur=%.3f" % (context.seconds * 1000)))
-                message["headers"] = [*message["headers"], *headers]
+                message["headers"] = [*message["headers"], *context.headers()]
             await send(message)
 
         deadline = asyncio.timeout(self._seconds - context.seconds)
@@ -134,7 +183,9 @@ class ContextMiddleware:
             await self._refuse(self._told(error, deadline, context), scope, receive, send_with_id)
         finally:
             self._in_flight.deadlines.discard(deadline)
-            self._note(scope, context)
+            if PERMIT in scope:
+                scope[PERMIT].release()
+            self._recorder.note(scope, context, route(scope))
 
     def _told(self, error: Exception, deadline: asyncio.Timeout, context: Context) -> BertieError:
         """Turn what a handler raised into what the client is told."""
@@ -152,37 +203,18 @@ class ContextMiddleware:
         context = Context.of(scope)
         if context.status:
             raise error  # half an answer is out: all that is left is to break off the connection
-        if error.reason and _route(scope) not in _QUIET:
-            self._rejected(error.reason).inc()
+        self._recorder.reject(error, route(scope))
         await problems.response(error, context.request_id)(scope, receive, send)
 
-    def _note(self, scope: Scope, context: Context) -> None:
-        route, seconds = _route(scope), context.seconds
-        self._requests(route, context.model, str(context.status)).inc()
-        self._duration(route, context.model).observe(seconds)
-        if context.status == CLIENT_GONE:
-            self._rejected("cancelled").inc()
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        if logger.isEnabledFor(level):
-            fields = {
-                "request_id": context.request_id,
-                "method": scope["method"] if scope["method"] in _METHODS else "other",
-                "route": route,
-                "status": context.status,
-                "model": context.model,
-                "rows": context.rows,
-                "duration_ms": round(seconds * 1000, 2),
-            }
-            logger.log(level, "request", extra={"fields": fields})
 
-
-def _route(scope: Scope) -> str:
+def route(scope: Scope) -> str:
     """Get the route's template, empty where there is none: the path itself may hold anything."""
     template: str = getattr(scope.get("route"), "path", "")
     return template
 
 
-def _request_id(scope: Scope) -> str:
+def request_id(scope: Scope) -> str:
+    """Get the id that a request bears, where it is sane, or make one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if _SANE_ID.fullmatch(value):

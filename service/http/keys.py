@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
-from starlette.requests import Request
+from starlette.datastructures import Headers
 
 from service.errors import Unauthorized
 
@@ -16,7 +16,7 @@ class Keys:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = [key.encode("utf-8") for key in keys]
 
-    def check(self, request: Request) -> int | None:
+    def check(self, headers: Headers) -> int | None:
         """Check a request's bearer token, and get the number of its key; None where no key is wanted.
 
         Raises:
@@ -24,7 +24,7 @@ class Keys:
         """
         if not self._keys:
             return None
-        scheme, _, token = request.headers.get("authorization", "").encode("latin-1").partition(b" ")
+        scheme, _, token = headers.get("authorization", "").encode("latin-1").partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthorized("this service wants an API key: Authorization: Bearer KEY")
         token = token.strip(b" ")

@@ -26,6 +26,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.http import answers, problems, requests
+from service.settings import Settings
 from service.tasks import PATHS
 
 _REF = "#/components/schemas/{model}"
@@ -102,11 +103,11 @@ _GET_ERRORS: dict[str, tuple[type[BertieError], ...]] = {
 }
 
 
-def document(app: FastAPI, *, keys: bool, can_answer: Callable[[str, Any], bool]) -> dict[str, Any]:
+def document(app: FastAPI, settings: Settings, *, can_answer: Callable[[str, Any], bool]) -> dict[str, Any]:
     """Write the OpenAPI document.
 
     Args:
-        keys: whether API keys are wanted.
+        settings: say whether API keys are wanted, and how long lists may be.
         can_answer: whether some model takes such a body at a path; an example that none takes is left out.
     """
     result = get_openapi(
@@ -121,7 +122,7 @@ def document(app: FastAPI, *, keys: bool, can_answer: Callable[[str, Any], bool]
             errors = _BODY_ERRORS if path in PATHS else _GET_ERRORS[path]
             operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
             if path in PATHS:
-                operation["requestBody"] = _request(path, components["schemas"], can_answer)
+                operation["requestBody"] = _request(path, components["schemas"], settings, can_answer)
                 answer = _json({"oneOf": _responses(path, components["schemas"])})
                 answer["headers"]["Server-Timing"] = _SERVER_TIMING
             else:
@@ -130,23 +131,29 @@ def document(app: FastAPI, *, keys: bool, can_answer: Callable[[str, Any], bool]
             if "{name}" in path:
                 name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
                 operation["parameters"] = [name]
-            if keys and Unauthorized in errors:
+            if settings.api_keys and Unauthorized in errors:
                 operation["security"] = [{"key": []}]
-    if keys:
+    if settings.api_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return result
 
 
-def _request(path: str, schemas: dict[str, Any], can_answer: Callable[[str, Any], bool]) -> dict[str, Any]:
+def _request(
+    path: str, schemas: dict[str, Any], settings: Settings, can_answer: Callable[[str, Any], bool]
+) -> dict[str, Any]:
     shapes: list[dict[str, Any]] = []
     groups: dict[str, list[dict[str, Any]]] = {}
     for shape in requests.SHAPES[path]:
         groups.setdefault(shape.group, []).append(_define(shape, schemas))
         shapes.append(_define(requests.ONE[shape], schemas))
+        for field, limit in shape.limits.items():
+            for model in (shape, requests.ONE[shape]):
+                _bound(schemas[model.__name__]["properties"][field], getattr(settings, limit.setting))
     for shape in {shape.group: shape for shape in requests.SHAPES[path]}.values():
         many = requests.MANY[shape.shared].model_json_schema(ref_template=_REF)
         inputs = groups[shape.group]
         many["properties"]["inputs"] |= {"items": inputs[0] if len(inputs) == 1 else {"oneOf": inputs}}
+        _bound(many["properties"]["inputs"], settings.max_inputs)
         name = f"Many{shape.__name__.removesuffix('Input')}Request"
         schemas[name] = many | {"title": name, "description": f"Many inputs, answered in their order: {shape.__doc__}"}
         shapes.append({"$ref": _REF.format(model=name)})
@@ -176,6 +183,13 @@ def _responses(path: str, schemas: dict[str, Any]) -> Sequence[dict[str, Any]]:
         }
         references += [{"$ref": _REF.format(model=f"{kind.__name__}Response{plural}")} for plural in ("", "s")]
     return references
+
+
+def _bound(schema: dict[str, Any], most: int) -> None:
+    """Give a list's schema the length that the settings allow."""
+    for part in (schema, *schema.get("oneOf", ()), *schema.get("anyOf", ())):
+        if part.get("type") == "array":
+            part["maxItems"] = most
 
 
 def _define(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:

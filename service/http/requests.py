@@ -7,6 +7,7 @@ checked: so a wrong field is reported against the shape that was meant, not agai
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ MAX_ERRORS = 20
 """Most wrong fields that an answer lists."""
 MAX_NAME = 200
 """Characters of a model's name, and of an unknown field's name that an answer repeats."""
-MAX_VALUES = 16384
-"""Most JSON values of a body: what a parser makes of a few bytes ("{},") takes hundreds."""
+MAX_VALUES = 1 << 16
+"""Most JSON values of a body: what a parser makes of a few bytes ("{},") takes hundreds. A list over its own limit is
+named as long as it is below this: over it, looking at it would cost too much."""
 LARGE = 1 << 16
 """Bytes of a body that is parsed in a thread."""
 _BOM = b"\xef\xbb\xbf"
@@ -94,7 +96,7 @@ async def parse(path: str, body: bytes, settings: Settings) -> Call:
 
     def work() -> Call:
         plain = body.removeprefix(_BOM)
-        _limit("values", _values(plain), max(MAX_VALUES, 4 * settings.max_request_rows), None)
+        _limit("JSON values", _values(plain), max(MAX_VALUES, 4 * settings.max_request_rows), None)
         return parse_value(path, _decode(plain), settings)
 
     return await asyncio.to_thread(work) if len(body) > LARGE else work()
@@ -115,6 +117,8 @@ def parse_value(path: str, data: Any, settings: Settings) -> Call:
     group = tuple(other for other in SHAPES[path] if other.group == shape.group)
     examples = []
     for i, value in enumerate(inputs):
+        if len(errors) > MAX_ERRORS:
+            break
         place: tuple[Any, ...] = ("inputs", i) if many else ()
         shape = _shape(group, value)
         for field, (noun, setting) in shape.limits.items() if isinstance(value, dict) else ():
@@ -154,17 +158,19 @@ def _values(body: bytes) -> int:
 
 def _decode(body: bytes) -> Any:
     try:
-        return from_json(body, allow_inf_nan=False, cache_strings="keys")
+        return from_json(body, cache_strings="keys")  # NaN too: no field takes a float, so it is told by its field
     except ValueError as error:
         message = str(error)
-    if "surrogate" in message:
-        field = _surrogate_place(body) if len(body) <= LARGE else "body"
+    if field := _surrogate_place(body):
         raise InvalidInput(f"{field} holds half of a surrogate pair, which is no character", field=field)
     raise MalformedBody(f"the body is not JSON: {message}")
 
 
 def _checked(model: type[Any], value: Any, place: tuple[Any, ...], errors: list[ErrorDetails]) -> Any:
     """Check a value; what is wrong goes to `errors`, with the value's place in the body."""
+    if isinstance(value, dict) and len(value) > len(model.model_fields) + MAX_ERRORS:  # an error each would take long
+        known = {name: value[name] for name in model.model_fields if name in value}
+        value = known | dict(itertools.islice(value.items(), len(known) + MAX_ERRORS + 1))
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -176,6 +182,8 @@ def _checked(model: type[Any], value: Any, place: tuple[Any, ...], errors: list[
 def _invalid(details: Sequence[ErrorDetails]) -> InvalidInput:
     errors = tuple((_field(detail), _reason(detail)) for detail in details[:MAX_ERRORS])
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    if len(details) > MAX_ERRORS:
+        more = f" (and at least {MAX_ERRORS} more)"
     field, reason = errors[0]
     return InvalidInput(f"{field} {reason}{more}", field=field, errors=errors if len(errors) > 1 else ())
 
@@ -197,6 +205,8 @@ def _reason(detail: ErrorDetails) -> str:
             return "is no field of such a request"
         case "model_type":
             return "should be an object"
+        case "list_type":
+            return "should be an array"
         case "too_short":
             least = detail["ctx"]["min_length"]
             return "must not be empty" if least == 1 else f"must hold {least} or more"
@@ -206,12 +216,15 @@ def _reason(detail: ErrorDetails) -> str:
 
 
 def _surrogate_place(body: bytes) -> str:
-    """Find where a body that is JSON otherwise holds a lone surrogate ("\\ud83d"): Python's parser lets that pass."""
+    """Find where a body that is JSON otherwise holds a lone surrogate ("\\ud83d"), empty where it holds none.
+
+    Python's parser lets that pass.
+    """
     # A place is a name and the place that it is in, or (): written out for each value, long names would fill memory.
     try:
         stack: list[tuple[tuple[Any, ...], Any]] = [((), json.loads(body))]
     except (ValueError, RecursionError):
-        return "body"
+        return ""
     while stack:
         place, value = stack.pop()
         if isinstance(value, str) and _SURROGATE.search(value):
@@ -225,4 +238,4 @@ def _surrogate_place(body: bytes) -> str:
             stack += [(place, key) for key in value]  # looked at first: no name that is told has one
         elif isinstance(value, list):
             stack += [((i, place), inner) for i, inner in enumerate(value) if isinstance(inner, str | list | dict)]
-    return "body"
+    return ""

@@ -58,7 +58,7 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
         bundle = bundles.load(folder)
         if any(bundle.name == other.bundle.name for other in opened):
             raise BundleError(f"bundle {folder.name!r} calls itself {bundle.name!r}, and so does another")
-        opened.append(_open(bundle, settings, tokenizers, cores))
+        opened.append(_open(bundle, settings, metrics, tokenizers, cores))
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
     return serve(opened, settings, metrics)
@@ -118,7 +118,7 @@ def open_task(bundle: Bundle, tokenizers: dict[str, Tokenizer] | None = None) ->
         raise BundleError(f"bundle {bundle.name!r}: its tokenizer or task cannot be used: {error}") from error
 
 
-def _open(bundle: Bundle, settings: Settings, tokenizers: dict[str, Tokenizer], cores: int) -> Opened:
+def _open(bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[str, Tokenizer], cores: int) -> Opened:
     tokenizer, task = open_task(bundle, tokenizers)
     engine, graph = open_engine(
         bundle,
@@ -126,6 +126,7 @@ def _open(bundle: Bundle, settings: Settings, tokenizers: dict[str, Tokenizer], 
         workers=settings.workers,
         intra_op_threads=settings.intra_op_threads,
         cores=cores,
+        on_fallback=metrics.provider_fallback.inc,
     )
     _warm_up(bundle, task, tokenizer, engine)
     low_latency = None

@@ -123,7 +123,9 @@ def parse(content: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{MANIFEST}: {place or 'it'}: {first['msg']}"[:300]) from None
+        raise ValueError(
+            f"{MANIFEST}: {place.encode('unicode_escape').decode() or 'it'}: {first['msg']}"[:300]
+        ) from None
     for name in (TOKENIZER, *(graph.file for graph in manifest.graphs)):
         if name not in manifest.files:
             raise ValueError(f"{MANIFEST} has no sha256 of {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from service.engine.session import OrtEngine, Provider, has_cuda
 from service.errors import BundleError, ConfigurationError
@@ -16,13 +17,22 @@ LOW_LATENCY_THREADS = 8
 
 
 def open_engine(
-    bundle: Bundle, *, device: str, workers: int, intra_op_threads: int, cores: int
+    bundle: Bundle,
+    *,
+    device: str,
+    workers: int,
+    intra_op_threads: int,
+    cores: int,
+    on_fallback: Callable[[], None] = lambda: None,
 ) -> tuple[OrtEngine, Graph]:
     """Open the engine for a bundle's best graph on `device` (`auto`, `cpu` or `cuda`).
 
     `auto` takes CUDA where ONNX Runtime can really run there and the bundle has a graph for it. On the CPU, by default,
     each core makes calls of its own with one thread inside a call: twice the rows a second of one call on all cores,
     because short rows leave those waiting for one another.
+
+    Args:
+        on_fallback: called when `auto` takes the CPU because CUDA does not work.
 
     Raises:
         BundleError: the bundle has no graph for the device.
@@ -36,6 +46,7 @@ def open_engine(
             if device == "cuda":
                 raise
             logger.warning("model %r runs on the CPU: CUDA is installed and does not work: %s", bundle.name, error)
+            on_fallback()
     graph = bundle.graph_for("cpu")
     workers = workers or max(1, cores // max(1, intra_op_threads))
     threads = intra_op_threads or max(1, cores // workers)

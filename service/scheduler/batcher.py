@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from service.engine.batch import Batch, pad
 from service.engine.session import Engine, Outputs
 from service.errors import BertieError, InferenceError
+from service.metrics import Metrics
 from service.scheduler.queue import Job, Waiting
 from service.tasks import RowLogits
 
@@ -22,39 +23,35 @@ Result = RowLogits | BertieError
 
 
 def compose(rows: Sequence[Waiting], most_rows: int) -> list[Waiting]:
-    """Choose the rows of a batch: the first one, and those nearest to it in length, so that little is padding.
-
-    Args:
-        rows: of one model, the one that is due first in front.
-        most_rows: leave the others to the other workers.
-    """
+    """Choose the rows of a batch: the first one, and those nearest to it in length, so that little is padding."""
     first, *others = rows
     others.sort(key=lambda waiting: abs(len(waiting.row) - len(first.row)))
     chosen, longest, total = [first], len(first.row), len(first.row)
-    for waiting in others:
+    for waiting in others[: most_rows - 1]:
         tokens = len(waiting.row)
         padded = max(longest, tokens) * (len(chosen) + 1)
-        full = len(chosen) >= most_rows or padded > first.job.runner.batch_tokens
-        if full or total + tokens < (1 - PADDING) * padded:
+        if padded > first.job.runner.batch_tokens or total + tokens < (1 - PADDING) * padded:
             break
         chosen.append(waiting)
         longest, total = max(longest, tokens), total + tokens
     return chosen
 
 
-def run(rows: Sequence[Waiting], engine: Engine, observe: Callable[[Batch], None]) -> list[Result]:
+def run(rows: Sequence[Waiting], engine: Engine, metrics: Metrics) -> list[Result]:
     """Run a batch; get each row's logits. Where it fails, each row runs again alone: only the guilty one fails."""
     runner = rows[0].job.runner
     try:
         batch = pad([waiting.row for waiting in rows], runner.pad_id)
-        observe(batch)
+        metrics.batch_rows.labels(runner.name).observe(len(rows))
+        metrics.batch_tokens.labels(runner.name).observe(batch.input_ids.size)
+        metrics.padding_ratio.labels(runner.name).observe(batch.padding_ratio)
         outputs = engine.run(batch)
         if any(len(output) != len(rows) for output in outputs):
             raise ValueError(f"{[len(output) for output in outputs]} rows came back of {len(rows)}")
     except Exception as cause:
         if len(rows) > 1:
             logger.warning("a batch of %d rows failed on model %r; each row runs again alone", len(rows), runner.name)
-            return [result for row in rows for result in run([row], engine, observe)]
+            return [result for row in rows for result in run([row], engine, metrics)]
         logger.exception("a row failed on model %r", runner.name)
         error = InferenceError("the engine failed on this input")
         error.__cause__ = cause
@@ -67,12 +64,12 @@ def deliver(rows: Sequence[Waiting], results: Sequence[Result], ended: float) ->
     for (job, place, _), result in zip(rows, results, strict=True):
         if isinstance(result, BertieError):
             fail(job, result)
-            continue
-        job.logits[place] = result
-        job.missing -= 1
-        job.ended = max(job.ended, ended)  # word of several batches comes in any order
-        if not job.missing and not job.future.done():
-            job.future.set_result(None)
+        else:
+            job.logits[place] = result
+            job.missing -= 1
+            job.ended = max(job.ended, ended)  # word of several batches comes in any order
+            if not job.missing and not job.future.done():
+                job.future.set_result(None)
 
 
 def fail(job: Job, error: BertieError) -> None:

@@ -91,19 +91,19 @@ class Permits:
 
 
 class Permit:
-    """A request's permit."""
+    """A request's permit; `client` is who it was given to."""
 
     def __init__(self, permits: Permits, client: Hashable) -> None:
+        self.client = client
         self._permits = permits
-        self._client = client
         self._budget = permits.short
         self._tokens = 0
 
     def resize(self, tokens: int) -> None:
         """Count the request's tokens anew, now that more is known of it. Raises QueueFull."""
-        permits, client = self._permits, self._client
+        permits, client = self._permits, self.client
         budget = permits.long if tokens > LONG_TOKENS else permits.short
-        tokens = min(tokens, int(MOST_COUNTED * budget.limit) or 1)
+        tokens = max(1, min(tokens, int(MOST_COUNTED * budget.limit)))
         more = tokens - self._tokens if budget is self._budget else tokens
         if more > 0 and not budget.fits(client, more):
             raise permits.full(budget, client)
@@ -113,6 +113,7 @@ class Permit:
 
     def release(self) -> None:
         """Give everything back."""
-        self._budget.add(self._client, -self._tokens)
-        self._tokens = 0
-        self._permits.requests.add(self._client, -1)
+        if self._tokens:
+            self._budget.add(self.client, -self._tokens)
+            self._tokens = 0
+            self._permits.requests.add(self.client, -1)

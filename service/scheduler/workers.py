@@ -13,12 +13,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 
 import numpy as np
-from prometheus_client import Histogram
 
-from service.engine.batch import Batch, Encoded
+from service.engine.batch import Encoded
 from service.engine.session import Engine
 from service.errors import BertieError, Draining, InferenceError, NotReady
 from service.metrics import Metrics
@@ -32,12 +30,12 @@ SHORT_SECONDS = 1.0
 FAILURES = 5
 """Batches of a model that fail one after another before the service is not ready."""
 LOSSES = 5
-"""Workers lost one after another, no batch having run in between, before the process is not alive."""
+"""Times that workers are lost, no batch having run in between, before the process is not alive."""
 BACK_OFF = 0.5
 """Seconds before the first of them is replaced; twice as many before the next."""
 LOOK_SECONDS = 0.25
-PROBE = Encoded(np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64))
-"""The row that tries a model which has failed."""
+PROBE = Encoded(np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
+"""The row that tries a model which has failed: no model's longest row is shorter."""
 
 
 class _Worker:
@@ -51,42 +49,29 @@ class _Worker:
 
 
 class Scheduler:
-    """Runs the rows of all models of a device. Made and used on one event loop.
-
-    Attributes:
-        tokens_per_second: what all workers do together, smoothed; 0 before the first batch.
-    """
+    """Runs the rows of all models of a device. Made and used on one event loop."""
 
     def __init__(self, workers: int, metrics: Metrics, *, hang_seconds: float) -> None:
-        """Start the workers.
-
-        Args:
-            workers: batches that run side by side.
-            hang_seconds: a call that runs for longer is given up, and its worker replaced.
-        """
-        self.tokens_per_second = 0.0
+        """Start the workers. A call that runs for longer than `hang_seconds` is given up, and its worker replaced."""
+        self.tokens_per_second = 0.0  # of all workers together, smoothed; 0 before the first batch
         self._metrics = metrics
         self._hang_seconds = hang_seconds
-        self._queue = Queue()
+        self._short, self._long = Queue(), Queue()
         self._changed = threading.Condition()
         self._short_seen = -math.inf
-        self._long_turn = False
-        self._observed: dict[str, tuple[Histogram, ...]] = {}
+        self._long_turn = self._stopped = False
         self._failures: dict[Runner, int] = {}
-        self._losses = 0
-        self._restart = 0.0
-        self._stopped = False
+        self._calls = 0  # under way, those that were given up too
+        self._losses, self._restart = 0, 0.0  # when the workers that are lost are to be replaced
         self._loop = asyncio.get_running_loop()
         self._workers = [_Worker(self._work, number) for number in range(workers)]
         self._nurse = self._loop.create_task(self._look_after())
 
     def watch(self, runner: Runner) -> None:
-        """Show in the metrics what waits for a model, and its batches. To be called before its rows are run."""
-        m = self._metrics
-        of_batches = m.batch_rows, m.batch_tokens, m.padding_ratio
-        self._observed[runner.name] = tuple(metric.labels(runner.name) for metric in of_batches)
-        self._metrics.queue_rows.labels(runner.name).set_function(lambda: self._queue.rows[runner.name])
-        self._metrics.queue_tokens.labels(runner.name).set_function(lambda: self._queue.tokens[runner.name])
+        """Show in the metrics what waits for a model."""
+        rows, tokens = self._metrics.queue_rows, self._metrics.queue_tokens
+        rows.labels(runner.name).set_function(lambda: sum(len(job.waiting) for job in self._jobs(runner)))
+        tokens.labels(runner.name).set_function(lambda: sum(job.tokens for job in self._jobs(runner)))
 
     @property
     def ready(self) -> bool:
@@ -108,139 +93,139 @@ class Scheduler:
         """
         if self._stopped:
             raise Draining("the service is stopping; ask another")
-        job = Job(runner, rows, client, self._loop.create_future(), time.perf_counter())
+        job = Job(runner, rows, client, self._loop.create_future())
+        queue = self._long if job.long else self._short
         with self._changed:
-            self._queue.add(job)
-            if not job.long:
-                self._short_seen = job.admitted
+            queue.add(job)
             self._changed.notify(len(rows))
         try:
             await job.future
         finally:
             if job.missing:
                 with self._changed:
-                    self._queue.drop(job)
+                    queue.drop(job)
         return job
 
     def stop(self) -> bool:
         """Stop the workers and fail what waits. Returns whether no call is left running."""
         with self._changed:
             self._stopped = True
-            self._fail(list(self._queue), Draining("the service stopped before this request ran"))
+            self._fail(self._jobs(), Draining, "the service stopped before this request ran")
             self._changed.notify_all()
             self._nurse.cancel()
-            return not any(worker.rows for worker in self._workers)
+            return not self._calls
 
     # ---- on the workers' threads; what touches the queue holds the lock ----
 
     def _work(self, worker: _Worker) -> None:
         try:
-            while taken := self._next(worker):
-                self._run(worker, *taken)
+            while (engine := self._take(worker)) is not None:
+                self._run(worker, engine)
         except BaseException:
             logger.exception("a worker died")
-        with self._changed:
-            if not self._stopped:
-                self._lose(worker, InferenceError("the worker died of this batch"))
+            with self._changed:
+                self._lose(worker, "the worker died of this batch")
+                self._calls -= bool(worker.rows)
+                worker.rows = ()
 
-    def _next(self, worker: _Worker) -> tuple[Sequence[Waiting], Engine] | None:
-        """Wait for rows; take a batch of them and what is to run it. None: stop."""
+    def _take(self, worker: _Worker) -> Engine | None:
+        """Wait for rows, and give the worker a batch of them. Returns what is to run it; None: stop."""
         with self._changed:
             while not (self._stopped or worker.lost):
                 now = time.perf_counter()
-                if (long := self._kind(now)) is not None:
-                    free = sum(not worker.rows for worker in self._workers)
-                    rows = batcher.compose(self._queue.first(long=long), math.ceil(len(self._queue) / max(1, free)))
-                    self._queue.take(rows)
+                if (queue := self._choose(now)) is not None:
+                    free = sum(not each.rows for each in self._workers)
+                    rows = batcher.compose(queue.first(), math.ceil(queue.rows / free))
+                    queue.take(rows)
                     engine = self._engine(rows)
                     worker.rows, worker.began = rows, now
+                    self._calls += 1
                     for waiting in rows:
                         waiting.job.started = waiting.job.started or now
-                    return rows, engine
-                held = self._queue.waits(long=True)
-                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if held else None)
+                    return engine
+                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long.jobs else None)
             return None
 
-    def _kind(self, now: float) -> bool | None:
-        """Choose for a free worker: long jobs, short ones, or (None) nothing for now."""
-        short, long = self._queue.waits(long=False), self._queue.waits(long=True)
-        if long:
-            workers, running = len(self._workers), sum(w.rows[0].job.long for w in self._workers if w.rows)
-            quiet = not short and now - self._short_seen >= SHORT_SECONDS
-            if running < (workers if quiet else max(1, workers // 2)) and (not short or workers > 1 or self._long_turn):
+    def _choose(self, now: float) -> Queue | None:
+        """Choose whom a free worker serves: long jobs or short ones, in turn where both wait; None: nobody for now."""
+        if self._short.jobs:
+            self._short_seen = now
+        if self._long.jobs and (self._long_turn or not self._short.jobs):
+            running = sum(worker.rows[0].job.long for worker in self._workers if worker.rows)
+            quiet = now - self._short_seen >= SHORT_SECONDS
+            if running < (len(self._workers) if quiet else max(1, len(self._workers) // 2)):
                 self._long_turn = False
-                return True
-        self._long_turn = True  # a single worker takes turns
-        return False if short else None
+                return self._long
+        self._long_turn = True
+        return self._short if self._short.jobs else None
 
     def _engine(self, rows: Sequence[Waiting]) -> Engine:
         """Choose all cores for what has the process to itself and gains by them; else a core for each batch."""
         runner = rows[0].job.runner
-        if runner.low_latency is None or self._queue or any(worker.rows for worker in self._workers):
-            return runner.engine
-        tokens = len(rows) * max(len(waiting.row) for waiting in rows)
-        return runner.low_latency if tokens >= runner.low_latency_tokens else runner.engine
+        alone = not self._jobs() and not any(worker.rows for worker in self._workers)
+        gains = len(rows) * max(len(waiting.row) for waiting in rows) >= runner.low_latency_tokens
+        return runner.low_latency if runner.low_latency and alone and gains else runner.engine
 
-    def _run(self, worker: _Worker, rows: Sequence[Waiting], engine: Engine) -> None:
-        runner = rows[0].job.runner
-        results = batcher.run(rows, engine, partial(self._observe, runner.name))
+    def _run(self, worker: _Worker, engine: Engine) -> None:
+        rows, runner = worker.rows, worker.rows[0].job.runner
+        results = batcher.run(rows, engine, self._metrics)
         ended = time.perf_counter()
         failed = all(isinstance(result, BertieError) for result in results)
         with self._changed:
+            worker.rows = ()
+            self._calls -= 1
             if worker.lost:  # its rows have heard
                 return
-            seconds, worker.rows, self._losses = ended - worker.began, (), 0
+            self._losses = 0
             self._failures[runner] = self._failures.get(runner, 0) + 1 if failed else 0
             if not failed:
                 beside = 1 if engine is runner.low_latency else len(self._workers)
-                rate = beside * sum(len(waiting.row) for waiting in rows) / max(seconds, 1e-6)
+                rate = beside * sum(len(waiting.row) for waiting in rows) / max(ended - worker.began, 1e-6)
                 self.tokens_per_second += (rate - self.tokens_per_second) * (0.1 if self.tokens_per_second else 1.0)
         self._post(batcher.deliver, rows, results, ended)
 
-    def _observe(self, model: str, batch: Batch) -> None:
-        rows, tokens = batch.shape
-        in_rows, in_tokens, padding = self._observed[model]
-        in_rows.observe(rows)
-        in_tokens.observe(rows * tokens)
-        padding.observe(batch.padding_ratio)
-
-    def _fail(self, jobs: Sequence[Job], error: BertieError) -> None:
+    def _fail(self, jobs: Sequence[Job], kind: type[BertieError], why: str) -> None:
         for job in jobs:
-            self._queue.drop(job)
-            self._post(batcher.fail, job, error)
+            self._post(batcher.fail, job, kind(why))
+
+    def _jobs(self, runner: Runner | None = None) -> list[Job]:
+        """Get the jobs with rows that wait, of one model or of all."""
+        return [job for job in [*self._short.jobs, *self._long.jobs] if runner in (None, job.runner)]
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *arguments)
 
-    # ---- what looks after the workers ----
-
-    def _lose(self, worker: _Worker, error: BertieError) -> None:
+    def _lose(self, worker: _Worker, why: str) -> None:
         """Give up a worker: its rows fail now; it is replaced when the back-off is over."""
         if not worker.lost:
             worker.lost = True
-            self._restart = time.perf_counter() + BACK_OFF * 2**self._losses
-            self._losses += 1
             self._metrics.workers_lost.inc()
-            self._fail([waiting.job for waiting in worker.rows], error)
+            if (now := time.perf_counter()) >= self._restart:  # else it went with another, and counts as one with it
+                self._restart = now + BACK_OFF * 2**self._losses
+                self._losses += 1
+            self._fail([waiting.job for waiting in worker.rows], InferenceError, why)
             if worker.rows:  # not ready until a probe has run
                 self._failures[worker.rows[0].job.runner] = FAILURES
 
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            with self._changed:
-                now = time.perf_counter()
-                for number, worker in enumerate(self._workers):
-                    if worker.rows and now - worker.began > self._hang_seconds:
-                        self._lose(worker, InferenceError("the engine did not return"))
-                    if worker.lost and now >= self._restart and self.alive:
-                        logger.warning("replacing a lost worker")
-                        self._workers[number] = _Worker(self._work, number)
-                if not self.alive:
-                    self._fail(list(self._queue), NotReady("the service has lost its workers"))
-                failing = [runner for runner, failures in self._failures.items() if failures >= FAILURES]
-            for runner in failing if self.alive else ():  # without traffic nobody else finds out that it works again
-                with contextlib.suppress(BertieError, TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        await self.run(runner, [PROBE])
+            with contextlib.suppress(RuntimeError):  # there is no thread to be had: the next look tries again
+                self._replace_lost(time.perf_counter())
+            able = self.alive and not all(worker.lost for worker in self._workers)
+            for runner, failures in list(self._failures.items()):
+                if able and failures >= FAILURES:  # without traffic nobody else finds out that it works again
+                    with contextlib.suppress(BertieError, TimeoutError):
+                        await asyncio.wait_for(self.run(runner, [PROBE]), 4 * LOOK_SECONDS)
+
+    def _replace_lost(self, now: float) -> None:
+        with self._changed:
+            for number, worker in enumerate(self._workers):
+                if worker.rows and now - worker.began > self._hang_seconds:
+                    self._lose(worker, "the engine did not return")
+                if worker.lost and now >= self._restart and self.alive:
+                    logger.warning("replacing a lost worker")
+                    self._workers[number] = _Worker(self._work, number)
+            if not self.alive:
+                self._fail(self._jobs(), NotReady, "the service has lost its workers")

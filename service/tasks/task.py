@@ -88,7 +88,7 @@ class Task(ABC, Generic[E, R, P]):
         """Count a prediction of the model of that name."""
         labels, score = self.observed(prediction)
         for label in labels:
-            metrics.predictions.labels(model, label).inc()
+            metrics.prediction(model, label).inc()
         metrics.confidence.labels(model).observe(score)
 
 

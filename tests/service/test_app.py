@@ -1,15 +1,15 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from service.app import create_app
+from service.app import create_app, create_ops_app
 from service.errors import BundleError
 from service.http import pages
 from service.metrics import Metrics
@@ -57,7 +57,7 @@ class TestProblems:
         assert problem["request_id"] == response.headers["x-request-id"]
         assert ("allow" in response.headers) == (status == 405)
 
-    async def test_an_unexpected_error_tells_nothing_of_the_inside(
+    async def test_an_unexpected_error_says_nothing_of_the_inside(
         self, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def broken(self: Predictor, *_: Any, **__: Any) -> None:
@@ -77,7 +77,7 @@ class TestProblems:
 
 class TestRequestId:
     @pytest.mark.parametrize("sane", ["a", "A-b_c.9", "x" * 128])
-    async def test_the_callers_own_comes_back(self, client: httpx.AsyncClient, sane: str) -> None:
+    async def test_the_clients_own_comes_back(self, client: httpx.AsyncClient, sane: str) -> None:
         for path in ("/health/live", "/nope"):
             assert (await client.get(path, headers={"x-request-id": sane})).headers["x-request-id"] == sane
 
@@ -124,8 +124,8 @@ class TestKeys:
                     assert response.headers["content-type"] == "application/problem+json"
                     assert response.headers["x-request-id"] == response.json()["request_id"]
                 assert (await client.request(**request)).status_code == 401
-            assert (await client.get("/nope")).status_code == 401
-        assert metrics.registry.get_sample_value("bertie_rejected_total", {"reason": "unauthorized"}) == 37
+            assert (await client.get("/nope")).status_code == 404  # there is nothing to guard
+        assert metrics.registry.get_sample_value("bertie_rejected_total", {"reason": "unauthorized"}) == 36
 
     async def test_health_metrics_and_pages_want_none(self, guarded: Settings) -> None:
         async with serving(guarded) as client:
@@ -203,11 +203,84 @@ class TestLifespan:
             async with app.router.lifespan_context(app):
                 pass
 
-    async def test_many_callers_at_once_get_their_own_answers(self, client: httpx.AsyncClient) -> None:
+    async def test_many_clients_at_once_get_their_own_answers(self, client: httpx.AsyncClient) -> None:
         words = ["good", "bad", "great", "awful"] * 25
         responses = await asyncio.gather(*(client.post("/classify", json={"text": word}) for word in words))
         labels = [response.json()["label"] for response in responses]
         assert labels == ["negative" if word in ("bad", "awful") else "positive" for word in words]
+
+
+class TestOps:
+    """The application of the operations' own port."""
+
+    @pytest.fixture
+    async def ops(self, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(settings.model_copy(update={"api_keys": (SecretStr("key"),)}))
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(create_ops_app(app, settings)), base_url="http://bertie"
+            ) as ops,
+        ):
+            ops.app = app  # type: ignore[attr-defined]
+            yield ops
+
+    async def test_has_these_three_paths_and_no_other(self, ops: httpx.AsyncClient) -> None:
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert (await ops.get(path)).status_code == 200, path
+        for path in ("/", "/docs", "/openapi.json", "/models", "/qa", "/classify", "/playground.js"):
+            response = await ops.get(path)
+            assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json"), path
+
+    async def test_shows_the_main_applications_state(self, ops: httpx.AsyncClient) -> None:
+        app = ops.app  # type: ignore[attr-defined]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://bertie") as client:
+            await client.post("/classify", json=GOOD, headers={"authorization": "Bearer key"})
+        assert (
+            'bertie_requests_total{model="sentiment",route="/classify",status="200"} 1.0'
+            in (await ops.get("/metrics")).text
+        )
+        app.state.routes.predictor.stop()
+        assert (await ops.get("/health/ready")).status_code == 503
+        assert (await ops.get("/health/live")).status_code == 200
+
+
+class TestOtherOrigins:
+    ORIGIN = "https://app.example"
+    PREFLIGHT: ClassVar = {
+        "origin": ORIGIN,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, content-type, x-request-id",
+    }
+
+    async def test_are_refused_by_default(self, client: httpx.AsyncClient) -> None:
+        assert (await client.options("/classify", headers=self.PREFLIGHT)).status_code == 405
+        answer = await client.post("/classify", json=GOOD, headers={"origin": self.ORIGIN})
+        assert answer.status_code == 200
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+    @pytest.mark.parametrize("origins", [(ORIGIN,), ("https://other.example", ORIGIN), ("*",)])
+    async def test_may_be_named(self, settings: Settings, origins: tuple[str, ...]) -> None:
+        keys = (SecretStr("key"),)
+        async with serving(settings.model_copy(update={"cors_origins": origins, "api_keys": keys})) as client:
+            preflight = await client.options("/classify", headers=self.PREFLIGHT)
+            assert preflight.status_code == 200  # without a key: a browser sends none
+            assert preflight.headers["access-control-allow-origin"] in (self.ORIGIN, "*")
+            headers = {"origin": self.ORIGIN, "authorization": "Bearer key"}
+            for body, status in ((GOOD, 200), ({}, 422)):
+                answer = await client.post("/classify", json=body, headers=headers)
+                assert answer.status_code == status
+                assert answer.headers["access-control-allow-origin"] in (self.ORIGIN, "*")
+                exposed = answer.headers["access-control-expose-headers"]
+                assert set(exposed.split(", ")) == {"X-Request-Id", "Server-Timing", "Retry-After"}
+            assert (await client.post("/classify", json=GOOD, headers={"origin": self.ORIGIN})).status_code == 401
+
+    async def test_those_that_are_not_named_are_refused(self, settings: Settings) -> None:
+        async with serving(settings.model_copy(update={"cors_origins": (self.ORIGIN,)})) as client:
+            headers = self.PREFLIGHT | {"origin": "https://evil.example"}
+            assert (await client.options("/classify", headers=headers)).status_code == 400
+            answer = await client.post("/classify", json=GOOD, headers={"origin": "https://evil.example"})
+            assert "access-control-allow-origin" not in answer.headers
 
 
 class TestDocument:
@@ -228,6 +301,27 @@ class TestDocument:
             for status, response in operation["responses"].items():
                 assert "X-Request-Id" in response["headers"]
                 assert ("application/problem+json" in response["content"]) == (status != "200")
+
+    def test_priorities_are_deprecated_in_it(self, settings: Settings) -> None:
+        schemas = create_app(settings).openapi()["components"]["schemas"]
+        holding = [
+            schema["properties"]["priority"] for schema in schemas.values() if "priority" in schema["properties"]
+        ]
+        assert len(holding) >= 8
+        assert all(field["deprecated"] for field in holding)
+
+    def test_its_lists_are_as_long_as_the_settings_allow(self, settings: Settings) -> None:
+        limits = {"max_inputs": 11, "max_options": 12, "max_candidate_labels": 13, "max_documents": 14}
+        schemas = create_app(settings.model_copy(update=limits)).openapi()["components"]["schemas"]
+        bounds = {
+            (field, part["maxItems"])
+            for name, model in schemas.items()
+            if name.endswith(("Request", "Input"))
+            for field, schema in model["properties"].items()
+            for part in (schema, *schema.get("oneOf", ()), *schema.get("anyOf", ()))
+            if part.get("type") == "array"
+        }
+        assert bounds == {("inputs", 11), ("options", 12), ("candidate_labels", 13), ("context", 14)}
 
     def test_every_reference_leads_somewhere(self, settings: Settings) -> None:
         document = create_app(settings).openapi()

@@ -13,7 +13,7 @@ ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c
 
 def test_types_and_titles_are_distinct() -> None:
     assert len(ALL) > 10
-    kinds = [error for error in ALL if error is not Draining]  # which is NotReady, to a caller
+    kinds = [error for error in ALL if error is not Draining]  # which is NotReady, to a client
     assert len({error.slug for error in kinds}) == len(kinds)
     assert len({error.title for error in kinds}) == len(kinds)
 
@@ -47,8 +47,15 @@ def test_statuses_and_reasons_are_the_contracts(name: str, status: int, reason: 
     assert (error.status, error.reason) == (status, reason)
 
 
-def test_an_error_carries_what_the_caller_may_know() -> None:
+def test_an_error_carries_what_the_client_may_know() -> None:
     error = InvalidInput("it is empty", field="inputs.3.text")
     assert (str(error), error.detail, error.field) == ("it is empty", "it is empty", "inputs.3.text")
     assert QueueFull("full", retry_after=1.5).retry_after == 1.5
     assert QueueFull("full", retry_after=1.5).field is None
+
+
+def test_an_error_names_its_input_where_a_task_found_it() -> None:
+    error = InvalidInput("it is empty", field="text", index=3)
+    assert (error.field, error.in_input().field) == ("text", "inputs.3.text")
+    parsed = InvalidInput("it is empty", field="inputs.3.text")
+    assert parsed.in_input() is parsed

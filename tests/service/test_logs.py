@@ -1,8 +1,12 @@
+"""What may be logged, in which form; and that a log which nobody reads stops nothing."""
+
 import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -18,20 +22,25 @@ CANARY = "xanary7319"
 
 
 @pytest.fixture(params=["console", "json"])
-def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What is logged at the lowest level, in each format."""
+def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+    """Gets what was logged so far at the lowest level, in each format."""
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    logs.configure(request.param, "debug")
-    yield stream
+    writer = logs.configure(request.param, "debug", Metrics().log_dropped)
+
+    def written() -> str:
+        assert writer.close_within(10)
+        return stream.getvalue()
+
+    yield written
     root.handlers[:] = handlers
     root.setLevel(level)
 
 
-async def test_no_callers_text_is_logged_or_counted(
-    log: io.StringIO, settings: Settings, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+async def test_no_clients_text_is_logged_or_counted(
+    log: Callable[[], str], settings: Settings, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)  # the client's, that lives in this process too
     async with serving(settings, metrics=metrics) as client:
@@ -62,11 +71,12 @@ async def test_no_callers_text_is_logged_or_counted(
         monkeypatch.setattr(Predictor, "predict", broken)
         assert (await client.post("/classify", json={"text": CANARY})).status_code == 500
         scraped = (await client.get("/metrics")).text
-    assert log.getvalue().count("request") >= 15
-    assert "ValueError" in log.getvalue()
-    assert "KeyError" in log.getvalue()
-    assert "test_logs.py" in log.getvalue()
-    assert CANARY not in log.getvalue()
+    text = log()
+    assert text.count("request") >= 15
+    assert "ValueError" in text
+    assert "KeyError" in text
+    assert "test_logs.py" in text
+    assert CANARY not in text
     assert CANARY not in scraped
 
 
@@ -118,3 +128,76 @@ def test_exceptions_that_cause_one_another_in_a_circle_end() -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
     assert logs.describe((ValueError, first, None)).count("Error") == 2
+
+
+class Hung(logging.Handler):
+    """Writes nothing as long as nobody reads: `read` lets it go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = threading.Event()
+        self.entered = threading.Event()
+        self.written: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.entered.set()
+        self.read.wait(20)
+        self.written.append(record.getMessage())
+
+
+class TestWriter:
+    @pytest.fixture
+    def hung(self) -> Iterator[Hung]:
+        hung = Hung()
+        yield hung
+        hung.read.set()
+
+    def dropped(self, metrics: Metrics) -> float | None:
+        return metrics.registry.get_sample_value("bertie_log_dropped_total")
+
+    def test_a_log_that_nobody_reads_drops_and_counts_and_never_blocks(self, hung: Hung, metrics: Metrics) -> None:
+        writer = logs.Writer(hung, metrics.log_dropped)
+        writer.handle(record("first"))
+        assert hung.entered.wait(10)
+        began = time.perf_counter()
+        for i in range(logs.MOST_WAITING + 100):
+            writer.handle(record(f"{i}"))
+        assert time.perf_counter() - began < 5
+        assert self.dropped(metrics) == 100
+        began = time.perf_counter()
+        assert not writer.close_within(0.1)
+        assert time.perf_counter() - began < 2
+        hung.read.set()
+        assert writer.close_within(10)
+        assert hung.written == ["first", *(f"{i}" for i in range(logs.MOST_WAITING))]  # the last ones were dropped
+
+    def test_one_record_that_hangs_is_waited_for_too(self, hung: Hung, metrics: Metrics) -> None:
+        """Nothing waits behind it, and yet the thread that writes it cannot be stopped."""
+        writer = logs.Writer(hung, metrics.log_dropped)
+        writer.handle(record("first"))
+        assert hung.entered.wait(10)
+        began = time.perf_counter()
+        assert not writer.close_within(0.1)
+        assert time.perf_counter() - began < 2
+
+    def test_all_that_waits_is_written_before_the_end(self, metrics: Metrics) -> None:
+        stream = io.StringIO()
+        writer = logs.Writer(logging.StreamHandler(stream), metrics.log_dropped)
+        for i in range(1000):
+            writer.handle(record(f"{i}"))
+        assert writer.close_within(10)
+        assert stream.getvalue().split() == [str(i) for i in range(1000)]
+        assert self.dropped(metrics) == 0
+
+    def test_an_exception_is_told_by_the_thread_that_writes(self, metrics: Metrics) -> None:
+        stream = io.StringIO()
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logs.JsonFormatter())
+        writer = logs.Writer(handler, metrics.log_dropped)
+        try:
+            raise ValueError(CANARY)
+        except ValueError:
+            writer.handle(record("trouble", exc_info=sys.exc_info()))
+        assert writer.close_within(10)
+        assert json.loads(stream.getvalue())["traceback"].endswith("ValueError")
+        assert CANARY not in stream.getvalue()

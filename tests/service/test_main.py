@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from service import __version__
-from service.__main__ import CANNOT_START, main
+from service.program import CANNOT_START, main
 from service.settings import Settings
 from tests.serving import Running, running
 
@@ -29,7 +29,7 @@ SLOW = (
     "-c",
     """
 import functools, logging, sys
-import service.__main__ as program
+import service.program as program
 from service.app import create_app
 from tests.engines import FakeEngine, load_with
 
@@ -129,10 +129,11 @@ def test_what_outlasts_the_drain_time_is_answered_503(models_dir: Path) -> None:
         connection = http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=10)
         answers = one_running_and_one_waiting(service, pool, connection)
         service.process.send_signal(signal.SIGTERM)
-        (first, _), (second, problem) = [answer.result() for answer in answers]
-        assert (first, second) == (200, 503)
-        assert problem["type"] == "urn:bertie:problem:not-ready"
+        began = time.monotonic()
+        for status, problem in [answer.result() for answer in answers]:
+            assert (status, problem["type"]) == (503, "urn:bertie:problem:not-ready")
         assert service.process.wait(20) == 0
+        assert time.monotonic() - began < 1.5  # not after the engine's two seconds
 
 
 def test_a_wrong_setting_is_one_line(models_dir: Path) -> None:
@@ -167,13 +168,6 @@ def test_a_port_in_use_is_told_before_models_are_loaded(tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
 
 
-def test_a_budget_below_the_longest_row(models_dir: Path) -> None:
-    result = start(models_dir, BERTIE_MAX_BATCH_TOKENS="32", BERTIE_LOG_FORMAT="json")
-    assert result.returncode == CANNOT_START
-    [line] = result.stderr.splitlines()
-    assert "BERTIE_MAX_BATCH_TOKENS=32" in json.loads(line)["message"]
-
-
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
@@ -189,7 +183,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
-def test_a_caller_who_hangs_up_is_noted_as_gone(models_dir: Path) -> None:
+def test_a_client_that_leaves_is_noted_as_gone(models_dir: Path) -> None:
     with running(models_dir, command=slow(2)) as service:
         address = urlsplit(service.url)
         body = b'{"text": "good"}'
@@ -202,3 +196,44 @@ def test_a_caller_who_hangs_up_is_noted_as_gone(models_dir: Path) -> None:
         assert post(service)[0] == 200
     assert gone["duration_ms"] < 1900  # not after the engine's two seconds
     assert [record for record in service.log if record["level"] == "error"] == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_other_signals_stop_it_as_well(models_dir: Path, name: str) -> None:
+    with running(models_dir) as service:
+        service.process.send_signal(getattr(signal, name))
+        assert service.process.wait(20) == 0
+    assert service.log[-1]["message"] == "stopped"
+
+
+def test_a_second_sigint_ends_what_was_admitted(models_dir: Path) -> None:
+    with running(models_dir, command=slow(3)) as service, ThreadPoolExecutor() as pool:
+        answer = pool.submit(post, service)
+        until(lambda: entered(service))
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGINT)
+        service.process.send_signal(signal.SIGTERM)  # two of a kind may be merged into one
+        assert answer.result()[0] == 503
+        assert service.process.wait(20) == 0
+        assert time.monotonic() - began < 2.5
+
+
+def test_probes_and_metrics_have_a_port_of_their_own(models_dir: Path) -> None:
+    with running(models_dir, BERTIE_OPS_PORT="0") as service:
+        ops = service.log[-1]["ops_address"]
+        for url in (ops, service.url):
+            assert httpx.get(f"{url}/health/ready").status_code == 200
+        httpx.post(f"{service.url}/classify", json={"text": "good"})
+        scraped = httpx.get(f"{ops}/metrics").text
+        assert 'bertie_requests_total{model="sentiment",route="/classify",status="200"} 1.0' in scraped
+        assert httpx.post(f"{ops}/classify", json={"text": "good"}).status_code == 404
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(20) == 0
+
+
+def test_the_ops_port_in_use_is_told(models_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = start(models_dir, BERTIE_OPS_PORT=str(port))
+    assert result.returncode == CANNOT_START
+    assert f"cannot listen on 127.0.0.1 port {port}" in result.stderr

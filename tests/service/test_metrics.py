@@ -1,11 +1,14 @@
 """The metrics' names are a contract, and their buckets fine enough."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 from prometheus_client import generate_latest
 
 from service.metrics import PHASES, SECONDS, Metrics
 
+README = Path(__file__).parents[2] / "README.md"
 LABELS = {
     "bertie_requests": {"route", "model", "status"},
     "bertie_request_duration_seconds": {"route", "model"},
@@ -23,7 +26,9 @@ LABELS = {
     "bertie_model_info": {"model", "task", "architecture", "precision", "provider", "version"},
     "bertie_model_loaded_timestamp_seconds": {"model"},
     "bertie_ready": set(),
-    "bertie_workers_lost": {"model"},
+    "bertie_workers_lost": set(),
+    "bertie_provider_fallback": set(),
+    "bertie_log_dropped": set(),
 }
 
 
@@ -31,6 +36,11 @@ def test_names_and_labels_are_the_contracts() -> None:
     metrics = Metrics()
     ours = [value for value in vars(metrics).values() if hasattr(value, "_labelnames")]
     assert {metric._name: set(metric._labelnames) for metric in ours} == LABELS
+
+
+def test_the_readme_has_each_with_its_labels() -> None:
+    rows = re.findall(r"^\| `(bertie_\w+)` \| (.*?) ?\| ", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name.removesuffix("_total"): set(filter(None, labels.split(", "))) for name, labels in rows} == LABELS
 
 
 def test_every_metric_is_scraped() -> None:

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service import settings as module
-from service.settings import Settings, cpu_quota
+from service.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -28,12 +27,21 @@ def test_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "b c" not in repr(settings)
 
 
+def test_a_server_of_its_own_for_probes_and_other_origins_are_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (Settings().ops_port, Settings().cors_origins) == (None, ())
+    monkeypatch.setenv("BERTIE_OPS_PORT", "8081")
+    monkeypatch.setenv("BERTIE_CORS_ORIGINS", "https://a.example, https://b.example")
+    assert (Settings().ops_port, Settings().cors_origins) == (8081, ("https://a.example", "https://b.example"))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("PORT", "http"), ("PORT", "65536"), ("DEVICE", "tpu"), ("WORKERS", "-1"), ("MAX_BATCH_TOKENS", "-1"),
         ("TIMEOUT_SECONDS", "0"), ("TIMEOUT_SECONDS", "nan"), ("TIMEOUT_SECONDS", "inf"), ("DRAIN_SECONDS", "inf"),
         ("LOG_FORMAT", "xml"), ("API_KEYS", ","), ("MODELS", " , "), ("MAX_BODY_BYTES", "2MB"),
+        ("OPS_PORT", "-1"), ("MAX_REQUESTS", "0"), ("MAX_HEAD_BYTES", "100"), ("MAX_HEAD_LINES", "0"),
+        ("HEAD_SECONDS", "0"), ("HEAD_SECONDS", "inf"), ("CORS_ORIGINS", ","),
     ],
 )  # fmt: skip
 def test_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -46,34 +54,3 @@ def test_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
 def test_the_readme_has_each_setting_and_no_other() -> None:
     documented = set(re.findall(r"`(BERTIE_[A-Z_]+)`", README.read_text(encoding="utf-8")))
     assert documented == {f"BERTIE_{name.upper()}" for name in Settings.model_fields}
-
-
-@pytest.mark.parametrize(
-    ("quota", "cores", "expected"),
-    [("max 100000", 8, 8), ("200000 100000", 8, 2), ("150000 100000", 8, 2), ("10000 100000", 8, 1),
-     ("1600000 100000", 8, 8), ("rubbish", 8, 8)],
-)  # fmt: skip
-def test_threads_follow_the_containers_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int, expected: int
-) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(module, "CGROUP_V2", tmp_path / "cpu.max")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    assert cpu_quota() == expected
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("300000", 3)])
-def test_or_the_older_kind_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int) -> None:
-    (tmp_path / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-    (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
-    monkeypatch.setattr(module, "CGROUP_V2", tmp_path / "none")
-    monkeypatch.setattr(module, "CGROUP_V1", tmp_path)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert cpu_quota() == expected
-
-
-def test_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CGROUP_V2", tmp_path / "none")
-    monkeypatch.setattr(module, "CGROUP_V1", tmp_path / "none")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(5)))
-    assert cpu_quota() == 5

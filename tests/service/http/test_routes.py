@@ -1,5 +1,5 @@
-import asyncio
-import logging
+"""What each path answers: its contract, its timings, its counts."""
+
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from service.http.routes import _info
+from service.http.answers import ModelInfo
 from service.metrics import Metrics
-from service.repository.bundle import Calibration
-from service.scheduler.batcher import Batcher
+from service.repository.manifest import Calibration
 from service.settings import Settings
-from tests.engines import FakeEngine, load_with, until
-from tests.serving import call, serving
+from tests.engines import FakeEngine, load_with
+from tests.serving import serving
 
 GOOD = {"text": "a wonderful film"}
 
@@ -146,7 +145,7 @@ class TestOptions:
         async with serving(settings) as client:
             assert (await client.post("/qa", json=self.BODY)).status_code == 404
 
-    async def test_counts_and_tells_of_itself(self, client: httpx.AsyncClient, metrics: Metrics) -> None:
+    async def test_is_counted_and_described(self, client: httpx.AsyncClient, metrics: Metrics) -> None:
         await client.post("/qa", json={"inputs": [self.BODY, self.BODY]})
         assert count(metrics, "bertie_predictions_total", model="choice", label="option") == 2
         assert count(metrics, "bertie_confidence_count", model="choice") == 2
@@ -182,7 +181,7 @@ class TestMultiLabel:
         assert body["model"] == "sentiment"
         assert "labels" not in body
 
-    async def test_tells_of_itself(self, client: httpx.AsyncClient) -> None:
+    async def test_says_so_of_itself(self, client: httpx.AsyncClient) -> None:
         tags, sentiment = (await client.get("/models")).json()["models"]
         assert (tags["multi_label"], tags["label_threshold"]) == (True, 0.4)
         assert not sentiment["multi_label"]
@@ -211,7 +210,7 @@ class TestClassify:
         assert answer["scores"][label] == answer["score"] == max(answer["scores"].values())
         assert list(answer) == ["model", "label", "score", "scores", "truncated"]
 
-    async def test_labels_of_a_zero_shot_answer_are_the_callers(self, client: httpx.AsyncClient) -> None:
+    async def test_labels_of_a_zero_shot_answer_are_the_clients(self, client: httpx.AsyncClient) -> None:
         body = {"text": "the team won the election", "candidate_labels": ["team", "election", "cat"]}
         answer = (await client.post("/classify", json=body)).json()
         assert list(answer["scores"]) == ["team", "election", "cat"]
@@ -240,7 +239,6 @@ class TestClassify:
         [
             ({"text": "x", "model": "nope"}, 404),
             ({"text": "x", "model": "qa"}, 422),
-            ({"text": "x", "model": "nli"}, 422),
             ({"text": "x", "candidate_labels": ["a"], "model": "sentiment"}, 422),
         ],
     )
@@ -250,6 +248,12 @@ class TestClassify:
         response = await client.post("/classify", json=body)
         assert (response.status_code, response.json()["field"]) == (status, "model")
 
+    async def test_a_text_alone_is_nothing_for_a_model_that_compares(self, client: httpx.AsyncClient) -> None:
+        response = await client.post("/classify", json=GOOD | {"model": "nli"})
+        assert (response.status_code, response.json()["field"]) == (422, "model")
+        takes = "it takes a premise and a hypothesis, or a text and candidate_labels"
+        assert response.json()["detail"] == f"model 'nli' cannot answer these fields: {takes}"
+
     async def test_without_a_fitting_model(self, settings: Settings) -> None:
         async with serving(settings.model_copy(update={"models": ("qa",)})) as client:
             assert (await client.post("/classify", json=GOOD)).status_code == 404
@@ -257,21 +261,21 @@ class TestClassify:
 
 
 class TestTimingsAndMetrics:
-    async def test_predictions_tell_their_phases(self, client: httpx.AsyncClient) -> None:
+    async def test_predictions_have_their_phases(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/classify", json=GOOD)
         phases = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
         assert list(phases) == ["tokenize", "queue", "inference", "decode"]
         assert all(0 <= float(milliseconds) < 10_000 for milliseconds in phases.values())
 
     @pytest.mark.parametrize(("path", "body"), [("/qa", {"question": "Who?"}), ("/classify", GOOD | {"model": "nope"})])
-    async def test_errors_tell_the_whole_time(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    async def test_errors_have_the_whole_time(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
         response = await client.post(path, json=body)
         assert response.status_code in (404, 422)
         name, milliseconds = response.headers["server-timing"].split(";dur=")
         assert name == "total"
         assert 0 < float(milliseconds) < 10_000
 
-    async def test_the_engines_time_is_told_in_milliseconds(self, settings: Settings) -> None:
+    async def test_the_engines_time_is_in_milliseconds(self, settings: Settings) -> None:
         async with serving(settings, load=load_with(sentiment=FakeEngine(seconds=0.1))) as client:
             timing = (await client.post("/classify", json=GOOD)).headers["server-timing"]
         assert 100 <= float(timing.split("inference;dur=")[1].split(",")[0]) < 1000
@@ -316,133 +320,8 @@ class TestTimingsAndMetrics:
         assert openmetrics.text.endswith("# EOF\n")
 
 
-class TestTrouble:
-    async def test_a_full_queue_says_when_to_come_back(self, settings: Settings, metrics: Metrics) -> None:
-        engine = FakeEngine()
-        small = settings.model_copy(update={"max_queue_tokens": 8})
-        async with serving(small, load=load_with(sentiment=engine), metrics=metrics) as client:
-            engine.gate.clear()
-            posts = [asyncio.create_task(client.post("/classify", json=GOOD))]
-            await until(engine.entered.is_set)
-            posts.append(asyncio.create_task(client.post("/classify", json=GOOD)))
-            await until(lambda: count(metrics, "bertie_queue_rows", model="sentiment") == 1)
-            refused = await client.post("/classify", json=GOOD)
-            engine.gate.set()
-            answers = await asyncio.gather(*posts)
-        assert refused.status_code == 429
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.json()["type"] == "urn:bertie:problem:queue-full"
-        assert [answer.status_code for answer in answers] == [200, 200]
-        assert count(metrics, "bertie_rejected_total", reason="queue_full") == 1
-
-    async def test_a_deadline_that_passes(self, settings: Settings, metrics: Metrics) -> None:
-        engine = FakeEngine()
-        hasty = settings.model_copy(update={"timeout_seconds": 0.7})
-        async with serving(hasty, load=load_with(sentiment=engine), metrics=metrics) as client:
-            engine.gate.clear()
-            late = await client.post("/classify", json=GOOD)
-            engine.gate.set()
-            assert (late.status_code, late.json()["type"]) == (504, "urn:bertie:problem:deadline-exceeded")
-            assert count(metrics, "bertie_rejected_total", reason="deadline") == 1
-            assert (await client.post("/classify", json=GOOD)).status_code == 200
-
-    async def test_a_failing_engine_fails_its_batch_alone(
-        self, settings: Settings, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        engine = FakeEngine()
-        async with serving(settings, load=load_with(sentiment=engine)) as client:
-            engine.error = RuntimeError("secret internals")
-            with caplog.at_level(logging.CRITICAL, logger="service.scheduler.batcher"):
-                failed = await client.post("/classify", json=GOOD)
-            assert failed.status_code == 500
-            assert failed.json()["type"] == "urn:bertie:problem:inference"
-            assert "secret" not in failed.text
-            engine.error = None
-            assert (await client.post("/classify", json=GOOD)).status_code == 200
-            assert (await client.get("/health/ready")).status_code == 200
-
-    async def test_a_caller_who_went_away_costs_no_inference(self, settings: Settings, metrics: Metrics) -> None:
-        engine = FakeEngine()
-        async with serving(settings, load=load_with(sentiment=engine), metrics=metrics) as client:
-            app = client.app  # type: ignore[attr-defined]
-            engine.gate.clear()
-            first = asyncio.create_task(client.post("/classify", json=GOOD))
-            await until(engine.entered.is_set)
-            hang_up = asyncio.Event()
-            inputs = {"inputs": [GOOD] * 20}
-            left = asyncio.create_task(call(app, "/classify", inputs, hang_up=hang_up))
-            await until(lambda: count(metrics, "bertie_queue_rows", model="sentiment") == 20)
-            hang_up.set()
-            sent = await asyncio.wait_for(left, 5)  # at once: the engine is still at work on another's row
-            engine.gate.set()
-            assert (await first).status_code == 200
-            assert (await client.post("/classify", json=GOOD)).status_code == 200
-        assert sent[0]["status"] == 499
-        assert engine.rows == 2
-        assert count(metrics, "bertie_rejected_total", reason="cancelled") == 1
-        assert count(metrics, "bertie_requests_total", route="/classify", model="sentiment", status="499") == 1
-
-    async def test_a_caller_who_leaves_in_the_middle_of_the_body(self, settings: Settings, metrics: Metrics) -> None:
-        engine = FakeEngine()
-        async with serving(settings, load=load_with(sentiment=engine), metrics=metrics) as client:
-            app = client.app  # type: ignore[attr-defined]
-            hang_up = asyncio.Event()
-            hang_up.set()
-            sent = await call(app, "/classify", GOOD, hang_up=hang_up, more_body=True)
-        assert sent[0]["status"] == 499
-        assert engine.rows == 0
-        assert count(metrics, "bertie_rejected_total", reason="cancelled") == 1
-
-    async def test_a_caller_who_stays_is_not_cut_off_by_the_watch(self, settings: Settings) -> None:
-        async with serving(settings) as client:
-            app = client.app  # type: ignore[attr-defined]
-            sent = await call(app, "/classify", GOOD, hang_up=asyncio.Event())
-        assert sent[0]["status"] == 200
-
-    async def test_a_lost_worker_turns_readiness_off(self, settings: Settings, metrics: Metrics) -> None:
-        class Deadly(FakeEngine):
-            def run(self, batch: Any) -> Any:
-                raise SystemExit
-
-        async with serving(settings, load=load_with(sentiment=Deadly()), metrics=metrics) as client:
-            assert (await client.get("/health/ready")).status_code == 200
-            answer = await asyncio.wait_for(client.post("/classify", json=GOOD), 5)
-            assert answer.status_code in (500, 503)
-            predictor = client.app.state.routes.predictor  # type: ignore[attr-defined]
-            await until(lambda: not predictor.ready)  # the thread dies a moment after its last answer
-            ready = await client.get("/health/ready")
-            assert (ready.status_code, ready.json()["type"]) == (503, "urn:bertie:problem:not-ready")
-            assert (await client.get("/health/live")).status_code == 200
-            assert (await client.post("/classify", json=GOOD)).status_code == 503
-        assert count(metrics, "bertie_rejected_total", reason="not_ready") == 1
-        assert count(metrics, "bertie_workers_lost_total", model="sentiment") == 1
-        assert count(metrics, "bertie_workers_lost_total", model="qa") == 0
-
-    async def test_readiness_is_read_when_it_is_scraped(self, settings: Settings) -> None:
-        async with serving(settings) as client:
-            assert "\nbertie_ready 1.0\n" in (await client.get("/metrics")).text
-            client.app.state.routes.predictor.stop()  # type: ignore[attr-defined]
-            assert "\nbertie_ready 0.0\n" in (await client.get("/metrics")).text
-
-    async def test_draining_refuses_what_is_new_and_finishes_what_was_admitted(
-        self, settings: Settings, metrics: Metrics
-    ) -> None:
-        engine = FakeEngine()
-        async with serving(settings, load=load_with(sentiment=engine), metrics=metrics) as client:
-            predictor = client.app.state.routes.predictor  # type: ignore[attr-defined]
-            engine.gate.clear()
-            admitted = asyncio.create_task(client.post("/classify", json=GOOD))
-            await until(engine.entered.is_set)
-            predictor.stop()
-            assert (await client.get("/health/ready")).status_code == 503
-            assert (await client.post("/classify", json=GOOD)).status_code == 503
-            assert count(metrics, "bertie_rejected_total", reason="draining") == 1  # the probe is no request
-            engine.gate.set()
-            assert (await admitted).status_code == 200
-
-
 class TestModels:
-    async def test_tell_of_themselves(self, client: httpx.AsyncClient) -> None:
+    async def test_describe_themselves(self, client: httpx.AsyncClient) -> None:
         models = (await client.get("/models")).json()["models"]
         assert [model["name"] for model in models] == ["nli", "qa", "sentiment"]
         for model in models:
@@ -457,12 +336,10 @@ class TestModels:
     @pytest.mark.parametrize(("provider", "packed"), [("cpu", False), ("cuda", True)])
     async def test_whether_the_graph_is_packed(self, settings: Settings, provider: str, packed: bool) -> None:
         model = load_with(qa=FakeEngine(None, None))(settings, Metrics()).models["qa"]
-        graph = model.bundle.manifest.graphs[0]
-        twin = replace(graph, file="model.fp32.packed.onnx", scores={"dev": {"f1": 98.0}}, packed=True)
-        both = replace(model.bundle, manifest=replace(model.bundle.manifest, graphs=(twin, graph)))
-        info = _info(replace(model, provider=provider, bundle=both))
+        twin = replace(model.graph, file="model.fp32.packed.onnx", scores={"dev": {"f1": 98.0}}, packed=True)
+        info = ModelInfo.of(replace(model, provider=provider, graph=twin if packed else model.graph))
         assert (info.packed, info.scores["dev"]["f1"]) == (packed, 98.0 if packed else 99.0)
-        assert await model.batcher.drain(1)
+        assert model.scheduler.stop()
 
     async def test_how_far_scores_can_be_trusted(self, bundle_factory: Callable[..., Path], settings: Settings) -> None:
         calibration = Calibration("dev.tsv", rows=872, ece_before=6.2, ece_after=2.7)
@@ -474,22 +351,12 @@ class TestModels:
             other = (await client.get("/models/qa")).json()
             assert (other["temperature"], other["calibration"]) == (1.0, None)
 
-    async def test_a_priority_is_taken_to_the_queue(
-        self, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        seen = []
-        submit = Batcher.submit
-
-        def watching(self: Batcher, *arguments: Any, **options: Any) -> Any:
-            seen.append(options["priority"])
-            return submit(self, *arguments, **options)
-
-        monkeypatch.setattr(Batcher, "submit", watching)
-        for body in (GOOD, GOOD | {"priority": "high"}, {"inputs": [GOOD], "priority": "low"}):
+    @pytest.mark.parametrize("priority", ["high", "normal", "low"])
+    async def test_a_priority_is_accepted(self, client: httpx.AsyncClient, priority: str) -> None:
+        for body in (GOOD | {"priority": priority}, {"inputs": [GOOD], "priority": priority}):
             assert (await client.post("/classify", json=body)).status_code == 200
-        question = {"question": "Who?", "context": "Ada.", "priority": "low"}
+        question = {"question": "Who?", "context": "Ada.", "priority": priority}
         assert (await client.post("/qa", json=question)).status_code == 200
-        assert seen == ["normal", "high", "low", "low"]
 
     async def test_an_unknown_one(self, client: httpx.AsyncClient) -> None:
         response = await client.get("/models/nope")

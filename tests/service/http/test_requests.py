@@ -1,24 +1,37 @@
+"""From a body's bytes to examples, or to what is wrong with it; and what a body may cost at most."""
+
+import asyncio
 import json
+import threading
+import time
 import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as rounds
 from hypothesis import strategies as st
 
-from service.errors import BertieError, InvalidInput, MalformedBody
-from service.http.openapi import CLASSIFY_EXAMPLES, QA_EXAMPLES
-from service.http.schemas import CLASSIFY_BODY, MAX_ERRORS, MAX_LABEL, MAX_NAME, MAX_TEMPLATE, QA_BODY, examples, parse
-from service.tasks import ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
+from service.errors import BertieError, InvalidInput, MalformedBody, TooLarge
+from service.http import requests
+from service.http.openapi import EXAMPLES
+from service.http.requests import LARGE, MAX_ERRORS, MAX_NAME, MAX_VALUES, Call
+from service.settings import Settings
+from service.tasks import PATHS, ClassificationExample, MultipleChoiceExample, SpanExample, ZeroShotExample
+from service.tasks.inputs import MAX_LABEL, MAX_TEMPLATE
 
-BODIES = {"qa": QA_BODY, "classify": CLASSIFY_BODY}
 QA = {"question": "Who?", "context": "Ada."}
 CHOICE = QA | {"options": ["Ada", "Ruth"]}
 ZERO_SHOT = {"text": "t", "candidate_labels": ["a", "b"]}
+SETTINGS = Settings()
 
 
-def parsed(route: str, body: Any) -> Any:
-    return parse(BODIES[route], json.dumps(body).encode())
+def parse(path: str, body: bytes, settings: Settings = SETTINGS) -> Call:
+    return asyncio.run(requests.parse(path, body, settings))
+
+
+def parsed(route: str, body: Any) -> Call:
+    return parse(f"/{route}", json.dumps(body).encode())
 
 
 def refusal(route: str, body: Any) -> InvalidInput:
@@ -67,13 +80,34 @@ def refusal(route: str, body: Any) -> InvalidInput:
     ],
 )
 def test_a_body_becomes_examples(route: str, body: Any, expected: list[Any]) -> None:
-    assert examples(parsed(route, body)) == expected
+    call = parsed(route, body)
+    assert call.examples == expected
+    assert call.many == ("inputs" in body)
+    assert call.model == body.get("model")
 
 
-@pytest.mark.parametrize("route", BODIES)
-def test_the_documents_examples_are_bodies(route: str) -> None:
-    for body in (QA_EXAMPLES if route == "qa" else CLASSIFY_EXAMPLES).values():
-        parsed(route, body)
+@pytest.mark.parametrize("path", PATHS)
+def test_the_documents_examples_are_bodies(path: str) -> None:
+    for body in EXAMPLES[path].values():
+        parse(path, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("priority", ["high", "normal", "low"])
+def test_a_priority_changes_nothing(priority: str) -> None:
+    """It is deprecated, and one that was wrong is wrong still."""
+    assert parsed("classify", {"text": "t", "priority": priority}) == parsed("classify", {"text": "t"})
+    assert parsed("qa", {"inputs": [QA], "priority": priority}) == parsed("qa", {"inputs": [QA]})
+
+
+def test_pairs_of_both_kinds_share_a_request_in_their_order() -> None:
+    inputs = [{"text": "a", "text_pair": "b"}, {"premise": "c", "hypothesis": "d"}, {"text": "e", "text_pair": "f"}]
+    examples = parsed("classify", {"inputs": inputs}).examples
+    assert [(example.text, example.text_pair) for example in examples] == [("a", "b"), ("c", "d"), ("e", "f")]
+
+
+def test_the_fourth_of_many_inputs_is_named() -> None:
+    error = refusal("classify", {"inputs": [{"text": "a"}] * 3 + [{"text": ""}, {"text": "a"}]})
+    assert (error.field, error.errors) == ("inputs.3.text", ())
 
 
 @pytest.mark.parametrize(
@@ -169,7 +203,9 @@ def test_several_wrong_fields_are_all_listed() -> None:
     error = refusal("qa", {"question": "", "context": 1, "extra": 1})
     assert [field for field, _ in error.errors] == ["question", "context", "extra"]
     assert error.detail.endswith("(and 2 more)")
-    assert len(refusal("classify", {"inputs": [{"text": ""}] * 100}).errors) == MAX_ERRORS
+    error = refusal("classify", {"inputs": [{"text": ""}] * 100})
+    assert len(error.errors) == MAX_ERRORS
+    assert error.detail.endswith("(and at least 20 more)")
 
 
 def test_an_unknown_field_of_any_length_is_repeated_in_part() -> None:
@@ -191,16 +227,16 @@ def test_an_unknown_field_of_any_length_is_repeated_in_part() -> None:
 )
 def test_half_a_surrogate_pair_is_a_wrong_field(body: bytes, field: str) -> None:
     with pytest.raises(InvalidInput, match="surrogate") as caught:
-        parse(CLASSIFY_BODY, body)
+        parse("/classify", body)
     assert caught.value.field == field
 
 
 def test_looking_for_a_surrogate_copies_no_name() -> None:
-    """A long name over very many values: written out for each, it would be 100 GB."""
-    body = rb'{"text": "\ud83d", "' + b"k" * 1_000_000 + b'": [' + b'"a",' * 100_000 + b"1]}"
+    """A long name over very many values: written out for each, it would be 60 GB."""
+    body = rb'{"text": "\ud83d", "' + b"k" * 1_000_000 + b'": [' + b'"a",' * 60_000 + b"1]}"
     tracemalloc.start()
     with pytest.raises(InvalidInput) as caught:
-        parse(CLASSIFY_BODY, body)
+        parse("/classify", body)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert caught.value.field == "text"
@@ -210,14 +246,15 @@ def test_looking_for_a_surrogate_copies_no_name() -> None:
 def test_lengths_of_zero_shot_fields() -> None:
     template, label = "{}".ljust(MAX_TEMPLATE), "l" * MAX_LABEL
     body = {"text": "t", "candidate_labels": [label], "hypothesis_template": template}
-    assert examples(parsed("classify", body)) == [ZeroShotExample("t", (label,), template)]
-    fields = CLASSIFY_BODY.json_schema()["$defs"]["ZeroShotRequest"]["properties"]
+    assert parsed("classify", body).examples == [ZeroShotExample("t", (label,), template)]
+    shape = next(shape for shape in requests.SHAPES["/classify"] if "candidate_labels" in shape.model_fields)
+    fields = requests.ONE[shape].model_json_schema()["properties"]
     assert fields["hypothesis_template"]["maxLength"] == MAX_TEMPLATE
     assert fields["candidate_labels"]["items"]["maxLength"] == MAX_LABEL
 
 
 def test_a_whole_surrogate_pair_is_a_character() -> None:
-    assert parse(CLASSIFY_BODY, rb'{"text": "\ud83d\ude00"}').text == "😀"  # type: ignore[union-attr]
+    assert parse("/classify", rb'{"text": "\ud83d\ude00"}').examples == [ClassificationExample("😀")]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +264,7 @@ def test_a_whole_surrogate_pair_is_a_character() -> None:
 )  # fmt: skip
 def test_what_is_no_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody):
-        parse(CLASSIFY_BODY, body)
+        parse("/classify", body)
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -240,21 +277,115 @@ OBJECTS = st.dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@rounds(max_examples=100, deadline=None)
 @given(body=OBJECTS | VALUES)
 def test_any_json_is_a_request_or_a_clear_error(body: Any) -> None:
-    encoded = json.dumps(body).encode()
-    for adapter in BODIES.values():
+    for path in PATHS:
         try:
             error = None
-            parse(adapter, encoded)
+            parse(path, json.dumps(body).encode())
         except BertieError as caught:
             error = caught
         assert error is None or error.status == 400 or (error.status == 422 and error.field)
 
 
-@settings(max_examples=100, deadline=None)
+@rounds(max_examples=100, deadline=None)
 @given(body=st.binary(max_size=64))
 def test_any_bytes_are_a_clear_error(body: bytes) -> None:
     with pytest.raises(BertieError):
-        parse(CLASSIFY_BODY, body)
+        parse("/classify", body)
+
+
+class TestBounds:
+    """What a body may cost, whatever is in it: limits by settings come before anything is checked."""
+
+    @pytest.mark.parametrize(
+        ("route", "body", "field", "detail"),
+        [
+            ("classify", {"inputs": [{}] * 129}, "inputs", "129 inputs; the limit is 128"),
+            ("classify", {"inputs": [0] * 30_000}, "inputs", "30000 inputs; the limit is 128"),
+            ("qa", {"inputs": [QA] * 10_000}, "inputs", "10000 inputs; the limit is 128"),
+            ("qa", QA | {"context": [1] * 65}, "context", "65 documents; the limit is 64"),
+            ("qa", QA | {"options": [1] * 65}, "options", "65 options; the limit is 64"),
+            ("qa", {"inputs": [QA, QA | {"context": [""] * 65}]}, "inputs.1.context", "65 documents; the limit is 64"),
+            (
+                "classify",
+                {"text": 1, "candidate_labels": ["a"] * 65},
+                "candidate_labels",
+                "65 candidate labels; the limit is 64",
+            ),
+        ],
+    )
+    def test_a_list_over_its_limit_is_named_before_it_is_checked(
+        self, route: str, body: Any, field: str, detail: str
+    ) -> None:
+        with pytest.raises(TooLarge) as caught:
+            parsed(route, body)
+        assert (caught.value.field, caught.value.detail) == (field, detail)
+
+    def test_limits_are_the_settings(self) -> None:
+        body = json.dumps({"inputs": [QA | {"context": ["a"] * 3}] * 3}).encode()
+        for limits, field in (({"max_inputs": 2}, "inputs"), ({"max_documents": 2}, "inputs.0.context")):
+            with pytest.raises(TooLarge, match="the limit is 2") as caught:
+                parse("/qa", body, SETTINGS.model_copy(update=limits))
+            assert caught.value.field == field
+        assert len(parse("/qa", body, SETTINGS.model_copy(update={"max_inputs": 3})).examples) == 3
+
+    @pytest.mark.parametrize("item", [b"0", b"{}", b"[]", b'{"text":[{}]}', b'"\\"\\\\",0'])
+    def test_a_body_of_too_many_values_is_not_parsed(self, item: bytes) -> None:
+        body = b'{"inputs":[' + b",".join([item] * (MAX_VALUES + 1)) + b"]}"
+        tracemalloc.start()
+        with pytest.raises(TooLarge, match=rf"JSON values; the limit is {MAX_VALUES}$") as caught:
+            parse("/classify", body)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert caught.value.field is None
+        assert most < 20 * len(body)
+
+    @pytest.mark.parametrize("text", [",[{" * 200_000, '\\",[' * 200_000, '",' * 200_000 + "\\"])
+    def test_what_stands_in_a_text_is_no_value(self, text: str) -> None:
+        assert parsed("classify", {"text": text}).examples == [ClassificationExample(text)]
+
+    def test_as_many_values_as_the_rows_may_be_are_taken(self) -> None:
+        body = json.dumps({"inputs": [QA | {"context": ["a"] * 1000}] * 70}).encode()
+        wide = SETTINGS.model_copy(update={"max_documents": 1000, "max_request_rows": 70_000})
+        assert len(parse("/qa", body, wide).examples) == 70
+
+    @pytest.mark.parametrize("many", [False, True])
+    def test_very_many_wrong_fields_are_not_all_looked_at(self, many: bool) -> None:
+        body: dict[str, Any] = {"text": 1} | {f"f{i}": 1 for i in range(60_000)}
+        tracemalloc.start()
+        error = refusal("classify", {"inputs": [body]} if many else body)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert error.field == ("inputs.0.text" if many else "text")  # a known field goes first
+        assert len(error.errors) == MAX_ERRORS
+        assert most < 30e6
+
+    def test_a_byte_order_mark_is_skipped(self) -> None:
+        assert parse("/classify", b'\xef\xbb\xbf{"text": "t"}').examples == [ClassificationExample("t")]
+        with pytest.raises(MalformedBody):
+            parse("/classify", b'\xef\xbb\xbf\xef\xbb\xbf{"text": "t"}')
+
+    @pytest.mark.parametrize(("size", "elsewhere"), [(LARGE // 2, False), (2 * LARGE, True)])
+    async def test_large_bodies_are_parsed_in_a_thread(
+        self, monkeypatch: pytest.MonkeyPatch, size: int, elsewhere: bool
+    ) -> None:
+        threads = []
+        parse_value = requests.parse_value
+
+        def watching(*arguments: Any) -> Call:
+            threads.append(threading.current_thread())
+            return parse_value(*arguments)
+
+        monkeypatch.setattr(requests, "parse_value", watching)
+        body = json.dumps({"text": "a" * size}).encode()
+        assert (await requests.parse("/classify", body, SETTINGS)).examples[0].characters == size
+        assert [thread is not threading.main_thread() for thread in threads] == [elsewhere]
+
+    @pytest.mark.parametrize("digit", ['{"top_k": ', '{"top_k": 1e', '{"top_k": 0.'])
+    def test_a_number_of_two_million_digits_is_refused_at_once(self, digit: str) -> None:
+        began = time.perf_counter()
+        with pytest.raises(BertieError):
+            parse("/qa", f"{digit}{'1' * 1_900_000}}}".encode())
+        assert time.perf_counter() - began < 2

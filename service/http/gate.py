@@ -1,0 +1,83 @@
+"""The gate: what a request must have before any of its body is read, a key and a permit.
+
+The server asks it as soon as a head is complete (`protocol`), before a task is made for the request: so a refusal costs
+little of the event loop's time, and a flood of them keeps nobody waiting.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.errors import BertieError, NotReady
+from service.http import problems
+from service.http.body import declared_length
+from service.http.context import BEGAN, PERMIT, Context, Recorder, request_id
+from service.http.keys import Keys
+from service.predictor import Predictor
+from service.scheduler.permits import Permit
+from service.settings import Settings
+from service.tasks import PATHS
+
+
+class Gate:
+    """Admits requests.
+
+    Attributes:
+        predictor: set while the application runs.
+    """
+
+    def __init__(self, settings: Settings, recorder: Recorder) -> None:
+        self.predictor: Predictor | None = None
+        self.keys = Keys([key.get_secret_value() for key in settings.api_keys])
+        self._most_bytes = settings.max_body_bytes
+        self._recorder = recorder
+
+    def serving(self) -> Predictor:
+        """Get the predictor. Raises NotReady while there is none."""
+        if self.predictor is None:
+            raise NotReady("the service is starting")
+        return self.predictor
+
+    def admit(self, scope: Scope) -> Permit:
+        """Get the permit of a request with a body.
+
+        Raises:
+            BertieError: it has no key, its head says that its body cannot be taken, too much is in flight, or the
+                service does not run.
+        """
+        if PERMIT not in scope:
+            headers = Headers(scope=scope)
+            client = scope.get("client")
+            key = self.keys.check(headers)
+            predictor = self.serving()
+            predictor.check_open()
+            declared = declared_length(headers, self._most_bytes)
+            address = client[0] if client else None
+            scope[PERMIT] = predictor.permits.acquire(address if key is None else key, declared)
+        permit: Permit = scope[PERMIT]
+        return permit
+
+    def refusal(self, scope: Scope, keep_alive: bool) -> bytes | None:
+        """Get the whole answer to a request that is refused; None where it is none for the gate, or is admitted.
+
+        A browser's request from another origin is the application's to refuse: the answer wants CORS headers.
+        """
+        if scope["method"] != "POST" or scope["path"] not in PATHS or b"origin" in dict(scope["headers"]):
+            return None
+        try:
+            self.admit(scope)
+        except BertieError as error:
+            context = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
+            context.status = error.status
+            self._recorder.reject(error, scope["path"])
+            self._recorder.note(scope, context, scope["path"])
+            response = problems.response(error, context.request_id)
+            lines = [b"%b: %b\r\n" % header for header in [*response.raw_headers, *context.headers()]]
+            if not keep_alive:
+                lines.append(b"connection: close\r\n")
+            return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", bytes(response.body)])
+        return None
