@@ -7,17 +7,6 @@ from training.data.squad import Question, read_squad
 from training.data.table import Table, TaggedText, labels_of, read_table, read_tags
 
 __all__ = [
-    "ChoiceQuestion",
-    "LabelledText",
-    "Question",
-    "Report",
-    "Table",
-    "TaggedText",
-    "labels_of",
-    "read_nli",
-    "read_race",
-    "read_squad",
-    "read_sst2",
-    "read_table",
-    "read_tags",
-]
+    "ChoiceQuestion", "LabelledText", "Question", "Report", "Table", "TaggedText", "labels_of", "read_nli",
+    "read_race", "read_squad", "read_sst2", "read_table", "read_tags",
+]  # fmt: skip

@@ -18,6 +18,11 @@ from training.finetune import checkpoints, distil
 from training.finetune.features import Collator, LengthGroupedSampler, Rows
 from training.finetune.recipe import Recipe
 
+AS_IN_THE_RECIPE = (
+    "gradient_accumulation_steps", "learning_rate", "weight_decay", "max_grad_norm", "save_steps", "logging_steps",
+    "seed",
+)  # fmt: skip
+
 
 def make(
     recipe: Recipe, model: PreTrainedModel, rows: Rows, pad_id: int, guide: Teacher | None, made: Mapping[str, Any]
@@ -29,26 +34,20 @@ def make(
         made: what its checkpoints say of the run.
     """
     arguments = TrainingArguments(
+        **{key: getattr(recipe, key) for key in AS_IN_THE_RECIPE},
         output_dir=recipe.output,
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps or -1,
         per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=recipe.warmup_steps or recipe.warmup_ratio,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
         label_smoothing_factor=recipe.label_smoothing if recipe.kind.smoothing else 0.0,
         optim="adamw_torch_fused",
         use_cpu=not torch.cuda.is_available(),
         bf16=recipe.precision == "bf16",
         remove_unused_columns=False,
-        save_steps=recipe.save_steps,
         save_total_limit=2,
-        logging_steps=recipe.logging_steps,
         report_to=["tensorboard"],
-        seed=recipe.seed,
         data_seed=recipe.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
     )

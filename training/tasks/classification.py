@@ -12,7 +12,7 @@ from service.tasks import ClassificationTask
 from service.tasks.spec import TaskSpec
 from training.data import LabelledText, Report, read_nli, read_sst2, read_table
 from training.errors import CheckpointError
-from training.tasks.task import E, Out, Predictions, Reader, Row, Served, Task
+from training.tasks.task import E, Out, Predictions, Reader, Row, Rows, Served, Task
 
 LAYOUT_OF_LABELS = {
     frozenset({"entailment", "neutral", "contradiction"}): "nli",
@@ -62,9 +62,7 @@ class Labels(Task[E, Out]):
         known = LAYOUT_OF_LABELS.get(frozenset(labels), "table")
         return known if known in self.layouts else "table"
 
-    def rows(
-        self, served: Served, examples: Sequence[E], report: Report, *, empty_windows: float = 1.0, seed: int = 0
-    ) -> tuple[list[Row], dict[str, int]]:
+    def rows(self, served: Served, examples: Sequence[E], report: Report, **options: Any) -> Rows:
         """Return a row an example, with the target `labels`."""
         rows: list[Row] = []
         cut = 0

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from service.tasks import MultipleChoiceTask
 from service.tasks.spec import TaskSpec
 from training.data import ChoiceQuestion, Report, read_race
-from training.tasks.task import Predictions, Reader, Row, Served, Task, tower
+from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task, tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,7 @@ class MultipleChoice(Task[ChoiceQuestion, ChoiceOutcome]):
     right = "the right option"
     options = True
 
-    def rows(
-        self, served: Served, examples: Sequence[ChoiceQuestion], report: Report, *, empty_windows: float = 1.0,
-        seed: int = 0,
-    ) -> tuple[list[Row], dict[str, int]]:  # fmt: skip
+    def rows(self, served: Served, examples: Sequence[ChoiceQuestion], report: Report, **options: Any) -> Rows:
         """Return the rows of each question's options as one item, with the target `labels`, index of the right one.
 
         A question that the task refuses is reported, and so is one with fewer or more options than the first: the

@@ -20,7 +20,7 @@ import numpy as np
 from service.tasks import SpanTask, Window
 from service.tasks.spec import TaskSpec
 from training.data import Question, Report, read_squad
-from training.tasks.task import Predictions, Reader, Row, Served, Task, tower
+from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task, tower
 
 _PUNCTUATION = frozenset(string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
@@ -97,20 +97,18 @@ class Span(Task[Question, SpanOutcome]):
     smoothing = False
     threshold = "no_answer_threshold"
 
-    def rows(
-        self, served: Served, examples: Sequence[Question], report: Report, *, empty_windows: float = 1.0, seed: int = 0
-    ) -> tuple[list[Row], dict[str, int]]:
+    def rows(self, served: Served, examples: Sequence[Question], report: Report, **options: Any) -> Rows:
         """Return the windows of each question; targets `start_positions` and `end_positions`, tokens of the row.
 
         A window that does not hold the whole answer points at [CLS], position 0 (BERT paper, section 4.3); of those of
         answerable questions a share of `empty_windows` is kept. A question that the task refuses is reported.
         """
         rows: list[Row] = []
-        generator = np.random.default_rng(seed)
+        generator, share = np.random.default_rng(options.get("seed", 0)), options.get("empty_windows", 1.0)
         for question, windows in self.encoded(served, examples, report):
             for window in windows:
                 begin, last = (0, 0) if question.is_impossible else _positions(window, *question.answers[0])
-                if last or question.is_impossible or generator.random() < empty_windows:
+                if last or question.is_impossible or generator.random() < share:
                     rows.append(((window,), {"start_positions": begin, "end_positions": last}))
         return rows, {}
 

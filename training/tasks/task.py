@@ -20,6 +20,8 @@ Served: TypeAlias = Any
 Row: TypeAlias = tuple[tuple[Encoded, ...], dict[str, Any]]
 """The model rows that share targets, one or those of a question's options; and the targets: ids, or arrays as long as
 the row or as there are labels or options."""
+Rows: TypeAlias = tuple[list[Row], dict[str, int]]
+"""Training rows, and how many texts were cut to fit, by noun."""
 Reader: TypeAlias = Callable[[str, Report, Sequence[str], Table], Iterator[Any]]
 """Reads a data file: (path, report of bad records, labels, columns of a table) -> labelled examples."""
 Predictions: TypeAlias = dict[str, str] | list[str] | list[list[str]] | list[int]
@@ -92,16 +94,14 @@ class Task(ABC, Generic[E, Out]):
         return next(iter(self.layouts))
 
     @abstractmethod
-    def rows(
-        self, served: Served, examples: Sequence[E], report: Report, *, empty_windows: float = 1.0, seed: int = 0
-    ) -> tuple[list[Row], dict[str, int]]:
+    def rows(self, served: Served, examples: Sequence[E], report: Report, **options: Any) -> Rows:
         """Return training rows with their targets, and how many texts were cut to fit, by noun.
 
         Examples that the task refuses are reported.
 
         Args:
-            empty_windows: share kept of the windows that do not hold the answer to a question that has one.
-            seed: of the choice of those.
+            options: `empty_windows`, the share kept of the windows that do not hold the answer to a question that has
+                one, and `seed` of the choice of those.
         """
 
     def encoded(
