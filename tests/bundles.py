@@ -65,7 +65,7 @@ def make_tokenizer() -> tokenizers.Tokenizer:
 def make_bundle(
     models_dir: Path, kind: str, *, name: str | None = None, external: bool = False, **changes: Any
 ) -> Path:
-    """Writes the bundle `models_dir/NAME` and returns its folder.
+    """Write the bundle `models_dir/NAME` and return its folder.
 
     Args:
         kind: `sentiment`, `nli`, `qa` or `choice`; the default name too.
@@ -98,14 +98,14 @@ def make_bundle(
 
 
 def change_manifest(folder: Path, **fields: Any) -> None:
-    """Replaces fields of the manifest on disk; None takes one out."""
+    """Replace fields of the manifest on disk; None takes one out."""
     path = folder / MANIFEST
     values = json.loads(path.read_text(encoding="utf-8")) | fields
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}), encoding="utf-8")
 
 
 def change_file(folder: Path, name: str, content: bytes) -> None:
-    """Replaces a file of a bundle, and its hash in the manifest."""
+    """Replace a file of a bundle, and its hash in the manifest."""
     (folder / name).write_bytes(content)
     files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     change_manifest(folder, files=files | {name: hashlib.sha256(content).hexdigest()})

@@ -100,7 +100,7 @@ def name(row: Encoded) -> int:
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Waits for what another thread or task is to bring about; `TimeoutError` where it does not come to pass."""
+    """Wait for what another thread or task is to bring about; `TimeoutError` where it does not come to pass."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)

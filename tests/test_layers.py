@@ -12,22 +12,28 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service",),  # the version
     ("service.errors", "service.settings", "service.metrics", "service.logs"),
     ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
-    ("service.engine.allocator", "service.engine.batch", "service.repository.bundle"),
+    ("service.engine.allocator", "service.engine.batch", "service.engine.processor"),
     ("service.engine.tokenizer", "service.engine.session"),
+    ("service.tasks.spec", "service.tasks.inputs", "service.tasks.spans"),
     ("service.tasks.task",),
     ("service.tasks.classification", "service.tasks.multiple_choice", "service.tasks.span"),
     ("service.tasks.multi_label", "service.tasks.zero_shot"),
     ("service.tasks",),
-    ("service.scheduler.schedule", "service.scheduler.queue"),
+    ("service.scheduler.permits", "service.scheduler.queue"),
     ("service.scheduler.batcher",),
+    ("service.scheduler.workers",),
+    ("service.repository.files", "service.repository.manifest"),
+    ("service.repository.bundle",),
+    ("service.repository.opening",),
     ("service.predictor",),
     ("service.repository.loading",),
-    ("service.http.answers", "service.http.schemas", "service.http.pages"),
-    ("service.http.problems", "service.http.body", "service.http.keys"),
-    ("service.http.context", "service.http.openapi"),
-    ("service.http.express",),
+    ("service.http.problems", "service.http.keys", "service.http.pages", "service.http.body"),
+    ("service.http.requests", "service.http.answers", "service.http.context"),
+    ("service.http.openapi", "service.http.protocol", "service.http.gate"),
     ("service.http.routes",),
     ("service.app",),
+    ("service.server",),
+    ("service.program",),
     ("service.__main__",),
 )
 """Bottom up. A new module wants a place here."""
@@ -44,7 +50,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 """Training's rooms, bottom up. Rooms side by side do not know one another."""
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
-HTTP = LEVEL["service.http.schemas"]
+HTTP = LEVEL["service.http.body"]
 """From this layer up, modules may know of HTTP."""
 SEAMS = {
     "onnxruntime": {"service.engine.session"},
@@ -52,12 +58,23 @@ SEAMS = {
     "pydantic_settings": {"service.settings"},
     "pydantic": {
         "service.settings",
+        "service.tasks.spec",
+        "service.tasks.inputs",
+        "service.tasks.classification",
+        "service.tasks.multiple_choice",
+        "service.tasks.span",
+        "service.tasks.zero_shot",
+        "service.repository.manifest",
+        "service.http.problems",
+        "service.http.requests",
         "service.http.answers",
-        "service.http.schemas",
         "service.http.openapi",
-        "service.__main__",
+        "service.program",
     },
-    "uvicorn": {"service.__main__"},
+    "uvicorn": {"service.server", "service.http.protocol", "service.http.gate"},
+    "httptools": {"service.http.protocol"},
+    "uvloop": {"service.program"},
+    "prometheus_client": {"service.metrics", "service.logs", "service.predictor", "service.http.routes"},
 }
 """Libraries that only these modules know."""
 FORBIDDEN = {"training", "torch", "transformers", "datasets", "onnx", "sentencepiece", "accelerate"}
@@ -133,11 +150,24 @@ def test_a_room_of_training_imports_only_from_below(module: str) -> None:
         assert other == room or level[other] < level[room], f"{module} imports {name}"
 
 
+@pytest.mark.parametrize("room", ["engine", "scheduler"])
+def test_neither_engine_nor_scheduler_knows_a_task(room: str) -> None:
+    for module, path in SERVICE.items():
+        if module.startswith(f"service.{room}"):
+            assert not [name for name in imports(path) if name.startswith("service.tasks")], module
+
+
+def test_every_seam_is_where_it_is_said_to_be() -> None:
+    """A module that no longer imports a library has no place on its list."""
+    used = {(name.partition(".")[0], module) for module, path in SERVICE.items() for name in imports(path)}
+    assert {(library, module) for library, known in SEAMS.items() for module in known} <= used
+
+
 @pytest.mark.parametrize("module", TRAINING)
 def test_training_knows_nothing_of_http(module: str) -> None:
     for name in imports(TRAINING[module]):
         assert LEVEL.get(name, 0) < HTTP, f"{module} imports {name}"
-        assert name.partition(".")[0] not in ("tests", "bench", "fastapi", "starlette", "uvicorn")
+        assert name.partition(".")[0] not in ("tests", "bench", "fastapi", "starlette", "uvicorn", "httptools")
 
 
 def test_imports_are_seen_wherever_they_stand() -> None:

@@ -9,11 +9,11 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from transformers import PreTrainedConfig
 
 from training.checkpoints import families
 
-MEMINFO = Path("/proc/meminfo")
 CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 CGROUP_NOW = Path("/sys/fs/cgroup/memory.current")
 CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
@@ -30,8 +30,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 def available_memory() -> int:
     """Get the bytes that a new process may take: what the machine has left, bounded by the container's limit."""
-    lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="ascii").splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
+    free = int(psutil.virtual_memory().available)
     try:
         limit = int(CGROUP_MAX.read_text(encoding="ascii"))  # "max": no limit
         used = int(CGROUP_NOW.read_text(encoding="ascii"))

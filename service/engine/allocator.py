@@ -17,7 +17,7 @@ _KEPT_TOP = 256 << 20
 
 
 def keep_blocks() -> None:
-    """Lets malloc keep the large blocks that are freed, for the next call of an engine.
+    """Let malloc keep the large blocks that are freed, for the next call of an engine.
 
     By default those over 128 kB come from the kernel and go back to it, and each page is zeroed anew: a tenth of the
     time of an int8 call of some hundred tokens (docs/lab.md). What is kept is what the largest calls have needed.
@@ -29,7 +29,7 @@ def keep_blocks() -> None:
 
 
 def share_arenas(count: int) -> None:
-    """Lets threads share so many of malloc's arenas. To be called before they are started.
+    """Let threads share so many of malloc's arenas. To be called before they are started.
 
     By default each has its own, up to 8 a core, and each keeps what its largest calls have needed.
     """
@@ -39,7 +39,7 @@ def share_arenas(count: int) -> None:
 
 
 def return_freed() -> None:
-    """Gives the system what has been freed until now: after loading 8 to 15 MB a bundle, which malloc would keep."""
+    """Give the system what has been freed until now: after loading 8 to 15 MB a bundle, which malloc would keep."""
     trim = _function("malloc_trim")
     if trim is not None:
         trim(0)

@@ -1,6 +1,6 @@
-"""A model row, and rows padded into the arrays that a graph takes.
+"""A model row, rows padded into the arrays that a graph takes, and what a graph gives for a row.
 
-Owns `Encoded` and `Batch`. Knows nothing of text, tasks or queues.
+Owns `Encoded`, `Batch` and `RowLogits`. Knows nothing of text, tasks or queues.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+RowLogits = tuple[NDArray[np.float32], ...]
+"""One row's part of each of the graph's outputs, in the graph's order. A class graph has one output, shape [labels]; a
+span graph has two, start and end, each of shape [tokens], where the padding's logits may follow the row's own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +60,7 @@ class Batch:
 
 
 def pad(rows: Sequence[Encoded], pad_id: int) -> Batch:
-    """Pads `rows` (at least one) on the right to the longest of them."""
+    """Pad `rows` (at least one) on the right to the longest of them."""
     shape = (len(rows), max(map(len, rows)))
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
@@ -18,6 +19,11 @@ from tokenizers.models import Unigram
 
 from service.engine.batch import Encoded, Ids
 
+T = TypeVar("T")
+
+PIECE = 1 << 15
+"""Characters of a text that are tokenised at once. What the library makes of a text takes hundreds of bytes a token,
+and the interpreter's lock to hand it over: of two million exclamation marks, a gigabyte and half a second."""
 PAD_TOKENS = ("[PAD]", "<pad>")
 
 
@@ -95,6 +101,7 @@ class Tokenizer:
         pad_ids = (backend.token_to_id(token) for token in PAD_TOKENS)
         self.pad_id = next((pad_id for pad_id in pad_ids if pad_id is not None), 0)
         self._backend = backend = _plain(backend)
+        self._trims = backend.encode("a b", add_special_tokens=False).offsets[-1:] == [(2, 3)]
         self.single = _template(backend.encode("a"), texts=1)
         self.pair = _template(backend.encode("a", "a"), texts=2)
 
@@ -122,37 +129,72 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokenises many texts at once (across cores when there are several), without special tokens.
+        """Tokenise many texts at once (across cores when there are several), without special tokens.
 
         Each distinct text is tokenised once: a zero-shot request has its text beside every label.
         """
-        distinct = list(dict.fromkeys(texts))
-        tokens = (
-            Tokens(
-                np.array(encoding.ids, dtype=np.int64),
-                np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
-            )
-            for encoding in self._backend.encode_batch(distinct, add_special_tokens=False)
-        )
-        by_text = dict(zip(distinct, tokens, strict=True))
-        return [by_text[text] for text in texts]
+
+        def tokens(pieces: list[str]) -> Iterator[Tokens]:
+            for encoding in self._backend.encode_batch(pieces, add_special_tokens=False):
+                yield Tokens(_array(encoding.ids), _array(encoding.offsets).reshape(-1, 2))
+
+        def whole(pieces: list[str]) -> Tokens:
+            found, begin = [], 0
+            for piece in pieces:  # one by one: what the library makes of a text takes hundreds of bytes a token
+                [part] = tokens([piece])
+                if (
+                    piece[:1] == " " and begin and self._trims and len(part)
+                ):  # the space before a text's first word is not trimmed
+                    part.offsets[0] = np.maximum(part.offsets[0], 1)
+                found.append(Tokens(part.ids, part.offsets + begin))
+                begin += len(piece)
+            return Tokens(np.concatenate([p.ids for p in found]), np.concatenate([p.offsets for p in found]))
+
+        return _each(texts, tokens, whole)
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
-        """As `__call__`, without offsets: the faster way where a task needs none."""
-        if len(texts) == 1:
-            encoding = self._backend.encode_batch_fast([texts[0]], add_special_tokens=False)[0]
-            return [np.array(encoding.ids, dtype=np.int64)]
-        distinct = list(dict.fromkeys(texts))
-        ids = (
-            np.array(encoding.ids, dtype=np.int64)
-            for encoding in self._backend.encode_batch_fast(distinct, add_special_tokens=False)
-        )
-        by_text = dict(zip(distinct, ids, strict=True))
-        return [by_text[text] for text in texts]
+        """Tokenise as `__call__` does, without offsets: the faster way where a task needs none."""
+
+        def ids(pieces: list[str]) -> Iterator[Ids]:
+            for encoding in self._backend.encode_batch_fast(pieces, add_special_tokens=False):
+                yield _array(encoding.ids)
+
+        return _each(texts, ids, lambda pieces: np.concatenate([part for piece in pieces for part in ids([piece])]))
+
+
+def _array(values: object) -> Ids:
+    return np.array(values, dtype=np.int64)
+
+
+def _each(texts: Sequence[str], short: Callable[[list[str]], Iterable[T]], long: Callable[[list[str]], T]) -> list[T]:
+    """Tokenise each distinct text once: the short ones together, a long one in pieces."""
+    distinct = list(dict.fromkeys(texts)) if len(texts) > 1 else list(texts)
+    together = [text for text in distinct if len(text) <= PIECE]
+    by_text = dict(zip(together, short(together), strict=True)) if together else {}
+    for text in distinct:
+        if len(text) > PIECE:
+            by_text[text] = long(list(_pieces(text)))
+    return [by_text[text] for text in texts]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a long text before white space, where every tokenizer begins a word anew; where there is none for a piece's
+    length, anywhere."""
+    begin = 0
+    while len(text) - begin > PIECE:
+        cut = next((i for i in range(begin + PIECE, begin + PIECE // 2, -1) if _begins_word(text, i)), begin + PIECE)
+        yield text[begin:cut]
+        begin = cut
+    yield text[begin:]
+
+
+def _begins_word(text: str, i: int) -> bool:
+    """Whether a space stands at `i`, alone between characters that are none."""
+    return text[i] == " " and not text[i - 1].isspace() and not text[i + 1 : i + 2].isspace()
 
 
 def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
+    """Make a tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
     special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     unknown = getattr(backend.model, "unk_token", None)
     if isinstance(backend.model, Unigram):
@@ -179,7 +221,7 @@ def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def _template(encoding: tokenizers.Encoding, texts: int) -> Template:
-    """Reads the template off an encoded sample, so that each family's post-processor is the only source of truth."""
+    """Read the template off an encoded sample, so that each family's post-processor is the only source of truth."""
     parts: list[list[int]] = [[]]
     part_types: list[list[int]] = [[]]
     text_types: list[int] = []

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.engine.batch import Batch, pad
+from service.engine.batch import Batch, RowLogits, pad
 from service.engine.session import Engine, Outputs
 from service.errors import BertieError, InferenceError
 from service.metrics import Metrics
 from service.scheduler.queue import Job, Waiting
-from service.tasks import RowLogits
 
 logger = logging.getLogger(__name__)
 

@@ -17,15 +17,16 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
-from service.engine.batch import Encoded
+from service.engine.batch import Encoded, RowLogits
 from service.engine.session import Engine
-from service.tasks import RowLogits
 
 LONG_BATCHES = 4
 """A job of more than so many full batches' tokens is a long one."""
+LEAST_TOKENS = 8
+"""So many tokens a row has, as far as it is a matter of how many clients are looked at for a batch."""
 LOOK_ROWS = 512
 """Rows that are looked at for a batch of one model among those of others."""
 
@@ -78,13 +79,14 @@ class Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class _Client:
-    """A client's clock, and its jobs in the order in which they are due."""
+    """A client's clock, what it will read when the next row has run, and the jobs, in order of `due`."""
 
     clock: int
+    due: int = 0
     jobs: list[Job] = field(default_factory=list)
 
     def rows(self) -> Iterator[tuple[int, Waiting]]:
-        """Look at its rows, each with what the clock will read when it has run."""
+        """Look at its rows, each with when it is due."""
         clock = self.clock
         for job in self.jobs:
             for place, row in job.waiting.items():
@@ -106,24 +108,25 @@ class Queue:
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs with rows that wait."""
-        return [job for client in self._clients.values() for job in client.jobs]
+        """All jobs with rows that wait. Any thread may ask, with or without the lock."""
+        return [job for client in list(self._clients.values()) for job in client.jobs]
 
     def add(self, job: Job) -> None:
         """Put a job in its place."""
         client = self._clients.setdefault(job.client, _Client(self._present))
         job.due = client.clock + job.tokens
         self.rows += len(job.waiting)
-        insort(client.jobs, job, key=_due)
+        insort(client.jobs, job, key=attrgetter("due"))
+        client.due = next(client.rows())[0]
 
     def first(self) -> list[Waiting]:
         """Look at the rows that are due first: a batch's tokens of one model, and at least one row."""
         rows: list[Waiting] = []
-        due = merge(*(client.rows() for client in self._clients.values()), key=itemgetter(0))
+        clients = sorted(self._clients.values(), key=attrgetter("due"))
+        runner = clients[0].jobs[0].runner
+        room = runner.batch_tokens
+        due = merge(*(client.rows() for client in clients[: max(1, room // LEAST_TOKENS)]), key=itemgetter(0))
         for _, waiting in islice(due, LOOK_ROWS):
-            if not rows:
-                runner = waiting.job.runner
-                room = runner.batch_tokens
             if waiting.job.runner is runner:
                 rows.append(waiting)
                 room -= len(waiting.row)
@@ -133,7 +136,7 @@ class Queue:
 
     def take(self, rows: Sequence[Waiting]) -> None:
         """Take rows out for a batch; their clients' clocks go on."""
-        self._present = max(self._present, self._clients[rows[0].job.client].clock + len(rows[0].row))
+        self._present = max(self._present, self._clients[rows[0].job.client].due)
         for waiting in rows:
             self._clients[waiting.job.client].clock += len(waiting.row)
         self._remove(rows)
@@ -149,13 +152,10 @@ class Queue:
             job.due -= len(row)
         self.rows -= len(rows)
         for job in dict.fromkeys(waiting.job for waiting in rows):
-            jobs = self._clients[job.client].jobs
-            jobs.remove(job)
+            client = self._clients[job.client]
+            client.jobs.remove(job)
             if job.waiting:
-                insort(jobs, job, key=_due)
-            elif not jobs:
+                insort(client.jobs, job, key=attrgetter("due"))
+            client.due = next(client.rows(), (0,))[0]
+            if not client.jobs:
                 del self._clients[job.client]
-
-
-def _due(job: Job) -> int:
-    return job.due

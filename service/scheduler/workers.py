@@ -143,26 +143,26 @@ class Scheduler:
                     for waiting in rows:
                         waiting.job.started = waiting.job.started or now
                     return engine
-                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long.jobs else None)
+                self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long.rows else None)
             return None
 
     def _choose(self, now: float) -> Queue | None:
         """Choose whom a free worker serves: long jobs or short ones, in turn where both wait; None: nobody for now."""
-        if self._short.jobs:
+        if self._short.rows:
             self._short_seen = now
-        if self._long.jobs and (self._long_turn or not self._short.jobs):
+        if self._long.rows and (self._long_turn or not self._short.rows):
             running = sum(worker.rows[0].job.long for worker in self._workers if worker.rows)
             quiet = now - self._short_seen >= SHORT_SECONDS
             if running < (len(self._workers) if quiet else max(1, len(self._workers) // 2)):
                 self._long_turn = False
                 return self._long
         self._long_turn = True
-        return self._short if self._short.jobs else None
+        return self._short if self._short.rows else None
 
     def _engine(self, rows: Sequence[Waiting]) -> Engine:
         """Choose all cores for what has the process to itself and gains by them; else a core for each batch."""
         runner = rows[0].job.runner
-        alone = not self._jobs() and not any(worker.rows for worker in self._workers)
+        alone = not (self._short.rows or self._long.rows) and not any(worker.rows for worker in self._workers)
         gains = len(rows) * max(len(waiting.row) for waiting in rows) >= runner.low_latency_tokens
         return runner.low_latency if runner.low_latency and alone and gains else runner.engine
 

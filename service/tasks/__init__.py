@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.tasks.classification import Classification, ClassificationExample, ClassificationTask
 from service.tasks.multi_label import MultiLabelTask
@@ -13,9 +14,10 @@ from service.tasks.multiple_choice import (
     MultipleChoiceTask,
     ScoredOption,
 )
-from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask, Window
+from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask
+from service.tasks.spans import Window
 from service.tasks.spec import TaskSpec
-from service.tasks.task import RowLogits, Task
+from service.tasks.task import Task
 from service.tasks.zero_shot import ZeroShotExample, ZeroShotTask
 
 AnyTask = Task[Any, Any, Any]

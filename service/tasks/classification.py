@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from service.engine.batch import Encoded, Ids
+from service.engine.batch import Encoded, Ids, RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.tasks.inputs import Input, Text
 from service.tasks.spec import TaskSpec
-from service.tasks.task import RowLogits, Task, softmax
+from service.tasks.task import Task, softmax
 
 ENTAILMENT, CONTRADICTION = "entailment", "contradiction"
 NLI = frozenset((ENTAILMENT, CONTRADICTION))

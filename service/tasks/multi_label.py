@@ -9,10 +9,10 @@ from typing import Self
 
 import numpy as np
 
+from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.tasks.classification import Classification, ClassificationExample, ClassificationRow, ClassificationTask
 from service.tasks.spec import TaskSpec
-from service.tasks.task import RowLogits
 
 
 class MultiLabelTask(ClassificationTask):

@@ -14,13 +14,13 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from service.engine.batch import Encoded, Ids
+from service.engine.batch import Encoded, Ids, RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
 from service.settings import MAX_ITEMS
 from service.tasks.inputs import Input, Limit, Text
 from service.tasks.spec import TaskSpec
-from service.tasks.task import RowLogits, Task, softmax
+from service.tasks.task import Task, softmax
 
 _BLANK = re.compile("_+")
 _INSIDE_A_WORD = re.compile(r"[^\W_]_+[^\W_]")

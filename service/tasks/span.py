@@ -1,6 +1,6 @@
 """Extractive question answering: windows over documents in, spans of the documents' own text out.
 
-Owns the windows, the choice of spans and their scores. After Devlin et al. 2019 (arXiv 1810.04805, section 4.2-4.3)
+Owns the windows, the choice of answers and their scores. After Devlin et al. 2019 (arXiv 1810.04805, section 4.2-4.3)
 and Alberti et al. 2019 (arXiv 1901.08634): a span's logit is start + end, "no answer" is the span at [CLS].
 """
 
@@ -14,17 +14,17 @@ from itertools import chain, pairwise
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag
 
-from service.engine.batch import Encoded, Ids
+from service.engine.batch import Ids, RowLogits
 from service.engine.tokenizer import Tokenizer, Tokens
 from service.errors import InvalidInput
 from service.metrics import Metrics
 from service.settings import MAX_ITEMS
 from service.tasks.inputs import Input, Integer, Limit, Options, Text
+from service.tasks.spans import Best, Window, best_of, log_sum_exp, span_logits
 from service.tasks.spec import TaskSpec
-from service.tasks.task import RowLogits, Task
+from service.tasks.task import Task
 
 _JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
 """Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""
@@ -57,24 +57,6 @@ class SpanExample:
     def least_rows(self) -> int:
         """Rows that it is known to make before it is encoded."""
         return 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Window(Encoded):
-    """A row that shows the model the question and one stretch of one document.
-
-    Attributes:
-        document: index of the document.
-        first: index in `input_ids` of the stretch's first token.
-        offsets: half-open code point ranges in the document of the stretch's tokens, shape [stretch tokens, 2].
-        owned: half-open range of the stretch's tokens that may begin an answer here. Each token of a document is owned
-            by the one window that shows most of what is around such an answer, so no two windows give the same one.
-    """
-
-    document: int
-    first: int
-    offsets: Ids
-    owned: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,25 +117,6 @@ class QaInput(QaOptions, Input):
         }
         documents = (self.context,) if isinstance(self.context, str) else tuple(self.context)
         return SpanExample(self.question, documents, **chosen)
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A span of tokens in a window; `begin` and `last` index the window's stretch, both inclusive."""
-
-    logit: float
-    window: Window
-    begin: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Best:
-    """The `count` best spans of a window; no other span of it has a logit above `bound`."""
-
-    candidates: list[_Candidate]
-    count: int
-    bound: float
 
 
 class SpanTask(Task[SpanExample, Window, SpanPrediction]):
@@ -260,9 +223,9 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         """Find the best spans over all windows of all documents, under one softmax."""
         log_sums, found, null = [], [], np.inf
         for window, (start, end) in zip(rows, logits, strict=True):
-            spans = _span_logits(window, start, end, example.max_answer_tokens)
-            log_sums.append(_log_sum_exp(spans / self.temperature))
-            found.append(_best(spans, window, 2 * example.top_k + 8))
+            spans = span_logits(window, start, end, example.max_answer_tokens)
+            log_sums.append(log_sum_exp(spans / self.temperature))
+            found.append(best_of(spans, window, 2 * example.top_k + 8))
             # A window without the answer says "nothing here"; only when all say so is there none (as in the official
             # SQuAD 2.0 decoding, which takes the least of the windows).
             null = min(null, float(start[0]) + float(end[0]))
@@ -272,11 +235,11 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         while short := [i for i, best in enumerate(found) if best.bound > _worst(answers, example.top_k)]:
             for i in short:
                 start, end = logits[i]
-                spans = _span_logits(rows[i], start, end, example.max_answer_tokens)
-                found[i] = _best(spans, rows[i], 4 * found[i].count)
+                spans = span_logits(rows[i], start, end, example.max_answer_tokens)
+                found[i] = best_of(spans, rows[i], 4 * found[i].count)
             answers = self._distinct(example, found)
         may_abstain = self.no_answer if example.no_answer is None else example.no_answer
-        log_spans = _log_sum_exp(np.array(log_sums))
+        log_spans = log_sum_exp(np.array(log_sums))
         log_all = float(np.logaddexp(log_spans, null / self.temperature))
         log_total = log_all if may_abstain else log_spans
         scored = tuple(
@@ -337,7 +300,7 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         return windows
 
     @staticmethod
-    def _distinct(example: SpanExample, windows: Sequence[_Best]) -> list[tuple[float, str, int, int, int]]:
+    def _distinct(example: SpanExample, windows: Sequence[Best]) -> list[tuple[float, str, int, int, int]]:
         """The `top_k` best candidates as (logit, text, start, end, document): no two with the same place."""
         found: dict[tuple[int, int, int], tuple[float, str, int, int, int]] = {}
         candidates = chain.from_iterable(best.candidates for best in windows)
@@ -355,52 +318,13 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         return list(found.values())
 
 
-def _span_logits(
-    window: Window, start: NDArray[np.float32], end: NDArray[np.float32], max_answer_tokens: int
-) -> NDArray[np.float64]:
-    """Logits of the spans that begin at each owned token and are 1, 2, ... tokens long, -inf where a span would leave
-    the window. Shape [owned tokens, max_answer_tokens]."""
-    tokens = len(window.offsets)
-    own_start, own_end = window.owned
-    longest = min(max_answer_tokens, tokens)
-    ends = np.full(own_end - own_start + longest - 1, -np.inf)
-    given = end[window.first + own_start : window.first + min(own_end + longest - 1, tokens)]
-    ends[: len(given)] = given
-    starts = start[window.first + own_start : window.first + own_end].astype(np.float64)
-    spans: NDArray[np.float64] = np.lib.stride_tricks.sliding_window_view(ends, longest) + starts[:, None]
-    return spans
-
-
-def _best(spans: NDArray[np.float64], window: Window, count: int) -> _Best:
-    flat = spans.ravel()
-    if count < flat.size:
-        chosen = np.argpartition(flat, -count)[-count:]
-        bound = float(flat[chosen].min())
-    else:
-        chosen, bound = np.arange(flat.size), -np.inf
-    own_start, longest = window.owned[0], spans.shape[1]
-    candidates = [
-        _Candidate(float(flat[i]), window, own_start + i // longest, own_start + i // longest + i % longest)
-        for i in chosen[np.isfinite(flat[chosen])].tolist()
-    ]
-    return _Best(candidates, count, bound)
-
-
 def _worst(answers: Sequence[tuple[float, str, int, int, int]], top_k: int) -> float:
     """Logit of the worst of `top_k` answers; -inf while there are fewer."""
     return answers[-1][0] if len(answers) == top_k else -np.inf
 
 
-def _log_sum_exp(logits: NDArray[np.float64]) -> float:
-    """log(sum(exp(logits))), -inf for no logits at all."""
-    if logits.size == 0:
-        return -np.inf
-    top = logits.max()
-    return float(top + np.log(np.exp(logits - top).sum())) if np.isfinite(top) else -np.inf
-
-
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Moves a span's ends off white space, and past what belongs to its last character (a decomposed accent, a
+    """Move a span's ends off white space, and past what belongs to its last character (a decomposed accent, a
     variation selector, the rest of a decomposed syllable), which tokenizers that strip or compose leave out."""
     while start < end and text[start].isspace():
         start += 1

@@ -7,19 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.engine.batch import Encoded
+from service.engine.batch import Encoded, RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.metrics import Metrics
 from service.tasks.inputs import Input
 from service.tasks.spec import TaskSpec
-
-Floats = NDArray[np.float32]
-RowLogits = tuple[Floats, ...]
-"""One row's part of each of the graph's outputs, in the graph's order. A class graph has one output, shape [labels]; a
-span graph has two, start and end, each of shape [tokens], where the padding's logits may follow the row's own."""
 
 E = TypeVar("E")
 R = TypeVar("R", bound=Encoded)

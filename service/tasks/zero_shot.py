@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
+from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.tasks.classification import (
     CONTRADICTION,
@@ -23,7 +24,7 @@ from service.tasks.classification import (
 )
 from service.tasks.inputs import Input, Labels, Limit, Template, Text
 from service.tasks.spec import TaskSpec
-from service.tasks.task import RowLogits, Task, softmax
+from service.tasks.task import Task, softmax
 
 DEFAULT_TEMPLATE = "This example is about {}."
 

@@ -2,40 +2,38 @@
 
 import asyncio
 import contextlib
-import json
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service import predictor as predict
-from service.engine.batch import Batch
-from service.engine.session import Engine, Outputs
+from service.engine.session import Engine
 from service.errors import (
-    BundleError,
-    ConfigurationError,
-    DeadlineExceeded,
     InferenceError,
     InvalidInput,
     NotReady,
+    QueueFull,
     TooLarge,
     UnknownModel,
 )
-from service.metrics import Metrics
+from service.metrics import PHASES, Metrics
 from service.predictor import Predictor
 from service.repository import loading
-from service.repository.bundle import MANIFEST
+from service.scheduler.permits import Permit
 from service.settings import Settings
 from service.tasks import (
+    AnyTask,
     ClassificationExample,
     ClassificationTask,
     MultipleChoiceExample,
     SpanExample,
     SpanTask,
     ZeroShotExample,
+    ZeroShotTask,
 )
 from tests.engines import FakeEngine, load_with, until
 
@@ -64,9 +62,18 @@ async def predictor(settings: Settings, metrics: Metrics) -> AsyncIterator[Predi
         yield predictor
 
 
-def asked(predictor: Predictor, name: str, *examples: Any) -> asyncio.Task[predict.Predictions[Any]]:
-    model = predictor.models[name]
-    return asyncio.create_task(predictor.predict(model, model.task, examples))
+def asked(
+    predictor: Predictor, name: str, *examples: Any, permit: Permit | None = None
+) -> asyncio.Task[predict.Predictions]:
+    model, task = predictor.choose(name, examples[0])
+    return asyncio.create_task(predictor.predict(model, task, examples, permit))
+
+
+def replaced(task: AnyTask, **methods: Any) -> Any:
+    """A task with other methods."""
+    changed = copy(task)
+    changed.__dict__.update(methods)
+    return changed
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------
@@ -91,11 +98,9 @@ async def test_entailment(predictor: Predictor) -> None:
 
 
 async def test_zero_shot(predictor: Predictor) -> None:
-    model = predictor.models["nli"]
-    assert model.zero_shot is not None
-    assert predictor.models["sentiment"].zero_shot is None
-    example = ZeroShotExample("the team won the soccer game", ("politics", "soccer"))
-    done = await predictor.predict(model, model.zero_shot, [example])
+    assert [type(task) for task in predictor.models["nli"].tasks] == [ClassificationTask, ZeroShotTask]
+    assert [type(task) for task in predictor.models["sentiment"].tasks] == [ClassificationTask]
+    done = await asked(predictor, "nli", ZeroShotExample("the team won the soccer game", ("politics", "soccer")))
     assert done.answers[0].label == "soccer"
     assert done.rows == 2
 
@@ -136,31 +141,34 @@ async def test_requests_side_by_side_get_their_own_answers(predictor: Predictor)
 
 
 async def test_every_phase_is_timed(predictor: Predictor, metrics: Metrics) -> None:
-    timings = (await asked(predictor, "sentiment", ClassificationExample("fun"))).timings
-    for phase in ("tokenize", "queue", "inference", "decode"):
-        assert 0 <= getattr(timings, phase) < SECONDS
+    seconds = (await asked(predictor, "sentiment", ClassificationExample("fun"))).seconds
+    assert tuple(seconds) == PHASES
+    for phase in PHASES:
+        assert 0 <= seconds[phase] < SECONDS
         labels = {"phase": phase, "model": "sentiment"}
         assert metrics.registry.get_sample_value("bertie_phase_duration_seconds_count", labels) == 1
-    assert timings.inference > 0
+    assert seconds["inference"] > 0
+
+
+async def test_every_answer_is_counted(predictor: Predictor, metrics: Metrics) -> None:
+    await asked(predictor, "sentiment", ClassificationExample("fun"), ClassificationExample("bad"))
+    labels = {"model": "sentiment", "label": "positive"}
+    assert metrics.registry.get_sample_value("bertie_predictions_total", labels) == 1
+    assert metrics.registry.get_sample_value("bertie_confidence_count", {"model": "sentiment"}) == 2
 
 
 async def test_slow_text_leaves_the_loop_free(settings: Settings, metrics: Metrics) -> None:
     """Long texts are tokenised on a thread: others are served meanwhile."""
     async with serving(settings, metrics) as predictor:
         threads: list[str] = []
-        model = predictor.models["sentiment"]
-        encode = model.task.encode
+        model, task = predictor.choose("sentiment", ClassificationExample("fun"))
 
-        class Watching:
-            decode = staticmethod(model.task.decode)
-
-            @staticmethod
-            def encode(examples: Any) -> Any:
-                threads.append(threading.current_thread().name)
-                return encode(examples)
+        def watched(examples: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return task.encode(examples)
 
         for text in ("fun", LONG):
-            await predictor.predict(model, Watching(), [ClassificationExample(text)])
+            await predictor.predict(model, replaced(task, encode=watched), [ClassificationExample(text)])
         assert threads[0] == threading.current_thread().name
         assert threads[1].startswith("tokenize")
 
@@ -176,8 +184,8 @@ async def test_slow_text_leaves_the_loop_free(settings: Settings, metrics: Metri
     ],
 )
 def test_what_an_example_costs_is_known_before_it_is_encoded(example: Any, characters: int, rows: int) -> None:
-    assert predict._characters(example) == characters
-    assert predict._least_rows(example) == rows
+    assert example.characters == characters
+    assert example.least_rows == rows
 
 
 # ---- limits and failures --------------------------------------------------------------------------------------------
@@ -191,16 +199,76 @@ async def test_too_many_rows_are_refused(settings: Settings, metrics: Metrics) -
 
 
 async def test_rows_that_are_known_are_refused_before_any_work(settings: Settings, metrics: Metrics) -> None:
-    class Never:
-        def encode(self, examples: Any) -> Any:
-            raise AssertionError("encoded")
-
-        decode = encode
-
     async with serving(settings.model_copy(update={"max_request_rows": 5}), metrics) as predictor:
         examples = [ZeroShotExample("fun", ("a", "b", "c"))] * 2
+        model, task = predictor.choose("nli", examples[0])
+        never = replaced(task, encode=lambda _: pytest.fail("encoded"))
         with pytest.raises(TooLarge, match="6 model rows; the limit is 5"):
-            await predictor.predict(predictor.models["nli"], Never(), examples)  # type: ignore[arg-type]
+            await predictor.predict(model, never, examples)
+
+
+async def test_the_permit_is_counted_anew_when_the_tokens_are_known(settings: Settings, metrics: Metrics) -> None:
+    """By how many there are; what does not fit is refused before it is queued."""
+    engine = FakeEngine()
+    async with serving(settings.model_copy(update={"max_queue_tokens": 800}), metrics, sentiment=engine) as predictor:
+        permit = predictor.permits.acquire("a", 400)
+        done = await asked(predictor, "sentiment", ClassificationExample("fun"), permit=permit)
+        assert done.rows == 1
+        assert predictor.permits.short.held == 3  # [CLS] fun [SEP]
+        others = [predictor.permits.acquire(i, size) for i, size in enumerate([*[400] * 7, 176])]
+        before = engine.rows
+        with pytest.raises(QueueFull):
+            await asked(predictor, "sentiment", *[ClassificationExample("fun")] * 100, permit=permit)
+        assert engine.rows == before
+        for each in (permit, *others):
+            each.release()
+
+
+async def test_the_rate_is_that_of_all_schedulers(predictor: Predictor) -> None:
+    assert predictor._rate() == 0
+    await asked(predictor, "sentiment", ClassificationExample("fun"))
+    assert predictor._rate() > 0
+
+
+async def test_clients_share_by_who_they_are(settings: Settings, metrics: Metrics) -> None:
+    engine = FakeEngine()
+    async with serving(settings.model_copy(update={"max_batch_tokens": 128}), metrics, sentiment=engine) as predictor:
+        engine.gate.clear()
+        tasks = [asked(predictor, "sentiment", ClassificationExample("fun"))]
+        await until(engine.entered.is_set)
+        examples = [ClassificationExample("a b c")] * 40
+        permits = [predictor.permits.acquire("a", 0) for _ in range(9)]
+        many = [asked(predictor, "sentiment", *examples, permit=permit) for permit in permits]
+        await asyncio.sleep(0.01)
+        one = asked(predictor, "sentiment", *examples, permit=predictor.permits.acquire("b", 0))
+        await asyncio.sleep(0.01)
+        engine.gate.set()
+        await one
+        assert sum(task.done() for task in many) <= 3
+        await asyncio.gather(*tasks, *many)
+
+
+async def test_a_request_that_is_given_up_leaves_nothing(settings: Settings, metrics: Metrics) -> None:
+    """In whatever phase it is: tokenised on a thread, queued, run or decoded."""
+    engine = FakeEngine(seconds=0.002)
+    examples = [ClassificationExample(LONG), *[ClassificationExample("fun")] * predict.INLINE_ROWS]
+    async with serving(settings, metrics, sentiment=engine) as predictor:
+        for turns in (0, 1, 2, 5, 20, 100):
+            tasks = [asked(predictor, "sentiment", *examples) for _ in range(4)]
+            for _ in range(turns):
+                await asyncio.sleep(0.0001)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert predictor._running == 0
+            assert metrics.registry.get_sample_value("bertie_queue_rows", {"model": "sentiment"}) == 0
+        assert (await asked(predictor, "sentiment", *examples)).rows == len(examples)
+
+
+async def test_an_error_of_the_encoding_says_which_example_it_is_about(predictor: Predictor) -> None:
+    with pytest.raises(InvalidInput) as error:
+        await asked(predictor, "qa", SpanExample("Who?", ("a",)), SpanExample("who " * 100, ("a",)))
+    assert error.value.in_input().field == "inputs.1.question"
 
 
 async def test_a_failing_engine_fails_that_request_alone(settings: Settings, metrics: Metrics) -> None:
@@ -214,155 +282,73 @@ async def test_a_failing_engine_fails_that_request_alone(settings: Settings, met
         assert predictor.ready
 
 
-async def test_the_deadline_counts_from_the_start(settings: Settings, metrics: Metrics) -> None:
-    engine = FakeEngine()
-    engine.gate.clear()
-    async with serving(settings.model_copy(update={"timeout_seconds": 0.05}), metrics, sentiment=engine) as predictor:
-        with pytest.raises(DeadlineExceeded):
-            await asked(predictor, "sentiment", ClassificationExample("fun"))
-
-
-async def test_the_deadline_counts_from_the_requests_head(settings: Settings, metrics: Metrics) -> None:
+async def test_one_model_that_kills_its_worker_turns_readiness_off_for_a_while(
+    settings: Settings, metrics: Metrics
+) -> None:
     engine = FakeEngine()
     async with serving(settings, metrics, sentiment=engine) as predictor:
-        model = predictor.models["sentiment"]
-        began = time.perf_counter() - settings.timeout_seconds
-        with pytest.raises(DeadlineExceeded):
-            await predictor.predict(model, model.task, [ClassificationExample("fun")], began=began)
-        assert not engine.batches
-
-
-async def test_an_answer_that_is_ready_too_late_is_none(settings: Settings, metrics: Metrics) -> None:
-    async with serving(settings.model_copy(update={"timeout_seconds": 1.0}), metrics) as predictor:
-        model = predictor.models["sentiment"]
-
-        class Slow:
-            encode = staticmethod(model.task.encode)
-
-            @staticmethod
-            def decode(*_: Any) -> str:
-                time.sleep(1.1)
-                return "late"
-
-        with pytest.raises(DeadlineExceeded, match="ready past"):
-            await predictor.predict(model, Slow(), [ClassificationExample("fun")])
-
-
-async def test_one_dead_model_turns_readiness_off(settings: Settings, metrics: Metrics) -> None:
-    class Deadly(FakeEngine):
-        def run(self, batch: Batch) -> Outputs:
-            raise SystemExit
-
-    async with serving(settings, metrics, sentiment=Deadly()) as predictor:
         assert predictor.ready
+        engine.error = SystemExit()
         with pytest.raises(InferenceError):
             await asked(predictor, "sentiment", ClassificationExample("fun"))
-        async with asyncio.timeout(SECONDS):
-            while predictor.ready:
-                await asyncio.sleep(0.001)
+        assert not predictor.ready
+        assert predictor.alive
+        engine.error = None
         assert (await asked(predictor, "nli", ClassificationExample("a", "b"))).rows == 1
+        await until(lambda: predictor.ready)
 
 
 # ---- which model ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_model_is_chosen_by_task_and_labels(predictor: Predictor) -> None:
-    def chosen(**wanted: Any) -> str:
-        return predictor.model(None, **wanted).name
+SPAN, PAIR, TEXT = SpanExample("Who?", ("Ada.",)), ClassificationExample("a", "b"), ClassificationExample("a")
+ZERO_SHOT, CHOICE = ZeroShotExample("a", ("b", "c")), MultipleChoiceExample("Who?", "Ada.", ("Ada", "Ruth"))
 
-    assert chosen(task=SpanTask) == "qa"
-    assert chosen(task=ClassificationTask, labels=("entailment", "contradiction")) == "nli"
-    assert chosen(task=ClassificationTask, without=("entailment",)) == "sentiment"
-    assert predictor.model("sentiment", task=ClassificationTask).name == "sentiment"
+
+@pytest.mark.parametrize(
+    ("example", "model", "task"),
+    [
+        (SPAN, "qa", SpanTask),
+        (PAIR, "nli", ClassificationTask),
+        (TEXT, "sentiment", ClassificationTask),
+        (ZERO_SHOT, "nli", ZeroShotTask),
+    ],
+)
+async def test_the_model_that_suits_an_example_answers(
+    predictor: Predictor, example: Any, model: str, task: type[AnyTask]
+) -> None:
+    for name in (None, model):
+        found, does = predictor.choose(name, example)
+        assert (found.name, type(does)) == (model, task)
+
+
+async def test_a_model_that_is_chosen_by_name_may_have_labels_of_its_own(
+    bundle_factory: Callable[..., Path], metrics: Metrics
+) -> None:
+    folder = bundle_factory("nli", name="pairs", labels=("same", "other", "opposite")).parent
+    bundle_factory("sentiment", name="moods", labels=("sad", "glad"))
+    bundle_factory("sentiment")
+    async with serving(Settings(models_dir=folder, low_latency=False), metrics) as predictor:
+        assert predictor.choose("pairs", PAIR)[0].name == "pairs"
+        assert predictor.choose("moods", TEXT)[0].name == "moods"
+        assert predictor.choose(None, TEXT)[0].name == "sentiment"  # before others that take a text
+        with pytest.raises(UnknownModel, match="no loaded model can answer these fields"):
+            predictor.choose(None, PAIR)
 
 
 async def test_a_model_that_is_not_there_or_does_another_task(predictor: Predictor) -> None:
     with pytest.raises(UnknownModel, match="'poetry'; there are nli, qa, sentiment") as unknown:
-        predictor.model("poetry", task=SpanTask)
+        predictor.choose("poetry", SPAN)
     assert unknown.value.field == "model"
-    with pytest.raises(InvalidInput) as unfit:
-        predictor.model("sentiment", task=SpanTask)
+    with pytest.raises(InvalidInput, match="'sentiment' cannot answer these fields: it takes a text") as unfit:
+        predictor.choose("sentiment", SPAN)
     assert unfit.value.field == "model"
-    with pytest.raises(InvalidInput):
-        predictor.model("nli", task=ClassificationTask, without=("entailment",))
-    with pytest.raises(UnknownModel):
-        predictor.model(None, task=ClassificationTask, labels=("joy",))
-
-
-# ---- loading --------------------------------------------------------------------------------------------------------
-
-
-async def test_load_tells_of_every_model(predictor: Predictor, metrics: Metrics) -> None:
-    assert list(predictor.models) == ["nli", "qa", "sentiment"]
-    for name, model in predictor.models.items():
-        labels = {
-            "model": name,
-            "task": "span" if name == "qa" else "classification",
-            "architecture": "bert",
-            "precision": "fp32",
-            "provider": "cpu",
-            "version": model.bundle.version,
-        }
-        assert metrics.registry.get_sample_value("bertie_model_info", labels) == 1
-        assert metrics.registry.get_sample_value("bertie_model_loaded_timestamp_seconds", {"model": name})
-        assert (model.provider, model.precision) == ("cpu", "fp32")
-
-
-async def test_models_share_the_count_of_what_is_alone(predictor: Predictor) -> None:
-    (load,) = {model.batcher._load for model in predictor.models.values()}
-    assert load.rows == 0
-
-
-async def test_load_takes_the_models_that_are_named(settings: Settings, metrics: Metrics) -> None:
-    async with serving(settings.model_copy(update={"models": ("qa",)}), metrics) as predictor:
-        assert list(predictor.models) == ["qa"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "budget", "error", "match"),
-    [
-        ("qa", {"max_length": 2000}, 1024, ConfigurationError, "BERTIE_MAX_BATCH_TOKENS=1024"),
-        ("qa", {"doc_stride": 40}, 1024, BundleError, "doc_stride of 40 leaves no room"),
-        ("sentiment", {"labels": ["one"]}, 1024, BundleError, "no labels"),
-    ],
-)
-async def test_load_refuses_what_cannot_work(
-    bundle_factory: Callable[..., Path],
-    settings: Settings,
-    metrics: Metrics,
-    kind: str,
-    changes: dict[str, Any],
-    budget: int,
-    error: type[Exception],
-    match: str,
-) -> None:
-    folder = bundle_factory(kind, **changes)
-    with pytest.raises(error, match=match) as raised:
-        loading.load(settings.model_copy(update={"models_dir": folder.parent, "max_batch_tokens": budget}), metrics)
-    assert repr(kind) in str(raised.value)
-
-
-async def test_load_names_a_bundle_whose_tokenizer_is_broken(
-    bundle_factory: Callable[..., Path], settings: Settings, metrics: Metrics
-) -> None:
-    folder = bundle_factory("qa")
-    (folder / "tokenizer.json").write_text("{}")
-    values = json.loads((folder / MANIFEST).read_text())
-    # sha256 of "{}"
-    values["files"]["tokenizer.json"] = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-    (folder / MANIFEST).write_text(json.dumps(values))
-    with pytest.raises(BundleError, match="'qa': its tokenizer cannot be used"):
-        loading.load(settings.model_copy(update={"models_dir": folder.parent}), metrics)
-
-
-async def test_load_refuses_two_bundles_of_one_name(
-    bundle_factory: Callable[..., Path], settings: Settings, metrics: Metrics
-) -> None:
-    folder = bundle_factory("qa", name="first")
-    values = json.loads((bundle_factory("qa", name="second") / MANIFEST).read_text())
-    (folder.parent / "second" / MANIFEST).write_text(json.dumps(values | {"name": "first"}))
-    with pytest.raises(BundleError, match="'second' calls itself 'first'"):
-        loading.load(settings.model_copy(update={"models_dir": folder.parent}), metrics)
+    with pytest.raises(InvalidInput, match="a premise and a hypothesis, or a text and candidate_labels"):
+        predictor.choose("nli", TEXT)
+    with pytest.raises(InvalidInput, match="it takes a question and a context"):
+        predictor.choose("qa", CHOICE)
+    with pytest.raises(UnknownModel, match="no loaded model"):
+        predictor.choose(None, CHOICE)
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------

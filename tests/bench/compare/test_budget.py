@@ -1,6 +1,7 @@
 """What fits."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,13 +18,13 @@ def test_the_most_expensive_are_left_out_first() -> None:
 
 def test_memory_is_bounded_by_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, content in (
-        ("MEMINFO", "MemTotal: 9000 kB\nMemAvailable:   5000 kB\n"),
         ("CGROUP_MAX", "3000000\n"),
         ("CGROUP_NOW", "1000000\n"),
         ("CGROUP_STAT", "anon 700000\ninactive_file 250000\n"),
     ):
         (tmp_path / name).write_text(content)
         monkeypatch.setattr(budget, name, tmp_path / name)
+    monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: SimpleNamespace(available=5_120_000))
     assert budget.available_memory() == 2_250_000  # the cache of files is given back when memory is wanted
     (tmp_path / "CGROUP_MAX").write_text("max\n")
     assert budget.available_memory() == 5_120_000

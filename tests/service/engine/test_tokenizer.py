@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
+from service.engine import tokenizer as module
 from service.engine.tokenizer import Tokenizer
 from tests.backends import FAMILIES, HARD_TEXTS, LINES, TEXT, backend
 
@@ -191,3 +192,40 @@ def test_fill_keeps_texts_of_any_length(first: int, second: int) -> None:
     row = template.fill(np.full(first, 7), np.full(second, 8))
     assert len(row) == first + second + template.special_tokens
     assert row.token_type_ids.sum() == second + 1
+
+
+# ---- long texts -----------------------------------------------------------------------------------------------------
+
+
+@family
+@given(texts=st.lists(st.sampled_from([*LINES, *HARD_TEXTS]), min_size=1, max_size=12), piece=st.integers(40, 90))
+@settings(deadline=None, max_examples=60)
+def test_a_long_text_in_pieces_is_the_text_as_a_whole(family: str, texts: list[str], piece: int) -> None:
+    text = " ".join(text for text in texts if family != "albert" or "<pad>" not in text)
+    whole, [tokens] = TOKENIZERS[family], TOKENIZERS[family]([text])
+    ids = whole.ids([text])[0].tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.engine.tokenizer.PIECE", piece)
+        [cut], [cut_ids] = whole([text]), whole.ids([text])
+        begins = [part[:1] for part in module._pieces(text)][1:]
+    if set(begins) - {" "}:  # no space for half a piece: cut anywhere, and still the text's own places
+        assert cut.offsets[-1, 1] == tokens.offsets[-1, 1]
+        return
+    assert cut.ids.tolist() == tokens.ids.tolist() == ids
+    assert cut_ids.tolist() == ids
+    assert cut.offsets.tolist() == tokens.offsets.tolist()
+
+
+def test_pieces_are_the_text_and_none_is_longer() -> None:
+    text = " ".join(LINES) * 2000 + "!" * 100_000
+    pieces = list(module._pieces(text))
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= module.PIECE
+    assert sum(piece.startswith(" ") for piece in pieces) > len(pieces) - 6
+
+
+def test_long_texts_and_short_ones_keep_their_places() -> None:
+    texts = ["short", "long " * 20_000, "short", "another", "long " * 20_000]
+    lengths = [len(ids) for ids in TOKENIZERS["bert"].ids(texts)]
+    assert lengths[0] == lengths[2] < lengths[1] == lengths[4]
+    assert [len(tokens) for tokens in TOKENIZERS["bert"](texts)] == lengths

@@ -1,6 +1,9 @@
 """Whose turn it is among the jobs that wait, and what is counted of them."""
 
 import asyncio
+import sys
+import threading
+import time
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -196,6 +199,49 @@ def test_a_job_leaves_from_the_middle(job: Any) -> None:
     assert queue.jobs == [jobs[2]]
     assert (queue.rows, [each.tokens for each in jobs]) == (1, [0, 0, 10])
     assert order(queue) == [jobs[2]]
+
+
+def test_a_thousand_clients_make_no_batch_slow(job: Any) -> None:
+    """The workers look under the lock. In this thread's own time: others may keep the machine busy."""
+    queue = filled(*(job(20, client=i) for i in range(1000)))
+    began = time.thread_time()
+    for i in range(100):
+        rows = queue.first()
+        assert sum(len(waiting.row) for waiting in rows) == BATCH
+        queue.take(rows)
+        for number in range(len(rows)):
+            queue.add(job(20, client=(i, number)))
+    assert time.thread_time() - began < 0.25
+
+
+def test_what_waits_can_be_looked_at_from_another_thread(job: Any) -> None:
+    """The metrics are read on the thread of the operations' port, without the lock."""
+    queue = filled(*(job(8, client=i) for i in range(200)))
+    jobs, errors, over = [job(8, client=200 + i) for i in range(100)], [], threading.Event()
+    row = Encoded(np.zeros(8, np.int64), np.zeros(8, np.int64))
+
+    def look() -> None:
+        try:
+            while not over.is_set():
+                assert len(queue.jobs) >= 200
+        except Exception as error:
+            errors.append(error)
+
+    thread, interval = threading.Thread(target=look), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(30):
+            for each in jobs:
+                each.waiting, each.tokens = {0: row}, len(row)
+                queue.add(each)
+            for each in jobs:
+                queue.drop(each)
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        thread.join()
+    assert not errors
 
 
 @given(

@@ -79,11 +79,11 @@ async def test_rows_of_a_failed_job_in_other_batches_cost_no_inference() -> None
                 raise RuntimeError("too long")
             return outputs
 
-    engine, metrics = FailsOnLong(), Metrics()
+    engine, metrics = FailsOnLong(seconds=0.001), Metrics()
     model = runner(engine, batch_tokens=64)
     async with running(engine, metrics=metrics) as scheduler:
         scheduler.watch(model)
-        broken, fine = rows(50, *[8] * 20), rows(20, 8)
+        broken, fine = rows(50, *[8] * 2000), rows(20, 8)
         async with busy(scheduler, model):
             failing, working = await queued(scheduler, model, broken, fine)
         with pytest.raises(InferenceError):

@@ -7,9 +7,8 @@ import pytest
 
 from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
-from service.tasks import MultipleChoiceExample, MultipleChoiceTask
+from service.tasks import MultipleChoiceExample, MultipleChoiceTask, RowLogits
 from service.tasks.multiple_choice import statement
-from service.tasks.task import RowLogits
 from tests.bundles import VOCABULARY, make_tokenizer
 
 PASSAGE = "ada wrote the code . ruth lives in paris ."
