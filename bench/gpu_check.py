@@ -14,7 +14,7 @@ shows its rows a second in requests of 32 rows, against the session's. Aims stan
 JSON object; exit status 1 when the provider is not CUDA, a matrix product or attention ran elsewhere, or the logits are
 off: the aims are no condition.
 
-No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.packing`),
+No CPU has kernels for packed graphs: there they run in the form that the gate runs (`training.export.packing`),
 whose speed says nothing.
 
     python -m bench.gpu_check                     # the GPU; fails where there is none
@@ -44,9 +44,9 @@ from bench.graphs import full
 from service.engine.batch import Batch, Encoded, pad
 from service.engine.session import OrtEngine, Provider
 from service.errors import ConfigurationError
-from training import graph, packing
-from training.evaluate import TorchEngine
-from training.export import ENCODINGS
+from training.evaluate.engine import TorchEngine
+from training.export import graph, packing
+from training.export.graphs import ENCODINGS
 
 LENGTHS = (32, 128, 384)
 AT = 128

@@ -41,7 +41,8 @@ from bench.report.figure import Figure
 from bench.report.results import plain
 from bench.report.table import Table, number
 from service.engine.processor import cpu_quota
-from training import export, graph
+from training.export import graph
+from training.export import runner as export
 
 PARTS = ("speed", "rows", "shapes")
 IN_FLIGHT = 32

@@ -119,7 +119,7 @@ def last_json(output: str) -> Any:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundles `sentiment`, `qa` and `race`, trained and exported from a random encoder."""
-    from tests.training.checkpoints import save_checkpoint  # torch is not loaded before it is needed
+    from tests.training.samples import save_checkpoint  # torch is not loaded before it is needed
 
     folder = tmp_path_factory.mktemp("end-to-end")
     encoder = save_checkpoint(folder / "encoder")

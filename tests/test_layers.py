@@ -37,6 +37,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.__main__",),
 )
 """Bottom up. A new module wants a place here."""
+ROOMS: tuple[tuple[str, ...], ...] = (
+    ("training", "training.errors"),
+    ("training.files", "training.recipe"),
+    ("training.data",),
+    ("training.tokenizers",),
+    ("training.checkpoints", "training.tasks"),
+    ("training.evaluate",),
+    ("training.finetune", "training.pretrain", "training.export"),
+    ("training.__main__",),
+)
+"""Training's rooms, bottom up. Rooms side by side do not know one another."""
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
 HTTP = LEVEL["service.http.body"]
@@ -122,6 +133,21 @@ def test_libraries_stay_behind_their_seams(module: str) -> None:
         assert module in SEAMS.get(library, {module}), f"{module} imports {name}"
         if library in ("fastapi", "starlette"):
             assert LEVEL[module] >= HTTP, f"{module} knows of HTTP"
+
+
+def room_of(module: str) -> str:
+    rooms = {name for names in ROOMS for name in names}
+    return next(name for name in (module, ".".join(module.split(".")[:2])) if name in rooms)
+
+
+@pytest.mark.parametrize("module", TRAINING)
+def test_a_room_of_training_imports_only_from_below(module: str) -> None:
+    """So pre-training, for one, knows nothing of fine-tuning."""
+    level = {name: height for height, names in enumerate(ROOMS) for name in names}
+    room = room_of(module)
+    for name in imports(TRAINING[module]) & TRAINING.keys():
+        other = room_of(name)
+        assert other == room or level[other] < level[room], f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("room", ["engine", "scheduler"])

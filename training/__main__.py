@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "w8a16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; errors that a person can mend are printed without a traceback, with exit status 1. So is what
+    """Run one command; errors that a person can mend are printed without a traceback, with exit status 1. So is what
     the system says of a full disk or of a file that may not be read, wherever it says it."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -107,17 +107,17 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="export a Hugging Face folder to a bundle, through the gate")
     export.add_argument("checkpoint", type=Path, help="a fine-tuned Hugging Face folder with safetensors")
-    export.add_argument("bundle", type=Path, help="the folder to write; its name is the model's name")
+    export.add_argument("output", type=Path, metavar="bundle", help="the folder to write; its name is the model's name")
     export.add_argument(
-        "--precision", action="append", choices=PRECISIONS, default=[],
+        "--precision", action="append", choices=PRECISIONS, dest="precisions", default=[],
         help="a graph to keep; may be given again (fp32 and int8)",
     )  # fmt: skip
     export.add_argument(
-        "--packed",
-        action="store_true",
-        help="beside each graph for GPUs (fp16, w8a16, fp32) one without work on padding",
+        "--packed", action="store_true", help="beside each graph for GPUs (fp16, w8a16, fp32) one without padding"
     )
-    export.add_argument("--labels", default="", help="names of the labels in the order of their ids, comma-separated")
+    export.add_argument(
+        "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"
+    )
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(
@@ -162,9 +162,13 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
 
 
 def _layout(options: argparse.Namespace) -> dict[str, str]:
-    from training import recipe
+    from training.finetune import recipe
 
     return recipe.layout(options.set)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _count(text: str) -> int:
@@ -174,23 +178,28 @@ def _count(text: str) -> int:
     return number
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that a command's function takes by their names."""
+    return {name: value for name, value in vars(options).items() if name not in ("run", "set")}
+
+
 # torch takes seconds to import: a wrong option or recipe should not wait for it, so commands import what they need.
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    from training import recipe
+    from training.finetune import recipe
 
     teachers = [f"teacher={json.dumps(options.teacher)}"] if options.teacher else []
     loaded = recipe.load(options.recipe, [*options.set, *teachers])
 
-    from training import finetune
+    from training.finetune import runner as finetune
 
     metrics = finetune.run(loaded, resume=options.resume, allow_bad_data=options.allow_bad_data)
     _print_scores("dev", metrics["dev"])
 
 
 def _average(options: argparse.Namespace) -> None:
-    from training import average
+    from training.checkpoints import average
 
     metrics = average.run(options.output, options.checkpoint, options.weights)
     for part in metrics["average"]:
@@ -198,12 +207,9 @@ def _average(options: argparse.Namespace) -> None:
 
 
 def _vocabulary(options: argparse.Namespace) -> None:
-    from training.pretrain import pieces
+    from training.tokenizers import pieces
 
-    count = pieces.learn(
-        options.output, options.corpus, kind=options.kind, size=options.size, cased=options.cased,
-        sentences=options.sentences, seed=options.seed,
-    )  # fmt: skip
+    count = pieces.learn(**_given(options))
     print(f"{options.output}: {count} pieces")
 
 
@@ -223,40 +229,23 @@ def _pretrain(options: argparse.Namespace) -> None:
 def _shrink(options: argparse.Namespace) -> None:
     from training.pretrain import shrink
 
-    made = shrink.run(
-        options.teacher, options.output, options.corpus, embedding_size=options.embedding_size, layers=options.layers
-    )
+    made = shrink.run(**_given(options))
     print(f"{options.output}: {made.parameters:,} parameters of {made.teacher_parameters:,}; layer: {made.layer}")
     print(json.dumps(dataclasses.asdict(made)))
 
 
 def _export(options: argparse.Namespace) -> None:
-    from training import export
+    from training.export import runner as export
 
-    manifest = export.run(
-        export.Request(
-            checkpoint=options.checkpoint,
-            output=options.bundle,
-            precisions=tuple(dict.fromkeys(options.precision)) or ("fp32", "int8"),
-            packed=options.packed,
-            labels=tuple(label.strip() for label in options.labels.split(",") if label.strip()),
-            max_length=options.max_length,
-            doc_stride=options.doc_stride,
-            dev=tuple(options.dev),
-            without_dev=options.without_dev,
-            layout=_layout(options),
-            dev_limit=options.dev_limit,
-            gate_limit=options.gate_limit,
-            licence=options.licence,
-            base_model=options.base_model,
-        )
-    )
-    print(f"{options.bundle}: {', '.join(graph.file for graph in manifest.graphs)}")
+    options.precisions = tuple(dict.fromkeys(options.precisions)) or ("fp32", "int8")
+    options.dev = tuple(options.dev)
+    manifest = export.run(export.Request(**_given(options), layout=_layout(options)))
+    print(f"{options.output}: {', '.join(graph.file for graph in manifest.graphs)}")
     print(json.dumps({graph.precision: graph.scores for graph in manifest.graphs}))
 
 
 def _restore(options: argparse.Namespace) -> None:
-    from training import restore
+    from training.export import restore
 
     precision = restore.run(options.bundle, options.encoder, options.output)
     print(f"{options.output}: its weights are those of the {precision} graph")
@@ -264,7 +253,7 @@ def _restore(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from service.repository import bundle as bundles
-    from training import evaluate
+    from training.evaluate import runner as evaluate
 
     bundle = bundles.load(options.bundle)
     if options.predictions and not options.predictions.parent.is_dir():

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+from pydantic import ValidationError
+
 LISTED = 50
 """Most names that a message lists."""
 
@@ -18,6 +20,14 @@ def did_you_mean(wrong: str, right: Iterable[str]) -> str:
     names = list(right)
     listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
     return nearest(wrong, names) or f"; there are {listed}"
+
+
+def one_line(error: ValueError) -> str:
+    """Return what an error says; of pydantic's, which take many lines, the first fault."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ")
 
 
 class TrainingError(Exception):

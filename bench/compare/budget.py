@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psutil
 from transformers import PreTrainedConfig
 
-from training import graph
+from training.checkpoints import families
 
 CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 CGROUP_NOW = Path("/sys/fs/cgroup/memory.current")
@@ -64,7 +64,7 @@ def train_bytes(config: PreTrainedConfig, parameters: int, rows: int, tokens: in
     """
     shape: Any = config
     kept = 10 * shape.hidden_size + 3 * shape.intermediate_size + 3 * shape.num_attention_heads * tokens
-    activations: int = 4 * rows * tokens * kept * len(graph.layer_names(config))
+    activations: int = 4 * rows * tokens * kept * len(families.layer_names(config))
     return LIBRARIES + 16 * parameters + activations
 
 

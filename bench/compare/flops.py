@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from training import graph
+from training.checkpoints import families
 
 
 def forward(config: PreTrainedConfig, tokens: int) -> int:
@@ -29,13 +29,13 @@ def forward(config: PreTrainedConfig, tokens: int) -> int:
     projects = config.model_type == "albert" or narrow != hidden
     projection = 2 * tokens * narrow * hidden if projects else 0
     operations: int = (
-        len(graph.layer_names(config)) * layer + projection + 2 * hidden**2 + 2 * hidden * shape.num_labels
+        len(families.layer_names(config)) * layer + projection + 2 * hidden**2 + 2 * hidden * shape.num_labels
     )
     return operations
 
 
 def served(config: PreTrainedConfig, tokens: int) -> int:
-    """Count those that the served graph of a classifier really does (`training.graph`).
+    """Count those that the served graph of a classifier really does (`training.export.graph`).
 
     In the last layer two tokens ask, and behind the attention the first alone goes on.
     """

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel, PreTrainedConfig
 
 from bench.compare import subjects
-from training import graph
+from training.checkpoints import families
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ GRID = {
 
 
 def count(config: PreTrainedConfig) -> Parameters:
-    """Count an encoder of a family that `training.graph` knows."""
-    family = graph.FAMILIES[config.model_type]
-    names = list(dict.fromkeys(graph.layer_names(config)))
+    """Count an encoder of a family that `training.export.graph` knows."""
+    family = families.FAMILIES[config.model_type]
+    names = list(dict.fromkeys(families.layer_names(config)))
     with torch.device("meta"):  # shapes without storage: the largest takes no more memory than the smallest
         encoder = AutoModel.from_config(config)
     projection = (family.projection or "").removeprefix(f"{family.base}.")
@@ -96,7 +96,7 @@ def count(config: PreTrainedConfig) -> Parameters:
         layers=layers,
         pooler=rest,
         stored=len(names),
-        run=len(graph.layer_names(config)),
+        run=len(families.layer_names(config)),
     )
 
 

@@ -24,7 +24,7 @@ from bench.compare.subjects import Subject
 from bench.errors import BenchError
 from bench.report.figure import Figure
 from service.engine.processor import cpu_quota
-from training.finetune import max_positions
+from training.checkpoints.configs import max_positions
 
 logger = logging.getLogger(__name__)
 

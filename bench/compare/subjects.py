@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import AlbertConfig, BertConfig, PreTrainedConfig
 
+from training.checkpoints.configs import load_config
 from training.errors import CheckpointError, TrainingError, nearest
-from training.finetune import load_config
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging
 
 from bench import child
-from training import external, graph, pretrained
-from training.export import ENCODINGS
+from training.checkpoints import weights as pretrained
+from training.export import external, graph
+from training.export.graphs import ENCODINGS
 
 
 def load(config_folder: Path, checkpoint: Path | None) -> PreTrainedModel:

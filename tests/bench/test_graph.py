@@ -7,7 +7,7 @@ import pytest
 
 from bench import child, graph
 from tests.bench.compare.shapes import run_here
-from tests.training.checkpoints import save_checkpoint
+from tests.training.samples import save_checkpoint
 
 
 def test_everything_on_tiny_shapes(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the training tests share: one thread, a tiny encoder, and a sentiment and a QA model trained once."""
+"""What the training tests share: one thread, a tiny encoder, models trained once, and tokenizers learned once."""
 
 import os
 
@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from tests.training import vocabularies as kinds
-from tests.training.checkpoints import recipe, save_checkpoint, write_race, write_squad, write_sst2
-from training import export, finetune, precision
+from tests.training.pretrain.materials import write_corpus
+from tests.training.samples import recipe, save_checkpoint, write_race, write_squad, write_sst2
+from training.checkpoints import precision
+from training.export import runner as export
+from training.finetune import runner as finetune
+from training.tokenizers import pieces
 
 torch.set_num_threads(1)
 precision.WORTH = 0.0  # what a test has in bf16 is so on every processor
@@ -71,3 +75,33 @@ def trained_models(sentiment_run: Path, qa_run: Path, tmp_path_factory: pytest.T
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tokenizer's folder of each kind in `tests.training.vocabularies`. Read-only by convention."""
     return kinds.make(tmp_path_factory.mktemp("vocabularies"))
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """30 documents. Read-only by convention."""
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "c.txt")
+
+
+@pytest.fixture(scope="session")
+def wordpiece(corpus_file: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WordPiece tokenizer's folder. Read-only by convention."""
+    folder = tmp_path_factory.mktemp("wordpiece") / "tokenizer"
+    pieces.learn(folder, [corpus_file], kind="wordpiece", size=120)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece(corpus_file: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece tokenizer's folder. Read-only by convention."""
+    folder = tmp_path_factory.mktemp("sentencepiece") / "tokenizer"
+    pieces.learn(folder, [corpus_file], kind="sentencepiece", size=45)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bytebpe(corpus_file: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer's folder. Read-only by convention."""
+    folder = tmp_path_factory.mktemp("bytebpe") / "tokenizer"
+    pieces.learn(folder, [corpus_file], kind="bytebpe", size=320)
+    return folder

@@ -7,9 +7,9 @@ import pytest
 from safetensors import SafetensorError
 
 from service.repository import bundle as bundles
-from tests.training.checkpoints import QUESTIONS, save_checkpoint, write_sst2
-from training import average
+from tests.training.samples import QUESTIONS, save_checkpoint, write_sst2
 from training.__main__ import main
+from training.checkpoints import average
 
 
 def last_json(text: str) -> dict[str, object]:

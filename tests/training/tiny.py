@@ -74,7 +74,7 @@ class Session(onnxruntime.InferenceSession):
         options.intra_op_num_threads = 1
         model = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
         super().__init__(model, options, providers=["CPUExecutionProvider"])
-        asked = engine.SEVEN_BITS if engine._products_overflow() else {}
+        asked = engine.SEVEN_BITS if engine.products_overflow() else {}
         known = {each.name for each in self.get_overridable_initializers()}
         self._exact = {name: np.array(value) for name, value in asked.items() if name in known}
 

@@ -9,8 +9,8 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from tests.training import mixed_script, references
-from tests.training.checkpoints import ADA, PARIS, QUESTIONS, SENTENCES, write_text
-from training.pretrain import pieces
+from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
+from training.tokenizers import pieces
 
 KINDS = ("albert", "bert", "bert-cased", "roberta")
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)

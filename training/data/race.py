@@ -17,19 +17,12 @@ LEVELS = ("middle", "high")
 
 @dataclass(frozen=True, slots=True)
 class ChoiceQuestion:
-    """A question with its options and the right one.
+    """A question with its options and the right one."""
 
-    Attributes:
-        example: the question, its passage and its options.
-        answer: index of the right option.
-        passage: name of the passage, which several questions share.
-        level: `middle` or `high` school; empty where not known.
-    """
-
-    example: MultipleChoiceExample
-    answer: int
-    passage: str
-    level: str
+    example: MultipleChoiceExample  # the question, its passage and its options
+    answer: int  # index of the right option
+    passage: str  # name of the passage, which several questions share
+    level: str  # `middle` or `high` school; empty where not known
 
 
 def read_race(path: str, report: Report) -> Iterator[ChoiceQuestion]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
+from service.repository import files
 from training.errors import DataError
 
 HUB = "hub:"
@@ -42,13 +43,13 @@ class Report:
         self._shown: list[str] = []
 
     def add(self, where: str, reason: str, detail: str = "") -> None:
-        """Counts a bad record. `where` is `file:line` or `file#id`; `reason` is the same for alike faults."""
+        """Count a bad record. `where` is `file:line` or `file#id`; `reason` is the same for alike faults."""
         self.bad[reason] += 1
         if len(self._shown) < SHOWN:
             self._shown.append(f"  {where}: {reason}{f' ({detail})' if detail else ''}")
 
     def skip(self, reason: str) -> None:
-        """Counts a record that a data set's own convention leaves out."""
+        """Count a record that a data set's own convention leaves out."""
         self.set_aside[reason] += 1
 
     def summary(self) -> str:
@@ -62,19 +63,17 @@ class Report:
         return "\n".join(lines)
 
     def check(self, *, allow_bad: bool) -> None:
-        """Raises `DataError` when there were bad records, unless they are allowed."""
+        """Raise `DataError` when there were bad records, unless they are allowed."""
         if self.bad and not allow_bad:
             raise DataError(f"{self.summary()}\n(--allow-bad-data goes on without them)")
 
 
 def open_text(path: str) -> IO[str]:
-    """Opens a UTF-8 text file: plain, .gz or .xz. Bytes that are not UTF-8 come as lone surrogates; see `not_utf8`."""
+    """Open a UTF-8 text file: plain, .gz or .xz. Bytes that are not UTF-8 come as lone surrogates; see `not_utf8`."""
     try:
-        if path.endswith(".xz"):
-            return lzma.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
-        if path.endswith(".gz"):
-            return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
-        return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix, open)
+        file: IO[str] = opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return file
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
@@ -191,5 +190,4 @@ def sha256(path: str) -> str | None:
     if (folder := Path(path)).is_dir():
         names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         return hashlib.sha256("".join(f"{name} {sha256(str(folder / name))}\n" for name in names).encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256(Path(path))

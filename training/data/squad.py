@@ -14,21 +14,14 @@ from training.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question over its paragraph.
+    """A question over its paragraph."""
 
-    Attributes:
-        id: the data set's id.
-        question: the question.
-        context: the paragraph.
-        answers: (text, start) of each reference answer, start in code points; empty for an unanswerable question.
-        is_impossible: whether the data set says that the context holds no answer.
-    """
-
-    id: str
+    id: str  # the data set's id
     question: str
-    context: str
+    context: str  # the paragraph
+    # (text, start) of each reference answer, start in code points; empty for an unanswerable question
     answers: tuple[tuple[str, int], ...]
-    is_impossible: bool
+    is_impossible: bool  # whether the data set says that the context holds no answer
 
     @property
     def example(self) -> SpanExample:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pydantic
+
 from service.tasks import ClassificationExample
 from training.data.glue import LabelledText
 from training.data.records import Report, is_text, read_records
@@ -15,23 +17,15 @@ MOST_LABELS = 1000
 """Labels that are taken from the data unasked. More of them, and the column is hardly one of labels."""
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid", "strict": False})
 class Table:
-    """Which columns of a table are read.
+    """Which columns of a table are read."""
 
-    Attributes:
-        text: the text, or the first of a pair.
-        text_pair: the second text of a pair; empty where texts stand alone.
-        label: the label, or the labels of a text that may have several.
-        id: the record's name, which no other may have; a table may lack this column.
-        separator: what stands between several labels in a cell (in JSON, they may be a list).
-    """
-
-    text: str = "text"
-    text_pair: str = ""
-    label: str = "label"
-    id: str = "id"
-    separator: str = ","
+    text: str = "text"  # the text, or the first of a pair
+    text_pair: str = ""  # the second text of a pair; empty where texts stand alone
+    label: str = "label"  # the label, or the labels of a text that may have several
+    id: str = "id"  # the record's name, which no other may have; a table may lack this column
+    separator: str = ","  # what stands between several labels in a cell (in JSON, they may be a list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Owns the order and the padding. A step's rows are those of its place in the stre
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ MULTIPLE = 64
 """Rows are padded to a multiple of so many tokens: few shapes, which a compiler wants, and little padding."""
 
 
+@dataclass(frozen=True, eq=False)
 class Batches(torch.utils.data.Dataset[Batch]):
     """The micro-batches of one process, in the order of the run.
 
@@ -33,30 +35,30 @@ class Batches(torch.utils.data.Dataset[Batch]):
     changes nothing but the order of a sum: losses are divided by the counts of the whole step.
     """
 
-    def __init__(
-        self, rows: Rows, pad_id: int, *, first: int, batch_size: int, micro_batch_size: int, rank: int, processes: int
-    ) -> None:
-        self._rows = rows
-        self._pad_id = pad_id
-        self._first = first
-        self._batch_size = batch_size
-        self._micro = micro_batch_size
-        self._rank = rank
-        self._processes = processes
-        self.per_step = batch_size // (micro_batch_size * processes)
+    rows: Rows
+    pad_id: int
+    first: int  # rows that the run has seen before
+    batch_size: int
+    micro_batch_size: int
+    rank: int
+    processes: int
+
+    @property
+    def per_step(self) -> int:
         """Micro-batches of a step."""
+        return self.batch_size // (self.micro_batch_size * self.processes)
 
     def __len__(self) -> int:
         return 2**62  # the stream has no end; a run has
 
     def __getitem__(self, index: int) -> Batch:
         step, turn = divmod(index, self.per_step)
-        numbers, epochs = self._rows.at(self._first + step * self._batch_size + np.arange(self._batch_size))
-        order = np.argsort(-self._rows.length(numbers), kind="stable")
-        begin = (turn * self._processes + self._rank) * self._micro
-        mine = order[begin : begin + self._micro]
+        numbers, epochs = self.rows.at(self.first + step * self.batch_size + np.arange(self.batch_size))
+        order = np.argsort(-self.rows.length(numbers), kind="stable")
+        begin = (turn * self.processes + self.rank) * self.micro_batch_size
+        mine = order[begin : begin + self.micro_batch_size]
         pairs = zip(numbers[mine].tolist(), epochs[mine].tolist(), strict=True)
-        return collate([self._rows.make(number, epoch) for number, epoch in pairs], self._pad_id, self._rows.max_length)
+        return collate([self.rows.make(number, epoch) for number, epoch in pairs], self.pad_id, self.rows.max_length)
 
 
 def dev_batches(rows: Rows, pad_id: int, count: int, micro_batch_size: int, rank: int, processes: int) -> list[Batch]:

@@ -9,10 +9,7 @@ A checkpoint without its moments, two thirds smaller, continues too: the optimiz
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,35 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.checkpoints import PREFIX
-from training.checkpoints import found as found  # both kinds of run number their checkpoints alike
-from training.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
+from training import files
+from training.checkpoints import sealed
 
 FORMAT = 1
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
-PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint.
+    """A whole checkpoint."""
 
-    Attributes:
-        folder: where it lies.
-        state: what was saved beside the tensors.
-        weights: tensors by name.
-        moments: the optimizer's tensors by name; empty where the file was left out.
-    """
-
-    folder: Path
-    state: Mapping[str, Any]
-    weights: dict[str, torch.Tensor]
-    moments: dict[str, torch.Tensor]
+    folder: Path  # where it lies
+    state: Mapping[str, Any]  # what was saved beside the tensors
+    weights: dict[str, torch.Tensor]  # tensors by name
+    moments: dict[str, torch.Tensor]  # the optimizer's tensors by name; empty where the file was left out
 
 
 def save(
@@ -59,72 +44,32 @@ def save(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Writes `output/checkpoint-STEP` and removes all but the newest `keep`.
+    """Write `output/checkpoint-STEP` and remove all but the newest `keep`.
 
     Raises:
         CheckpointError: it cannot be written, as when the disk is full. The older ones are untouched.
     """
-    folder = output / f"{PREFIX}{step}"
-    partial = output / f"{PARTIAL}{step}"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = output / f"{sealed.PREFIX}{step}"
+    with files.said(folder, lambda: sealed.kept(output, _load)), files.written_aside(folder) as partial:
         partial.mkdir()
         for name, tensors in ((WEIGHTS, weights), (MOMENTS, moments)):
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / name)
-        hashes = {name: _sha256(partial / name) for name in (WEIGHTS, MOMENTS)}
-        content = json.dumps({"format": FORMAT, "step": step, "files": hashes, **state})
+        content = json.dumps({"format": FORMAT, "step": step, "files": sealed.hashes(partial), **state})
         (partial / STATE).write_text(content + "\n", encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
-            _synchronise(path)
-        shutil.rmtree(folder, ignore_errors=True)  # torn, or it would have been continued from
-        partial.rename(folder)
-        _synchronise(output)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        last = found(output)
-        kept = f"the last good one is {last[0]}" if last else "there is none before it"
-        raise CheckpointError(f"{folder} cannot be written ({error}); {kept}") from error
-    for old in found(output)[keep:]:
+    for old in sealed.found(output)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
 def newest(output: Path) -> Checkpoint:
-    """The newest whole checkpoint; those that are torn are skipped with a warning.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    folders = found(output)
-    for folder in folders:
-        try:
-            return _load(folder)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            logger.warning("%s is torn and is skipped: %s: %s", folder, type(error).__name__, error)
-    raise CheckpointError(f"nothing to resume from in {output}" + (": every checkpoint is torn" if folders else ""))
+    """Load the newest whole checkpoint; skip those that are torn with a warning. Raises `CheckpointError`."""
+    return sealed.newest(output, _load)
 
 
 def _load(folder: Path) -> Checkpoint:
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if state["format"] != FORMAT:
         raise ValueError(f"its format is {state['format']}, not {FORMAT}")
-    for name, digest in state["files"].items():
-        left_out = name == MOMENTS and not (folder / name).exists()
-        if not left_out and _sha256(folder / name) != digest:
-            raise ValueError(f"{name} is not what was written")
+    sealed.check(folder, state["files"], optional=MOMENTS)
     with_moments = (folder / MOMENTS).is_file()
     return Checkpoint(folder, state, load_file(folder / WEIGHTS), load_file(folder / MOMENTS) if with_moments else {})
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

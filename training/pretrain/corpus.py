@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,10 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training import files
+from training.data import text
 from training.data.records import sha256
 from training.errors import DataError, TrainingError
-from training.pretrain import text
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +37,13 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file's tokens, mapped from disk.
+    """One file's tokens, mapped from disk."""
 
-    Attributes:
-        tokens: [tokens].
-        sentences: where each sentence ends in `tokens`, rising.
-        documents: where each document ends in `tokens`, rising.
-        path: the text file.
-        sha256: of the text file.
-    """
-
-    tokens: npt.NDArray[np.unsignedinteger[Any]]
-    sentences: npt.NDArray[np.uint64]
-    documents: npt.NDArray[np.uint64]
-    path: str
-    sha256: str
+    tokens: npt.NDArray[np.unsignedinteger[Any]]  # [tokens]
+    sentences: npt.NDArray[np.uint64]  # where each sentence ends in `tokens`, rising
+    documents: npt.NDArray[np.uint64]  # where each document ends in `tokens`, rising
+    path: str  # the text file
+    sha256: str  # of the text file
 
 
 class Corpus:
@@ -80,7 +71,7 @@ class Corpus:
 
 
 def load(paths: Sequence[str], vocabulary: Vocabulary, cache: Path) -> Corpus:
-    """Maps the shards of the files, tokenising those that the cache does not hold.
+    """Map the shards of the files, tokenising those that the cache does not hold.
 
     Raises:
         DataError: a file cannot be read, is no UTF-8, or holds no text; or the same text is named twice.
@@ -106,9 +97,10 @@ def _shard(path: str, vocabulary: Vocabulary, cache: Path) -> Shard:
         try:
             _build(path, vocabulary, folder)
         except OSError as error:
-            raise TrainingError(
-                f"{cache}: the tokenised corpus cannot be written: {error.strerror or error}"
-            ) from error
+            if not (folder / "shard.json").is_file():
+                raise TrainingError(
+                    f"{cache}: the tokenised corpus cannot be written: {error.strerror or error}"
+                ) from error
     token_type = json.loads((folder / "shard.json").read_text(encoding="utf-8"))["dtype"]
     return Shard(
         tokens=np.memmap(folder / "tokens", dtype=token_type, mode="r"),
@@ -120,13 +112,11 @@ def _shard(path: str, vocabulary: Vocabulary, cache: Path) -> Shard:
 
 
 def _build(path: str, vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes a shard beside its place, then renames it there: it is whole, or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Write a shard. Raises `FileExistsError` where another process was quicker, whose shard is as good."""
     token_type = np.uint16 if vocabulary.size <= 2**16 else np.uint32
     began = told = time.monotonic()
     tokens = sentences = documents = 0  # documents: where the last one ended
-    with tempfile.TemporaryDirectory(prefix=".shard-", dir=folder.parent) as temporary:
-        part = Path(temporary) / "shard"
+    with files.written_aside(folder, shared=True) as part:
         part.mkdir()
         with (
             open(part / "tokens", "wb") as ids_file,
@@ -156,12 +146,8 @@ def _build(path: str, vocabulary: Vocabulary, folder: Path) -> None:
             "path": path,
         }
         (part / "shard.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-        try:
-            part.rename(folder)
-        except OSError:  # another process was first
-            if not (folder / "shard.json").is_file():
-                shutil.rmtree(folder)  # what a build of before this care left behind
-                part.rename(folder)
+        if (folder / "shard.json").is_file():
+            raise FileExistsError  # another process was quicker, and its shard may be in use
     logger.info("%s: %d tokens in %d sentences, %.0f s", path, tokens, sentences, time.monotonic() - began)
 
 

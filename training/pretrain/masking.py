@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -32,24 +32,16 @@ def _span_lengths() -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """How a family masks.
+    """How a family masks."""
 
-    Attributes:
-        ratio: share of the tokens to predict, in the mean over rows.
-        words: whether what is masked begins and ends with whole words, or is a token.
-        lengths: probability of a span of 1, 2, ... words (or tokens).
-        apart: keep spans apart, by a word at least, so that the tokens beside a span are never masked themselves.
-        masked, random: shares of the predicted tokens that become [MASK], and another token; the rest stay.
-        together: whether all tokens of a span become the same of the three.
-    """
-
-    ratio: float
-    words: bool
-    lengths: Floats
+    ratio: float  # share of the tokens to predict, in the mean over rows
+    words: bool  # whether what is masked begins and ends with whole words, or is a token
+    lengths: Floats  # probability of a span of 1, 2, ... words (or tokens)
+    # keep spans apart, by a word at least, so that the tokens beside a span are never masked themselves
     apart: bool = False
-    masked: float = 0.8
+    masked: float = 0.8  # shares of the predicted tokens that become [MASK], and another token; the rest stay
     random: float = 0.1
-    together: bool = False
+    together: bool = False  # whether all tokens of a span become the same of the three
 
     @classmethod
     def of(cls, recipe: PretrainRecipe) -> Mask:

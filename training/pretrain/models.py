@@ -5,22 +5,17 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import transformers
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForPreTraining,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedConfig
 
-from training import attention, graph, pretrained
+from training.checkpoints import attention
+from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import load_config, max_positions
+from training.checkpoints.families import check
 from training.errors import CheckpointError, RecipeError
-from training.finetune import load_config, max_positions
 from training.pretrain import teacher
 from training.pretrain.objectives import Objective, ReplacedTokens, SpanBoundary
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
-
-CONFIGS = {"albert": "AlbertConfig", "bert": "BertConfig", "roberta": "RobertaConfig", "electra": "ElectraConfig"}
+from training.tokenizers.vocabulary import Vocabulary
 
 
 def make(recipe: PretrainRecipe, vocabulary: Vocabulary) -> Objective:
@@ -79,8 +74,8 @@ def _shaped(recipe: PretrainRecipe, vocabulary: Vocabulary) -> PreTrainedConfig:
     }
     if recipe.family in ("albert", "electra"):
         shape["embedding_size"] = recipe.embedding_size or recipe.hidden_size
-    config: PreTrainedConfig = getattr(transformers, CONFIGS[_architecture(recipe)])(**shape)
-    graph.check(config)  # what could not be exported in the end is refused now
+    config: PreTrainedConfig = AutoConfig.for_model(_architecture(recipe), **shape)
+    check(config)  # what could not be exported in the end is refused now
     return config
 
 

@@ -94,7 +94,7 @@ def moments(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> dict[st
 
 
 def restore(optimizer: torch.optim.Optimizer, model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
-    """Puts back what `moments` gave. The weights must be those of the same model, in any order."""
+    """Put back what `moments` gave. The weights must be those of the same model, in any order."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     ordered = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}

@@ -24,19 +24,12 @@ WAIT = datetime.timedelta(hours=3)
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among the run's.
+    """This process among the run's."""
 
-    Attributes:
-        rank: its number.
-        count: how many there are.
-        local_rank: its number on its machine.
-        device: what it computes on.
-    """
-
-    rank: int
-    count: int
-    local_rank: int
-    device: torch.device
+    rank: int  # its number
+    count: int  # how many there are
+    local_rank: int  # its number on its machine
+    device: torch.device  # what it computes on
 
     @property
     def main(self) -> bool:
@@ -52,7 +45,7 @@ class Processes:
         return total.to(values.device)
 
     def wait(self) -> None:
-        """Returns when all have come here."""
+        """Return when all have come here."""
         if self.count > 1:
             distributed.barrier()
 
@@ -64,13 +57,13 @@ class Processes:
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def stop(self) -> None:
-        """Leaves the group."""
+        """Leave the group."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 def start() -> Processes:
-    """Joins the group that `torchrun` announced in the environment, if it did."""
+    """Join the group that `torchrun` announced in the environment, if it did."""
     rank, count, local = (int(os.environ.get(name, default)) for name, default in VARIABLES)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")

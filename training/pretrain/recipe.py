@@ -1,15 +1,13 @@
-"""The recipe of a pre-training run: its keys, their types and their bounds. Knows nothing of torch.
-
-It is read as a fine-tuning recipe is (`training.recipe.load_as`).
-"""
+"""The recipe of a pre-training run: its keys, their types and their bounds. Knows nothing of torch."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Literal
 
+from pydantic.dataclasses import dataclass
+
 from training.errors import RecipeError
+from training.recipe import CONFIG, BelowOne, Count, Keys, NotNegative, Place, Places, Positive, UpToHalf, Whole
 
 Family = Literal["albert", "bert", "roberta", "electra", "spanbert"]
 Masking = Literal["subword", "whole_word", "ngram", "span"]
@@ -19,8 +17,8 @@ SPECIALS = {"none": 2, "order": 3, "next": 3}
 """Special tokens of a row: [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainRecipe:
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class PretrainRecipe(Keys):
     """Every key of a recipe; those without a default must be given.
 
     Attributes:
@@ -64,7 +62,7 @@ class PretrainRecipe:
         decay: after the warm-up: `linear` or `polynomial` to zero at `steps`, or `constant`.
         decay_power: exponent of the polynomial decay.
         precision: `fp32`, or `bf16` autocast.
-        attention: transformers' attention implementation; `bf16_eager` is ours (see `training.attention`).
+        attention: transformers' attention implementation; `bf16_eager` is ours (see `training.checkpoints.attention`).
         compile: let torch compile the encoder.
         workers: processes that prepare rows; 0 prepares them in the training process.
         heldout: share of the documents that is never trained on.
@@ -78,77 +76,51 @@ class PretrainRecipe:
 
     family: Family
     masking: Masking
-    corpus: tuple[str, ...]
-    tokenizer: str
-    output: str
-    steps: int
-    learning_rate: float
+    corpus: Places
+    tokenizer: Place
+    output: Place
+    steps: Count
+    learning_rate: Positive
     pairs: Pairs = "none"
-    mask_ratio: float = 0.15
-    cache: str = "runs/corpus"
-    init: str = ""
-    teacher: str = ""
-    teacher_weight: float = 1.0
-    hidden_size: int = 768
-    layers: int = 12
-    heads: int = 12
-    intermediate_size: int = 3072
-    embedding_size: int = 0
-    max_positions: int = 512
-    vocab_size: int = 0
-    dropout: float = 0.1
-    generator_share: float = 0.25
-    max_length: int = 512
-    short_rows: float = 0.1
-    batch_size: int = 256
-    micro_batch_size: int = 32
+    mask_ratio: UpToHalf = 0.15
+    cache: Place = "runs/corpus"
+    init: Place = ""
+    teacher: Place = ""
+    teacher_weight: Positive = 1.0
+    hidden_size: Count = 768
+    layers: Count = 12
+    heads: Count = 12
+    intermediate_size: Count = 3072
+    embedding_size: Whole = 0
+    max_positions: Count = 512
+    vocab_size: Whole = 0
+    dropout: BelowOne = 0.1
+    generator_share: Positive = 0.25
+    max_length: Count = 512
+    short_rows: BelowOne = 0.1
+    batch_size: Count = 256
+    micro_batch_size: Count = 32
     optimizer: Literal["lamb", "adamw"] = "adamw"
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    warmup_steps: int = 0
+    beta2: BelowOne = 0.999
+    epsilon: Positive = 1e-6
+    weight_decay: NotNegative = 0.01
+    max_grad_norm: NotNegative = 1.0
+    warmup_steps: Whole = 0
     decay: Literal["linear", "polynomial", "constant"] = "linear"
-    decay_power: float = 1.0
+    decay_power: Positive = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     attention: Literal["sdpa", "eager", "bf16_eager"] = "sdpa"
     compile: bool = False
-    workers: int = 0
-    heldout: float = 0.005
-    eval_rows: int = 512
-    eval_steps: int = 1000
-    save_steps: int = 1000
-    keep_checkpoints: int = 2
-    logging_steps: int = 50
-    seed: int = 42
+    workers: Whole = 0
+    heldout: UpToHalf = 0.005
+    eval_rows: Count = 512
+    eval_steps: Count = 1000
+    save_steps: Count = 1000
+    keep_checkpoints: Count = 2
+    logging_steps: Count = 50
+    seed: Whole = 42
 
     def __post_init__(self) -> None:
-        positive = (
-            "steps", "learning_rate", "hidden_size", "layers", "heads", "intermediate_size", "max_positions",
-            "generator_share", "max_length", "batch_size", "micro_batch_size", "epsilon", "decay_power", "eval_rows",
-            "eval_steps", "save_steps", "keep_checkpoints", "logging_steps", "teacher_weight",
-        )  # fmt: skip
-        for name in positive:
-            if not 0 < getattr(self, name) < math.inf:
-                raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
-        not_negative = (
-            "embedding_size",
-            "vocab_size",
-            "weight_decay",
-            "max_grad_norm",
-            "warmup_steps",
-            "workers",
-            "seed",
-        )
-        for name in not_negative:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise RecipeError(f"{name} must not be below 0, and is {getattr(self, name)}")
-        for name in ("mask_ratio", "heldout"):
-            if not 0 < getattr(self, name) <= 0.5:
-                raise RecipeError(f"{name} must be above 0 and at most 0.5, not {getattr(self, name)}")
-        for name in ("dropout", "short_rows", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if not self.corpus:
             raise RecipeError("corpus names no file")
         if self.warmup_steps >= self.steps:
@@ -159,10 +131,6 @@ class PretrainRecipe:
             raise RecipeError(
                 f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}"
             )
-        self._check_objective()
-        self._check_shape()
-
-    def _check_objective(self) -> None:
         if self.pairs != "none" and self.family not in ("albert", "bert"):
             raise RecipeError(f"family {self.family!r} has no second segment: pairs is 'none', not {self.pairs!r}")
         if (self.family == "spanbert") != (self.masking == "span"):
@@ -171,8 +139,6 @@ class PretrainRecipe:
             raise RecipeError("family 'electra' reads rows with replaced tokens, of which a teacher says nothing")
         if self.generator_share > 1:
             raise RecipeError(f"generator_share must be at most 1, not {self.generator_share}")
-
-    def _check_shape(self) -> None:
         if self.max_length > self.max_positions:
             raise RecipeError(f"max_length {self.max_length} is more than max_positions {self.max_positions}")
         if self.max_length < 16 + SPECIALS[self.pairs]:

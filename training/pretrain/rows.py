@@ -19,7 +19,7 @@ from training.pretrain import masking
 from training.pretrain.corpus import Corpus, Shard
 from training.pretrain.masking import Mask
 from training.pretrain.recipe import SPECIALS, Pairs, PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -32,25 +32,16 @@ PLAN, ORDER, ROW = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as the model gets it.
+    """One row as the model gets it."""
 
-    Attributes:
-        input_ids, token_type_ids: [tokens]; masked.
-        positions: [predicted], where in the row.
-        labels: [predicted], the ids that belong there.
-        begins, ends: [predicted], the span that a predicted token is of, half-open.
-        chances: [predicted], uniform draws of [0, 1), for ELECTRA's generator to sample by.
-        pair: 0, or 1 where the segments are swapped or the second follows another text.
-    """
-
-    input_ids: Ids
+    input_ids: Ids  # [tokens]; masked
     token_type_ids: Ids
-    positions: Ids
-    labels: Ids
-    begins: Ids
+    positions: Ids  # [predicted], where in the row
+    labels: Ids  # [predicted], the ids that belong there
+    begins: Ids  # [predicted], the span that a predicted token is of, half-open
     ends: Ids
-    chances: Floats
-    pair: int
+    chances: Floats  # [predicted], uniform draws of [0, 1), for ELECTRA's generator to sample by
+    pair: int  # 0, or 1 where the segments are swapped or the second follows another text
 
 
 class Rows:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import AlbertConfig, AlbertForPreTraining, AutoModel, AutoTokenizer, PreTrainedModel
 
-from training import pretrained
+from training import files
+from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import load_config
+from training.checkpoints.families import FAMILIES
+from training.data import text
 from training.errors import CheckpointError, DataError, RecipeError
-from training.finetune import load_config
-from training.pretrain import text, vocabulary
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers import vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +37,11 @@ HELD_OUT = 0.25
 RARE = 0.1
 """Weight of the vocabulary, each word alike, beside the words of the sample where directions are chosen."""
 
-LAYER = {
-    "attention.self.query": "attention.query",
-    "attention.self.key": "attention.key",
-    "attention.self.value": "attention.value",
-    "attention.output.dense": "attention.dense",
-    "attention.output.LayerNorm": "attention.LayerNorm",
-    "intermediate.dense": "ffn",
-    "output.dense": "ffn_output",
-    "output.LayerNorm": "full_layer_layer_norm",
-}
-"""What BERT calls the parts of a layer, and what ALBERT does."""
+SHAPE = (
+    "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "max_position_embeddings",
+    "type_vocab_size", "layer_norm_eps", "initializer_range", "pad_token_id",
+)  # fmt: skip
+"""Keys of a config that the student has of its teacher."""
 
 Weights = dict[str, torch.Tensor]
 
@@ -57,25 +52,19 @@ class Shrunk:
 
     An error is a share: of the squared distances from the teacher's mean state, what is left between the two. 0 is the
     teacher itself, 1 what a constant would do.
-
-    Attributes:
-        parameters: of the student's encoder.
-        teacher_parameters: of the teacher's.
-        embedding_error: of the first layer's input.
-        hidden_errors: of the last hidden states, each token's to mean 0 and variance 1, for each candidate to be the
-            shared layer: `mean`, or a layer's number.
-        layer: the candidate that was taken, the nearest.
     """
 
-    parameters: int
-    teacher_parameters: int
-    embedding_error: float
+    parameters: int  # of the student's encoder
+    teacher_parameters: int  # of the teacher's
+    embedding_error: float  # of the first layer's input
+    # of the last hidden states, each token's to mean 0 and variance 1, for each candidate to be the shared layer:
+    # `mean`, or a layer's number
     hidden_errors: Mapping[str, float]
-    layer: str
+    layer: str  # the candidate that was taken, the nearest
 
 
 def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: int = 128, layers: int = 0) -> Shrunk:
-    """Writes the student, a Hugging Face folder with the teacher's tokenizer, as `init` of a pre-training takes it.
+    """Write the student, a Hugging Face folder with the teacher's tokenizer, as `init` of a pre-training takes it.
 
     Args:
         teacher: folder of a BERT.
@@ -89,8 +78,7 @@ def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: in
         RecipeError: `embedding_size` does not fit the teacher.
         DataError: the corpus cannot be read, or is too little.
     """
-    if output.exists():
-        raise CheckpointError(f"{output} exists: it will not be replaced")
+    files.check_absent(output)
     config: Any = load_config(teacher)
     if config.model_type != "bert":
         raise CheckpointError(f"{teacher} is of family {config.model_type!r}: an ALBERT is made of a 'bert'")
@@ -104,7 +92,7 @@ def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: in
     fitted = len(sample) - int(len(sample) * HELD_OUT)
     rows, held_out = sample[:fitted], sample[fitted:]
     compared = held_out[:COMPARED]
-    torch.manual_seed(0)  # of the heads, which start anew
+    torch.manual_seed(0)  # of the heads, which are newly initialized
     student = AlbertForPreTraining(_student_config(config, embedding_size, layers)).eval()
     encoder = student.albert
     with torch.no_grad():
@@ -125,21 +113,9 @@ def run(teacher: str, output: Path, corpus: Sequence[str], *, embedding_size: in
 
 def _student_config(teacher: Any, embedding_size: int, layers: int) -> AlbertConfig:
     return AlbertConfig(
-        vocab_size=teacher.vocab_size,
-        embedding_size=embedding_size,
-        hidden_size=teacher.hidden_size,
-        num_hidden_layers=layers or teacher.num_hidden_layers,
-        num_attention_heads=teacher.num_attention_heads,
-        intermediate_size=teacher.intermediate_size,
-        hidden_act=teacher.hidden_act,
-        max_position_embeddings=teacher.max_position_embeddings,
-        type_vocab_size=teacher.type_vocab_size,
-        layer_norm_eps=teacher.layer_norm_eps,
-        initializer_range=teacher.initializer_range,
-        pad_token_id=teacher.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+        **{key: getattr(teacher, key) for key in SHAPE}, embedding_size=embedding_size,
+        num_hidden_layers=layers or teacher.num_hidden_layers, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
 
 
 # ---- the sample ------------------------------------------------------------------------------------------------------
@@ -232,7 +208,7 @@ def _candidates(teacher: PreTrainedModel) -> Iterator[tuple[str, Weights]]:
 def _named(layer: Mapping[str, torch.Tensor]) -> Weights:
     return {
         f"encoder.albert_layer_groups.0.albert_layers.0.{ours}.{kind}": layer[f"{theirs}.{kind}"]
-        for theirs, ours in LAYER.items()
+        for theirs, ours in zip(FAMILIES["bert"].layer, FAMILIES["albert"].layer, strict=True)
         for kind in ("weight", "bias")
     }
 
@@ -259,14 +235,7 @@ def _count(model: PreTrainedModel) -> int:
 
 
 def _write(student: PreTrainedModel, teacher: str, output: Path) -> None:
-    partial = output.with_name(f".partial-{output.name}")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        student.save_pretrained(partial)
+    with files.said(output), files.written_aside(output) as folder:
+        student.save_pretrained(folder)
         # Says of itself that it is BERT's, so that no loader takes it for the SentencePiece that ALBERTs mostly have.
-        AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).save_pretrained(partial)
-        partial.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{output} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        AutoTokenizer.from_pretrained(teacher, trust_remote_code=False).save_pretrained(folder)

@@ -1,7 +1,6 @@
 """A pre-trained encoder that a smaller one learns from: what it makes of each row before tokens were masked.
 
-Owns the teacher's hidden states and the loss towards them. It is no part of the student: not saved, not optimized, and
-not a module of it.
+Owns the teacher's rows and the loss towards its hidden states.
 """
 
 from __future__ import annotations
@@ -9,43 +8,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
-from training import distil, pretrained
+from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import load_config, max_positions
+from training.checkpoints.teacher import Teacher as HiddenTeacher
+from training.checkpoints.teacher import state_errors
 from training.errors import CheckpointError
-from training.finetune import load_config, max_positions
 from training.pretrain.batches import Batch
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
-from training.tokenizer import load_tokenizer
+from training.tokenizers.loading import load_tokenizer
+from training.tokenizers.vocabulary import Vocabulary
 
 
-class Teacher:
-    """An encoder that is not trained.
-
-    Attributes:
-        config: transformers', of its shape.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model.eval().requires_grad_(False)
-        self.config: Any = model.config
+class Teacher(HiddenTeacher):
+    """An encoder that reads the rows as they were before tokens were masked."""
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """Its last hidden states [R, T, hidden] of the rows as they were before tokens were masked."""
+        """Return its last hidden states [R, T, hidden] of the rows before tokens were masked."""
         ids = batch["input_ids"].flatten().index_copy(0, batch["positions"], batch["labels"])
-        with torch.no_grad():
-            output = self._model.to(ids.device)(
-                input_ids=ids.view_as(batch["input_ids"]), attention_mask=batch.get("attention_mask"),
-                token_type_ids=batch["token_type_ids"],
-            )  # fmt: skip
-        states: torch.Tensor = output.last_hidden_state
-        return states
+        return self.states(
+            ids.view_as(batch["input_ids"]), attention_mask=batch.get("attention_mask"),
+            token_type_ids=batch["token_type_ids"],
+        )  # fmt: skip
 
     def loss(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
-        """[2]: sums over the real tokens of the student's error (`distil.state_errors`), and of its cosine with the
+        """[2]: sums over the real tokens of the student's error (`state_errors`), and of its cosine with the
         teacher."""
-        errors = distil.state_errors(hidden, self.hidden(batch), batch.get("attention_mask"))
+        errors = state_errors(hidden, self.hidden(batch), batch.get("attention_mask"))
         return torch.stack([errors.sum(), (1 - errors / 2).sum()])
 
 

@@ -71,7 +71,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a new window."""
+        """Begin a new window."""
         self._began = time.perf_counter()
 
     def read(self, tokens: float) -> tuple[float, float]:

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Generator, Mapping
 from importlib.metadata import version
@@ -24,17 +23,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
-from training import precision
+from training import files
+from training.checkpoints import precision, sealed
 from training.errors import CheckpointError, RecipeError, TrainingError
-from training.pretrain import checkpoints, corpus, models, optimizers, processes, throughput, vocabulary
+from training.pretrain import checkpoints, corpus, models, optimizers, processes, throughput
 from training.pretrain.batches import Batch, Batches, dev_batches, real_tokens
 from training.pretrain.objectives import SCORES, Objective
 from training.pretrain.processes import Processes
 from training.pretrain.recipe import PretrainRecipe
 from training.pretrain.rows import Rows, held_out
-from training.tokenizer import save_tokenizer
+from training.tokenizers import vocabulary
+from training.tokenizers.loading import save_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ SHAPE = (
 RUNTIME = ("output", "cache", "corpus", "tokenizer", "micro_batch_size", "workers", "keep_checkpoints", "compile")
 """Keys that change nothing of what is computed, or whose files are compared by their hashes."""
 
+PROGRESS = {name: name for name in ("restarted", "tokens", "seconds", "history", "scores")} | {"rows": "seen"}
+"""What a checkpoint has of a run's attributes, by its names for them."""
 VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 
 Sums = dict[str, torch.Tensor]
@@ -90,7 +92,7 @@ class _Run:
                 f"batch_size {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro_batch_size} times "
                 f"{group.count} processes"
             )
-        existing = checkpoints.found(self.output)
+        existing = sealed.found(self.output)
         if existing and not resume:
             raise CheckpointError(f"{existing[0]} exists: continue with --resume, or name another output")
         saved = checkpoints.newest(self.output) if resume else None  # said before the corpus is read
@@ -133,7 +135,7 @@ class _Run:
         )  # fmt: skip
 
     def train(self, minutes: float) -> dict[str, Any]:
-        """Runs to the end, or to the stop that was asked for."""
+        """Run to the end, or to the stop that was asked for."""
         recipe = self.recipe
         meter = throughput.Meter(self.flops, self.peak)
         sums, counts = self._zeros(), dict.fromkeys((*self.objective.weights, "tokens"), 0.0)
@@ -248,12 +250,12 @@ class _Run:
                 raise self._lost(f"{name} is no finite number any more")
 
     def _lost(self, what: str) -> TrainingError:
-        last = checkpoints.found(self.output)
+        last = sealed.found(self.output)
         kept = f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint before it"
         return TrainingError(f"{what} at step {self.step}: try a lower learning_rate or a longer warm-up; {kept}")
 
     def _score(self) -> None:
-        """Scores the held-out rows."""
+        """Score the held-out rows."""
         sums, counts = self._zeros(), dict.fromkeys(self.objective.weights, 0)
         self.objective.eval()
         with torch.no_grad():
@@ -271,16 +273,10 @@ class _Run:
 
     def _save(self) -> None:
         if self.group.main:
-            state = {
-                "rows": self.seen,
-                "restarted": self.restarted,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
+            state = {name: getattr(self, attribute) for name, attribute in PROGRESS.items()} | {
                 "recipe": dataclasses.asdict(self.recipe),
                 "vocabulary": self.vocabulary.fingerprint,
                 "corpus": self._corpus_hashes(),
-                "history": self.history,
-                "scores": self.scores,
             }
             weights = dict(self.objective.named_parameters())
             moments = optimizers.moments(self.optimizer, self.objective)
@@ -289,7 +285,7 @@ class _Run:
         self.group.wait()
 
     def _continue(self, saved: checkpoints.Checkpoint) -> None:
-        """Puts back what `_save` wrote. Raises `CheckpointError` where the recipe makes another model of it."""
+        """Put back what `_save` wrote. Raises `CheckpointError` where the recipe makes another model of it."""
         state = saved.state
         then, now = state["recipe"], json.loads(json.dumps(dataclasses.asdict(self.recipe)))
         another = [f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in SHAPE if then.get(key) != now[key]]
@@ -309,10 +305,9 @@ class _Run:
         with torch.no_grad():
             for name, tensor in saved.weights.items():
                 named[name].copy_(tensor)
-        self.step, self.seen = int(state["step"]), int(state["rows"])
-        self.restarted = state["restarted"]
-        self.tokens, self.seconds = state["tokens"], state["seconds"]
-        self.history, self.scores = list(state["history"]), list(state["scores"])
+        self.step = int(state["step"])
+        for name, attribute in PROGRESS.items():
+            setattr(self, attribute, state[name])
         if saved.moments and "optimizer" not in changed:
             optimizers.restore(self.optimizer, self.objective, saved.moments)
         else:
@@ -336,17 +331,10 @@ class _Run:
             self._score()
         metrics = self._write_metrics()
         if self.group.main:
-            final, partial = self.output / "final", self.output / ".partial-final"
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                self.objective.model.save_pretrained(partial)
-                save_tokenizer(self.recipe.tokenizer, partial)
-                shutil.rmtree(final, ignore_errors=True)
-                partial.rename(final)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{final} cannot be written ({error}); --resume tries again") from error
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            final = self.output / "final"
+            with files.said(final, "--resume tries again"), files.written_aside(final) as folder:
+                self.objective.model.save_pretrained(folder)
+                save_tokenizer(self.recipe.tokenizer, folder)
             if self.step < self.recipe.steps:
                 logger.warning("stopped at step %d of %d: --resume continues", self.step, self.recipe.steps)
         self.group.wait()
@@ -375,14 +363,9 @@ class _Run:
             "versions": {name: version(name) for name in VERSIONS},
         }
         if self.group.main:
-            path, partial = self.output / "metrics.json", self.output / ".partial-metrics.json"
-            try:
-                self.output.mkdir(parents=True, exist_ok=True)
+            path = self.output / "metrics.json"
+            with files.said(path), files.written_aside(path) as partial:
                 partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-                partial.rename(path)
-            except OSError as error:
-                partial.unlink(missing_ok=True)
-                raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
         return metrics
 
     def _parameters(self) -> int:

@@ -11,7 +11,7 @@ from bench import child
 from bench.compare import serving, steps, weights
 from service.engine.batch import Batch
 from tests.bench.compare.shapes import tiny
-from training import graph
+from training.export import graph
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.compare import subjects
-from tests.training.checkpoints import save_checkpoint
+from tests.training.samples import save_checkpoint
 from training.errors import CheckpointError, TrainingError
 
 SIX = ["bert-base", "albert-base", "bert-large", "albert-large", "albert-xlarge", "albert-xxlarge"]

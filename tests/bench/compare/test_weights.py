@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.compare import subjects, weights
 from tests.bench.compare.shapes import tiny
-from tests.training.checkpoints import save_checkpoint
+from tests.training.samples import save_checkpoint
 from training.errors import CheckpointError
 
 WORDS = "bert.embeddings.word_embeddings.weight"

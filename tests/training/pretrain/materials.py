@@ -10,10 +10,10 @@ import tokenizers
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from tests.training.checkpoints import write_text
+from tests.training.samples import write_text
 from training.pretrain.corpus import Corpus, Shard
 from training.pretrain.recipe import PretrainRecipe
-from training.pretrain.vocabulary import Vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 CLS, SEP, PAD, MASK = 1, 2, 0, 3
 FIRST = 5

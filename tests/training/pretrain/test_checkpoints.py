@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.checkpoints import sealed
 from training.errors import CheckpointError
+from training.files import PARTIAL
 from training.pretrain import checkpoints
 
 WEIGHTS = {"a": torch.arange(2000.0), "b": torch.ones(3, 3)}
@@ -48,7 +50,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (8, 9, 10, 100):
         save(tmp_path, step, keep=2)
-    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-100", "checkpoint-10"]
+    assert [path.name for path in sealed.found(tmp_path)] == ["checkpoint-100", "checkpoint-10"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-100"]
 
 
@@ -84,12 +86,12 @@ def test_a_torn_checkpoint_is_skipped_with_a_warning(
 def test_a_kill_in_the_middle_leaves_the_one_before(tmp_path: Path) -> None:
     save(tmp_path, 1)
     whole = save(tmp_path, 2)
-    whole.rename(tmp_path / f"{checkpoints.PARTIAL}2")  # where a kill leaves it: not yet renamed
-    tear(tmp_path / f"{checkpoints.PARTIAL}2" / "weights.safetensors")
+    whole.rename(tmp_path / f"{PARTIAL}checkpoint-2")  # where a kill leaves it: not yet renamed
+    tear(tmp_path / f"{PARTIAL}checkpoint-2" / "weights.safetensors")
     assert checkpoints.newest(tmp_path).state["step"] == 1
     save(tmp_path, 2)
     assert checkpoints.newest(tmp_path).state["step"] == 2
-    assert not (tmp_path / f"{checkpoints.PARTIAL}2").exists()
+    assert not (tmp_path / f"{PARTIAL}checkpoint-2").exists()
 
 
 def test_nothing_to_resume_from(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.checkpoints import write_text
 from tests.training.pretrain.materials import write_corpus
+from tests.training.samples import write_text
+from training.data import text
 from training.errors import DataError, TrainingError
-from training.pretrain import corpus, text, vocabulary
-from training.pretrain.vocabulary import Vocabulary
+from training.pretrain import corpus
+from training.tokenizers import vocabulary
+from training.tokenizers.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")

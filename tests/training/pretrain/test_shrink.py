@@ -18,11 +18,12 @@ from transformers import (
     BertModel,
 )
 
-from tests.training.checkpoints import recipe as finetune_recipe
-from tests.training.checkpoints import write_text
-from training import export, finetune
+from tests.training.samples import recipe as finetune_recipe
+from tests.training.samples import write_text
 from training.__main__ import main
 from training.errors import CheckpointError, DataError, RecipeError
+from training.export import runner as export
+from training.finetune import runner as finetune
 from training.pretrain import shrink
 
 TOKENS = 24

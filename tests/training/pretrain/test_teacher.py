@@ -15,10 +15,11 @@ from transformers import AutoModel
 
 from tests.training.pretrain.materials import PAD, recipe, write_teacher
 from training.errors import CheckpointError, RecipeError
-from training.pretrain import corpus, models, throughput, trainer, vocabulary
+from training.pretrain import corpus, models, throughput, trainer
 from training.pretrain.batches import Batch, collate, real_tokens
 from training.pretrain.recipe import PretrainRecipe
 from training.pretrain.rows import Rows
+from training.tokenizers import vocabulary
 
 
 @pytest.fixture

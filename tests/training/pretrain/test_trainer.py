@@ -19,15 +19,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.training.checkpoints import recipe as finetune_recipe
-from tests.training.checkpoints import write_text
 from tests.training.pretrain.materials import FAMILIES, recipe, write_teacher
-from training import export, finetune
+from tests.training.samples import recipe as finetune_recipe
+from tests.training.samples import write_text
 from training.__main__ import main
+from training.checkpoints import sealed
 from training.errors import CheckpointError, RecipeError, TrainingError
-from training.pretrain import checkpoints, pieces, processes, throughput, trainer
+from training.export import runner as export
+from training.finetune import runner as finetune
+from training.pretrain import checkpoints, processes, throughput, trainer
 from training.pretrain.processes import Processes
 from training.pretrain.recipe import PretrainRecipe
+from training.tokenizers import pieces
 
 ROOT = Path(__file__).parents[3]
 
@@ -90,7 +93,7 @@ def test_a_run_and_its_metrics(base: PretrainRecipe, corpus_file: str) -> None:
     assert metrics["recipe"]["seed"] == 1
     assert metrics["epochs"] == pytest.approx(48 / metrics["rows"])
     assert "torch" in metrics["versions"]
-    assert [path.name for path in checkpoints.found(output)] == ["checkpoint-6", "checkpoint-3"]
+    assert [path.name for path in sealed.found(output)] == ["checkpoint-6", "checkpoint-3"]
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
 
 
@@ -335,7 +338,7 @@ def test_a_gradient_that_is_no_number_is_not_saved(base: PretrainRecipe, monkeyp
         TrainingError, match=r"is no finite number any more at step 6: .*last good checkpoint is .*checkpoint-3"
     ):
         trainer.run(base)
-    assert [path.name for path in checkpoints.found(Path(base.output))] == ["checkpoint-3"]
+    assert [path.name for path in sealed.found(Path(base.output))] == ["checkpoint-3"]
     assert [entry["step"] for entry in scores(base.output)] == [3]
 
 

@@ -1,0 +1,156 @@
+"""Data of one's own: any columns, one label or several, labels given or read off; and each kind of bad record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.tasks import ClassificationExample
+from tests.training.samples import write_text
+from training.data import LabelledText, Report, Table, TaggedText, labels_of, read_table, read_tags
+from training.errors import DataError
+
+STARS = Table(text="review", label="stars")
+CSV = 'id,review,stars\n1,"well, good",5\n2,bad,1\n3,fine,4\n'
+
+
+def read(path: str, table: Table = STARS, labels: tuple[str, ...] = ()) -> tuple[list[tuple[str, str]], Report]:
+    report = Report()
+    return [(e.example.text, e.label) for e in read_table(path, table, labels, report)], report
+
+
+def tags(path: str, table: Table, labels: tuple[str, ...] = ()) -> tuple[list[set[str]], Report]:
+    report = Report()
+    return [set(e.labels) for e in read_tags(path, table, labels, report)], report
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.xz", "a.tsv", "a.jsonl"])
+def test_each_kind_of_file(tmp_path: Path, name: str) -> None:
+    rows = [("1", "well, good", "5"), ("2", "bad", "1"), ("3", "fine", "4")]
+    text = {
+        "csv": CSV,
+        "tsv": "\n".join("\t".join(row) for row in [("id", "review", "stars"), *rows]) + "\n",
+        "jsonl": "".join(json.dumps({"id": i, "review": r, "stars": int(s)}) + "\n" for i, r, s in rows),
+    }[name.split(".")[1]]
+    found, report = read(write_text(tmp_path / name, text))
+    assert found == [("well, good", "5"), ("bad", "1"), ("fine", "4")]
+    assert not report.bad
+
+
+def test_pairs(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.csv", "q1,q2,label\nhow old ?,what age ?,same\n")
+    [found] = read_table(path, Table(text="q1", text_pair="q2"), (), Report())
+    assert found == LabelledText(ClassificationExample("how old ?", "what age ?"), "same")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("1", "good"), ("good", "good"), ("0", "bad"), (1, "good"), (1.0, "good")],
+)
+def test_labels_by_name_or_number(tmp_path: Path, given: Any, expected: str) -> None:
+    path = write_text(tmp_path / "a.jsonl", json.dumps({"review": "x", "stars": given}) + "\n")
+    assert read(path, labels=("bad", "good"))[0] == [("x", expected)]
+
+
+def test_labels_that_are_numbers_are_names(tmp_path: Path) -> None:
+    """Or a review of 1 star would be taken for the second label."""
+    found, report = read(write_text(tmp_path / "a.csv", "review,stars\na,1\nb,0\n"), labels=("1", "2", "3"))
+    assert found == [("a", "1")]
+    assert "a.csv:3: unknown label ('0'; there are 1, 2, 3)" in report.summary()
+
+
+@pytest.mark.parametrize("values", [[True, False], ["true", "false"]])
+def test_truth_values_are_labels(tmp_path: Path, values: list[Any]) -> None:
+    lines = "".join(json.dumps({"review": "x", "stars": value}) + "\n" for value in values)
+    assert [label for _, label in read(write_text(tmp_path / "a.jsonl", lines))[0]] == ["true", "false"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("4,good,", "a.csv:5: no label ('stars' is '')"),
+        ("4,good,6", "a.csv:5: unknown label ('6'; there are 1, 4, 5)"),
+        ("4, ,5", "a.csv:5: 'review' is empty or not a text"),
+        ("2,good,5", "a.csv:5: the id stands twice ('2', first at a.csv:3)"),
+    ],
+)
+def test_bad_records(tmp_path: Path, line: str, reason: str) -> None:
+    found, report = read(write_text(tmp_path / "a.csv", f"{CSV}{line}\n"), labels=("1", "4", "5"))
+    assert len(found) == 3
+    assert reason in report.summary()
+    assert report.bad.total() == 1
+
+
+@pytest.mark.parametrize("label", [None, [], ["5"], {}])
+def test_no_label_in_json(tmp_path: Path, label: Any) -> None:
+    found, report = read(write_text(tmp_path / "a.jsonl", json.dumps({"review": "x", "stars": label}) + "\n"))
+    assert not found
+    assert "a.jsonl:1: no label ('stars' is " in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (Table(text="reviw", label="stars"), "no column 'reviw' (did you mean 'review'?)"),
+        (Table(text="review", label="zzz"), "no column 'zzz' (there are id, review, stars)"),
+        (Table(text="review", text_pair="other", label="stars"), "no column 'other'"),
+    ],
+)
+def test_columns_that_are_not_there(tmp_path: Path, table: Table, reason: str) -> None:
+    found, report = read(write_text(tmp_path / "a.csv", CSV), table)
+    assert not found
+    assert f"a.csv:2: {reason}" in report.summary()
+
+
+def test_a_column_of_ids_can_be_given_up(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.csv", "id,review,stars\n7,a,1\n7,b,2\n")
+    assert len(read(path)[0]) == 1
+    assert len(read(path, Table(text="review", label="stars", id=""))[0]) == 2
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    table = Table(label="tags", separator="|")
+    path = write_text(tmp_path / "a.csv", "text,tags\nx,a|b\ny,\nz, b | b \n")
+    assert tags(path, table)[0] == [{"a", "b"}, set(), {"b"}]
+    lines = [{"text": "x", "tags": ["a", "b"]}, {"text": "y", "tags": []}, {"text": "z", "tags": [1]}]
+    path = write_text(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    found, report = tags(path, table, ("a", "b"))
+    assert found == [{"a", "b"}, set(), {"b"}]
+    assert not report.bad
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (None, "no label ('tags' is None)"),
+        ([{"a": 1}], "no label"),
+        (["a", "c"], "unknown label ('c'; there are a, b)"),
+        ("a,c", "unknown label ('c'"),
+    ],
+)
+def test_bad_labels_of_several(tmp_path: Path, cell: Any, reason: str) -> None:
+    path = write_text(tmp_path / "a.jsonl", json.dumps({"text": "x", "tags": cell}) + "\n")
+    found, report = tags(path, Table(label="tags"), ("a", "b"))
+    assert not found
+    assert f"a.jsonl:1: {reason}" in report.summary()
+
+
+def labelled(*labels: str) -> list[LabelledText]:
+    return [LabelledText(ClassificationExample("x"), label) for label in labels]
+
+
+def test_labels_of_the_data_come_in_one_order() -> None:
+    assert labels_of(labelled("b", "a", "C", "a")) == ("C", "a", "b")
+    assert labels_of(labelled("10", "9", "0")) == ("0", "9", "10")
+    assert labels_of(labelled("10", "9", "x")) == ("10", "9", "x")
+    assert labels_of([TaggedText(ClassificationExample("x"), frozenset(each)) for each in ("ba", "", "c")]) == tuple(
+        "abc"
+    )
+
+
+def test_labels_that_make_no_sense() -> None:
+    with pytest.raises(DataError, match=r"has 1 labels \(a\)"):
+        labels_of(labelled("a", "a"))
+    with pytest.raises(DataError, match=r"1001 different labels: is table\.label the column of labels"):
+        labels_of(labelled(*map(str, range(1001))))

@@ -1,0 +1,99 @@
+"""Each family the whole way: fine-tuned, exported through the gate, opened and asked as the service does it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from service.engine.batch import pad
+from service.engine.session import OrtEngine
+from service.engine.tokenizer import Tokenizer
+from service.repository import bundle as bundles
+from service.repository.manifest import TOKENIZER
+from service.repository.opening import open_engine
+from service.tasks import build
+from tests.training import mixed_script
+from tests.training.samples import make_model, recipe
+from training.evaluate import runner as evaluate
+from training.evaluate.engine import TorchEngine
+from training.export import graph
+from training.export import runner as export
+from training.export.runner import Request
+from training.finetune import runner as finetune
+from training.tokenizers.loading import load_tokenizer
+
+LINES = mixed_script.lines(300, seed=5)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a test of a family is made of: its class of models, its tokenizer, the task that it learns."""
+
+    model: str
+    vocabulary: str
+    task: str
+    data: str
+    sizes: dict[str, Any]
+
+
+FAMILIES = {
+    "albert": Family("Albert", "albert", "span", "squad-v1.json", {"embedding_size": 16, "num_hidden_layers": 3}),
+    "bert": Family("Bert", "bert", "classification", "sst2.tsv", {}),
+    "bert-cased": Family("Bert", "bert-cased", "multiple_choice", "race.jsonl", {}),
+    "roberta": Family(
+        "Roberta", "roberta", "classification", "sst2.tsv",
+        {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 82},
+    ),
+    "electra": Family("Electra", "bert", "classification", "sst2.tsv", {"embedding_size": 16}),
+    "spanbert": Family("Bert", "bert-cased", "span", "squad-v2.json", {}),
+}  # fmt: skip
+"""SpanBERT is a cased BERT that was trained otherwise."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    encoder = tmp_path / "encoder"
+    shutil.copytree(vocabularies[family.vocabulary], encoder)
+    backend = load_tokenizer(encoder)
+    make_model(family=family.model, vocab_size=backend.get_vocab_size(), **family.sizes).save_pretrained(encoder)
+    data = str(data_dir / family.data)
+    finetune.run(recipe(encoder, tmp_path / "run", data, task=family.task, epochs=25.0, max_length=64, doc_stride=16))
+    final = tmp_path / "run" / "final"
+    assert load_tokenizer(final).to_str() == backend.to_str()
+
+    output = tmp_path / "models" / name
+    manifest = export.run(Request(final, output))
+    assert (manifest.architecture, manifest.task) == (family.model.lower(), family.task)
+    bundle = bundles.load(output)
+    tokenizer = Tokenizer.from_file(output / TOKENIZER)
+    before = Tokenizer(backend)
+    for ours, trained in zip(tokenizer(LINES), before(LINES), strict=True):
+        assert ours.ids.tolist() == trained.ids.tolist()
+        assert ours.offsets.tolist() == trained.offsets.tolist()
+
+    # As it is served: the same scores as at export, through int8.
+    engine, served = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
+    assert served.precision == "int8"
+    found, _ = evaluate.bundle(bundle, data, device="cpu")
+    exported = served.scores[f"{data_dir.name}/{family.data}"]
+    assert {key: found[key] for key in exported} == exported
+
+    # And fp32 gives what torch does, on rows that the task makes.
+    model, _ = export.load_model(final)
+    task = build(bundle.manifest, tokenizer)
+    examples = evaluate.read(task, data, layout=manifest.layout)
+    batch = pad([row for rows in task.encode([e.example for e in examples]) for row in rows], tokenizer.pad_id)  # type: ignore[arg-type, union-attr]
+    path = output / "model.fp32.onnx"
+    fp32 = OrtEngine(path, provider="cpu", precision="fp32", workers=1, intra_op_threads=1)
+    read = batch.attention_mask == 1 if family.task == "span" else ...
+    for ours, torchs, int8 in zip(fp32.run(batch), TorchEngine(model).run(batch), engine.run(batch), strict=True):
+        assert ours.shape == torchs.shape == int8.shape
+        assert np.abs(ours - torchs)[read].max() < 1e-4
+        assert torchs[read].std() > 0.1  # worth comparing
+    proto = onnx.load(path, load_external_data=False)
+    assert graph.fused_attention_count(proto) == model.config.num_hidden_layers

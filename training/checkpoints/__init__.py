@@ -1,0 +1,1 @@
+"""Folders and files of others: configs, weights, and what stands in them."""

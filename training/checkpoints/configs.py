@@ -1,0 +1,49 @@
+"""A checkpoint's config, and what its run wrote beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from training.checkpoints.families import check
+from training.errors import CheckpointError
+
+RECIPE_FILE = "bertie.json"
+"""Written beside the final weights: what `export` needs to know of the run."""
+
+
+def load_config(model: str | Path) -> PreTrainedConfig:
+    """A checkpoint's config. Raises `CheckpointError` where it cannot be read, or its model could not be exported."""
+    try:
+        written, _ = PreTrainedConfig.get_config_dict(model)
+        if written.get("auto_map"):
+            raise CheckpointError(f"{model}: it wants code of its own (auto_map), which is never run")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        check(config)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{model}: {error}") from error
+    return config
+
+
+def recorded(checkpoint: Path) -> dict[str, Any]:
+    """What a run wrote beside its final weights; empty for a checkpoint of another origin.
+
+    Raises:
+        CheckpointError: it is torn.
+    """
+    path = checkpoint / RECIPE_FILE
+    try:
+        written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return written
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """The longest row that a model has positions for."""
+    positions: int = config.max_position_embeddings
+    # RoBERTa's positions begin after its padding id, so two of its 514 are never used.
+    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions

@@ -1,0 +1,1 @@
+"""Scores of a task on labelled data, and how far they can be trusted."""

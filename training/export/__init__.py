@@ -1,0 +1,1 @@
+"""A fine-tuned checkpoint to a bundle, through the gate, and back."""

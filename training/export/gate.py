@@ -1,0 +1,152 @@
+"""The gate: an exported graph must answer as its checkpoint does, or it is not written.
+
+Owns the checks and their limits. Knows nothing of manifests or of where bundles lie.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from transformers import PreTrainedModel
+
+from service.engine.batch import Batch
+from service.engine.session import Engine, OrtEngine, Outputs
+from service.errors import BundleError
+from training.checkpoints.families import layer_names
+from training.errors import GateError
+from training.evaluate.engine import TorchEngine
+from training.export import graph
+
+logger = logging.getLogger(__name__)
+
+FP32_TOLERANCE = 1e-4
+"""Largest difference of an fp32 logit from torch's."""
+HALF_TOLERANCE = 0.05
+"""Largest difference of a logit that was computed in fp16 from the same in fp32, of 1 or of the largest logit there is.
+A true graph of 12 layers comes to a tenth of it; a weight beyond fp16's range, or a wrong one, far over it."""
+SCORE_TOLERANCE = 0.5
+"""Points of a dev score that a quantised graph may lose against fp32."""
+NO_KERNEL = "NOT_IMPLEMENTED"
+"""In ONNX Runtime's message where it has no kernel for an operator."""
+SHAPES = ((1, 8), (4, 33), (3, 128), (2, 384))
+
+
+def attention(model: PreTrainedModel, proto: onnx.ModelProto) -> int:
+    """The number of fused attentions. Raises `GateError` unless each layer has one."""
+    layers, fused = len(layer_names(model.config)), graph.fused_attention_count(proto)
+    if fused != layers:
+        raise GateError(f"{fused} fused attentions for {layers} layers")
+    return fused
+
+
+def parity(model: PreTrainedModel, path: Path, max_length: int, name: str = "fp32") -> float:
+    """Largest |difference| between the logits of torch and of the fp32 graph at `path`, over several padded shapes.
+
+    Args:
+        name: what to call the graph.
+
+    Raises:
+        GateError: it is above 1e-4, or not a number.
+    """
+    answers = _answers(model, _open(path, "fp32"), TorchEngine(model), max_length)
+    return _worst(answers, f"the {name} graph's logits differ from torch's", lambda largest: FP32_TOLERANCE)
+
+
+def half(model: PreTrainedModel, path: Path, reference: Path, max_length: int, name: str) -> float | None:
+    """Largest |difference| between the logits of an fp16 graph at `path` and those of the graph of the same weights
+    that computes in fp32, at `reference`, over several padded shapes; on the CPU, though it is made for GPUs.
+
+    Args:
+        name: what to call the graph.
+
+    Returns:
+        None where ONNX Runtime has no kernel on the CPU for what the graph asks for, which it logs.
+
+    Raises:
+        GateError: it is above 0.05 of the larger of 1 and the largest logit, or not a number.
+    """
+    try:
+        answers = _answers(model, _open(path, "fp16"), _open(reference, "fp32"), max_length)
+        what = f"the {name} graph's logits differ from those of its weights in fp32"
+        return _worst(answers, what, lambda largest: HALF_TOLERANCE * max(1.0, largest))
+    except BundleError as error:
+        if NO_KERNEL not in str(error):
+            raise
+        logger.warning("the %s graph was not compared: %s", name, error)
+        return None
+
+
+def _worst(answers: Iterator[tuple[Batch, Outputs, Outputs]], what: str, limit: Callable[[float], float]) -> float:
+    """Return the largest difference; raise `GateError` above the limit, which goes by the largest logit there is."""
+    worst = 0.0
+    for batch, ours, theirs in answers:
+        rows, tokens = batch.input_ids.shape
+        most = limit(_largest(batch, theirs, tuple(np.zeros_like(each) for each in theirs)))
+        largest = _largest(batch, ours, theirs)
+        if not largest <= most:  # so put, not a number fails too
+            raise GateError(f"{what} by {largest:.2e} at [{rows}, {tokens}]; the limit is {most:.0e}")
+        worst = max(worst, largest)
+    logger.info("%s by %.1e at most", what, worst)
+    return worst
+
+
+def _open(path: Path, precision: str) -> OrtEngine:
+    return OrtEngine(path, provider="cpu", precision=precision, workers=1, intra_op_threads=0)
+
+
+def _answers(
+    model: PreTrainedModel, one: Engine, other: Engine, max_length: int
+) -> Iterator[tuple[Batch, Outputs, Outputs]]:
+    """Padded batches of random ids in several shapes, and the logits of two engines."""
+    generator = np.random.default_rng(0)
+    for rows, tokens in SHAPES:
+        tokens = min(tokens, max_length)
+        lengths = np.linspace(tokens, max(2, tokens // 3), rows).astype(int)
+        mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
+        ids = generator.integers(0, model.config.vocab_size, (rows, tokens))
+        types = np.zeros_like(ids)
+        if getattr(model.config, "type_vocab_size", 0) > 1:
+            types[:, tokens // 2 :] = 1
+        pad_id = getattr(model.config, "pad_token_id", None) or 0
+        batch = Batch(np.where(mask == 1, _without(ids, pad_id), pad_id), mask, types * mask)
+        yield batch, one.run(batch), other.run(batch)
+
+
+def _largest(batch: Batch, ours: Outputs, theirs: Outputs) -> float:
+    """Largest |difference|; not a number where there is one."""
+    differences = []
+    for one, other in zip(ours, theirs, strict=True):
+        difference = np.abs(one - other)
+        if difference.shape == batch.attention_mask.shape:  # span logits mean nothing at padding
+            difference = difference[batch.attention_mask == 1]
+        differences.append(difference.max())
+    return float(np.max(differences))
+
+
+def scores(
+    reference: Mapping[str, Mapping[str, float]],
+    quantised: Mapping[str, Mapping[str, float]],
+    precision: str,
+    main: str,
+) -> None:
+    """Hold a graph's dev scores, by data set, to those of the fp32 graph: the one that counts, `main`.
+
+    Raises:
+        GateError: it lost more than half a point.
+    """
+    for name, fp32 in reference.items():
+        lost = fp32[main] - quantised[name][main]
+        if lost > SCORE_TOLERANCE:
+            raise GateError(
+                f"the {precision} graph's {main} on {name} is {quantised[name][main]:.2f}, {lost:.2f} points "
+                f"below fp32; the limit is {SCORE_TOLERANCE}"
+            )
+
+
+def _without(ids: np.ndarray, pad_id: int) -> np.ndarray:
+    """`ids` without the padding's id: RoBERTa counts positions by it."""
+    return np.where(ids == pad_id, pad_id + 1, ids)

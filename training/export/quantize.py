@@ -1,0 +1,164 @@
+"""The precisions a graph can be written in: how each keeps its weights, and with which operators it computes.
+
+This file owns the encodings and the arithmetic that turns float matrices into codes and scales. It does not know what
+a layer or a model is: `graph` hands it one named matrix at a time and gets back a function that writes the
+nodes which use it. A matrix is encoded once, however often it is used, so shared weights stay shared.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from training.export.builder import Array, GraphBuilder
+
+Use = Callable[[str, str], str]
+"""Writes the nodes that use a stored weight: (name of the input, name for the output) -> name of the output."""
+
+Normalise = Callable[[str, str, str, str], str]
+"""Writes the layer norm of x + skip + bias: (x, skip, bias or "", name for the output) -> name of the output."""
+
+
+@dataclass(frozen=True)
+class Float:
+    """Weights as they are, in fp32 or fp16, and fused operators throughout: right for GPUs, and the reference."""
+
+    dtype: np.dtype[Any]  # of the hidden states, and of what is too small to be worth encoding: biases, layer norms
+
+    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
+        """Store `matrix` [inputs, outputs]; the use maps x [..., inputs] to x @ matrix [..., outputs]."""
+        stored = builder.weight(name, matrix.astype(self.dtype))
+        return lambda x, to: builder.node("MatMul", [x, stored], to)
+
+    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
+        """Store `table` [entries, size]; the use maps ids [...] to rows of the table [..., size]."""
+        stored = builder.weight(name, table.astype(self.dtype))
+        return lambda ids, to: builder.node("Gather", [stored, ids], to)
+
+    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+        """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
+        stored = [
+            builder.weight(f"{name}.weight", gamma.astype(self.dtype)),
+            builder.weight(f"{name}.bias", beta.astype(self.dtype)),
+        ]
+
+        def normalise(x: str, skip: str, bias: str, to: str) -> str:
+            inputs = [x, skip, *stored, *([bias] if bias else [])]
+            return builder.node("com.microsoft.SkipLayerNormalization", inputs, to, epsilon=epsilon)
+
+        return normalise
+
+
+@dataclass(frozen=True)
+class Int8:
+    """8-bit weights and activations, for CPUs: a scale per output of a matrix, and per token of its input.
+
+    A token's scale is its own largest value, found as it passes, so no calibration is needed and a row's result does
+    not depend, not by a bit, on the rows it shares a batch with. The largest code and the one for zero are parameters:
+    where 8 bits would overflow, the service asks for 7 (`service.engine.session.SEVEN_BITS`).
+    """
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
+        codes, scales = symmetric(matrix.T)
+        weights = builder.weight(f"{name}.codes", codes.T), builder.weight(f"{name}.scales", scales[:, 0])
+        one, floor = (builder.constant(np.float32(value)) for value in (1, 1e-12))
+        top = builder.parameter("activation.largest", np.float32(127))
+        middle = builder.parameter("activation.zero", np.uint8(128))  # the kernels want unsigned activations
+
+        def use(x: str, to: str) -> str:
+            peak = builder.node(
+                "ReduceMax", [builder.node("Abs", [x], f"{to}.abs"), builder.constant([-1])], f"{to}.max"
+            )
+            peak = builder.node("Max", [peak, floor], f"{to}.peak")  # a token of zeros stays zeros
+            scaled = builder.node("Mul", [x, builder.node("Div", [top, peak], f"{to}.inverse")], f"{to}.scaled")
+            codes = builder.node("QuantizeLinear", [scaled, one, middle], f"{to}.codes")
+            scale = builder.node("Div", [peak, top], f"{to}.scale")
+            product = builder.node(
+                "com.microsoft.MatMulIntegerToFloat", [codes, weights[0], one, weights[1], middle], f"{to}.product"
+            )
+            return builder.node("Mul", [product, scale], to)
+
+        return use
+
+    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
+        codes, scales = symmetric(table)
+        stored = builder.weight(f"{name}.codes", codes), builder.weight(f"{name}.scales", scales)
+
+        def use(ids: str, to: str) -> str:
+            codes, scale = (builder.node("Gather", [part, ids], f"{part}.of.{to}") for part in stored)
+            return builder.node("Mul", [builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT), scale], to)
+
+        return use
+
+    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+        # Spelled out, because the runtime's fused norm is a scalar loop on CPUs, 2.5 times as slow as all these passes;
+        # beside int8 products it would take a fifth of the time.
+        scale, shift = builder.weight(f"{name}.weight", gamma), builder.weight(f"{name}.bias", beta)
+        floor, last = builder.constant(np.float32(epsilon)), builder.constant([-1])
+        node = builder.node
+
+        def normalise(x: str, skip: str, bias: str, to: str) -> str:
+            if bias:
+                x = node("Add", [x, bias], f"{to}.biased")
+            x = node("Add", [x, skip], f"{to}.sum")
+            x = node("Sub", [x, node("ReduceMean", [x, last], f"{to}.mean")], f"{to}.centred")
+            variance = node("ReduceMean", [node("Mul", [x, x], f"{to}.squares"), last], f"{to}.variance")
+            deviation = node("Sqrt", [node("Add", [variance, floor], f"{to}.floored")], f"{to}.deviation")
+            # Multiplying by a token's reciprocal is quicker than dividing each of its numbers.
+            x = node("Mul", [x, node("Reciprocal", [deviation], f"{to}.inverse")], f"{to}.unit")
+            return node("Add", [node("Mul", [x, scale], f"{to}.scaled"), shift], to)
+
+        return normalise
+
+
+@dataclass(frozen=True)
+class WeightOnly(Float):
+    """The codes and scales of `Int8`, to the bit, computed with in this encoding's floats: for GPUs.
+
+    The runtime multiplies codes by scales once, as it loads the graph, and computes as fast as if they had been stored
+    so. A bundle whose int8 graph serves CPUs serves GPUs from the same weights.
+    """
+
+    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
+        codes, scales = symmetric(matrix.T)
+        stored = builder.weight(f"{name}.codes", codes.T), builder.weight(f"{name}.scales", scales[:, 0])
+        decoded = self._decode(builder, *stored, name)
+        return lambda x, to: builder.node("MatMul", [x, decoded], to)
+
+    def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
+        codes, scales = symmetric(table)
+        stored = builder.weight(f"{name}.codes", codes), builder.weight(f"{name}.scales", scales)
+
+        def use(ids: str, to: str) -> str:
+            rows, scale = (builder.node("Gather", [part, ids], f"{part}.of.{to}") for part in stored)
+            return self._decode(builder, rows, scale, to)
+
+        return use
+
+    def _decode(self, builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
+        """codes * scales, rounded once, at the end."""
+        exact = builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT)
+        exact = builder.node("Mul", [exact, scales], f"{to}.exact")
+        return builder.node("Cast", [exact], f"{to}.decoded", to=helper.np_dtype_to_tensor_dtype(self.dtype))
+
+
+def symmetric(values: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantise along the last axis: codes in [-127, 127] and scales [..., 1] with codes * scales ~ values."""
+    scales = np.abs(values).max(axis=-1, keepdims=True).astype(np.float32) / 127
+    scales[scales == 0] = 1  # all zeros: any scale will do
+    return np.rint(values / scales).astype(np.int8), scales
+
+
+Encoding: TypeAlias = Float | Int8
+"""A precision: how weights are kept in the file, and what computes with them."""
+FLOAT32 = Float(np.dtype(np.float32))
+FLOAT16 = Float(np.dtype(np.float16))
+INT8 = Int8()
+W8A16 = WeightOnly(np.dtype(np.float16))

@@ -1,0 +1,183 @@
+"""A fine-tuned Hugging Face folder to a bundle that `service` serves, through the gate.
+
+Owns what a bundle needs to know of a checkpoint: task, labels, lengths, tokenizer, threshold, card. The graphs
+are `graphs`'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from transformers import PreTrainedModel
+
+from service.repository import bundle as bundles
+from service.repository import manifest as manifests
+from service.repository.files import sha256
+from service.repository.manifest import Graph, Manifest
+from service.tasks import TaskSpec, build
+from training import files, tasks
+from training.checkpoints import weights as pretrained
+from training.checkpoints.configs import load_config, max_positions, recorded
+from training.data import records
+from training.errors import CheckpointError, DataError, TrainingError, one_line
+from training.evaluate import runner as evaluate
+from training.export import card, graphs, measure
+from training.tokenizers.loading import open_tokenizer
+
+SHORTEST = 16
+"""A bundle's longest row has at least so many tokens: below it, little is left beside the special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to export, and what the checkpoint does not say of itself. Zero and empty mean: as the checkpoint says."""
+
+    checkpoint: Path  # a Hugging Face folder with safetensors
+    output: Path  # the bundle's folder; its name is the model's name
+    precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `graphs.ENCODINGS`
+    packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
+    labels: tuple[str, ...] = ()  # names of the labels in the order of their ids
+    max_length: int = 0  # longest row in tokens
+    doc_stride: int = 0  # overlap of windows in tokens
+    dev: tuple[str, ...] = ()  # dev files to score on
+    without_dev: bool = False  # export without a dev file, the recipe's included, so that no score is gated
+    layout: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the dev files; see `evaluate.read`
+    dev_limit: int = 0  # examples of each dev file, 0 for all
+    gate_limit: int = 0  # of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all
+    licence: str = ""  # of the weights
+    base_model: str = ""  # what was fine-tuned, for the card
+
+
+def run(request: Request) -> Manifest:
+    """Builds, gates and writes the bundle; the folder appears whole or not at all.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
+        DataError: a dev file cannot be read, or there is none.
+        GateError: a graph does not answer as the checkpoint does.
+        TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
+    """
+    if request.output.exists() and not (request.output / manifests.MANIFEST).is_file():
+        raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
+    try:  # said now, not after the hour's work
+        TypeAdapter(manifests.Name).validate_python(request.output.name)
+    except ValueError as error:
+        raise TrainingError(f"{request.output.name!r} is no name for a bundle: {one_line(error)}") from error
+    packable = graphs.packable(request.precisions) if request.packed else ()
+    record = recorded(request.checkpoint)
+    recipe = record.get("recipe", {})
+    dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
+    if len(set(map(_name, dev))) < len(dev):
+        raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
+    if not dev and not request.without_dev:
+        raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
+    model, kind = load_model(request.checkpoint)
+    labels = kind.labels(model.config, request.labels)
+    max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
+    doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
+    if doc_stride < 0:
+        raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
+
+    with (
+        files.written_aside(request.output, shared=True) as folder,
+        tempfile.TemporaryDirectory(prefix=".export-", dir=request.output.parent) as temporary,
+    ):
+        folder.mkdir()
+        tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / manifests.TOKENIZER)
+        try:
+            spec = TaskSpec(
+                task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
+                doc_stride=doc_stride if kind.windows else 0,
+            )  # fmt: skip
+            task = build(spec, tokenizer)
+        except ValueError as error:
+            raise CheckpointError(one_line(error)) from error
+        made = graphs.make(model, folder, Path(temporary), request.precisions, packable, max_length)
+        layout = {**_layout(recipe), **request.layout}
+        examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
+        measured = measure.run(task, made.files, tokenizer.pad_id, examples, request.gate_limit)
+        task = measured.task
+        data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
+        manifest = Manifest(
+            **dataclasses.asdict(spec) | kind.fitted(task) | {"temperature": task.temperature},
+            format=manifests.FORMAT,
+            name=request.output.name,
+            architecture=model.config.model_type,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            graphs=(
+                *(Graph(made.files[p].name, p, measured.scores.get(p, {})) for p in request.precisions),
+                *(Graph(made.packed[p].name, p, measured.scores.get(p, {}), packed=True) for p in packable),
+            ),
+            files={path.name: sha256(path) for path in sorted(folder.iterdir())},
+            calibration=measured.calibration,
+            base_model=request.base_model or Path(recipe.get("model", "")).name,
+            data={_name(path): digest for path, digest in data.items()},
+            layout=layout,
+            licence=request.licence,
+            versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
+            created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        )
+        sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
+        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, made.halves).items():
+            (folder / name).write_text(text, encoding="utf-8")
+            manifest = dataclasses.replace(manifest, files={**manifest.files, name: sha256(folder / name)})
+        (folder / manifests.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        bundles.load(folder)
+    return manifest
+
+
+def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
+    """Return the checkpoint's model in eval mode, and its task. Run no code of its own and unpickle nothing.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or its head is of no task that can be served.
+    """
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"{checkpoint} is no folder")
+    config: Any = load_config(checkpoint)
+    task = tasks.of_config(config)
+    if task is None:
+        heads = " ".join(config.architectures or ()) or "a config without architectures"
+        raise CheckpointError(f"{checkpoint}: {heads} has no head to serve")
+    model, missing = pretrained.load(task.auto, checkpoint, config)
+    if missing:
+        raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
+    if refusal := task.refusal(config):
+        raise CheckpointError(f"{checkpoint}: {refusal}")
+    return model.eval(), task
+
+
+def _max_length(model: PreTrainedModel, wanted: int) -> int:
+    positions = max_positions(model.config)
+    if wanted > positions:
+        raise CheckpointError(f"a max_length of {wanted} is more than the model's {positions} positions")
+    if wanted and wanted < SHORTEST:
+        raise CheckpointError(f"a max_length of {wanted} is less than {SHORTEST}")
+    return wanted or min(positions, 384)
+
+
+def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """The recipe's dev files; it had but one, as a string, in earlier versions."""
+    dev = recipe.get("dev", ())
+    return (dev,) if isinstance(dev, str) else tuple(dev)
+
+
+def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """How the recipe's data are laid out; empty without one."""
+    if not recipe.get("data"):
+        return {}
+    return {"data": recipe["data"], **(recipe.get("table", {}) if recipe["data"] == "table" else {})}
+
+
+def _name(path: str) -> str:
+    """A data file's name in manifests: its folder and its name, without the compression's suffix."""
+    parts = Path(path).parts[-2:]
+    return "/".join(parts).removesuffix(".xz").removesuffix(".gz")

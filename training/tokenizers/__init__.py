@@ -1,0 +1,1 @@
+"""Tokenizers: those of checkpoints, and new ones learned from text."""

@@ -1,0 +1,135 @@
+"""ALBERT's SentencePiece model as a tokenizer that the service runs: the ids of SentencePiece's library, with offsets.
+
+ALBERT reads a text in three steps: white space, quotes, accents and capitals are made plain; SentencePiece's unigram
+model cuts it; and a comma after a number is cut off it. transformers does the last not at all, and cuts at each symbol
+of ALBERT's vocabulary that stands alone ("-", "(", '"') as if a word began after it, so 8 lines of 10 come out as other
+ids than the published weights were trained on.
+
+What remains: SentencePiece adds scores up in 32 bits, so one of two segmentations of equal scores may win here and the
+other there ("viiviii"); where a number with a comma could also be cut within it by longer pieces ("12,100"), their
+scores decide as if the comma had never been part of the number; and characters younger than the normaliser's tables
+(15 in Unicode 14) are unknown.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, models, normalizers, pre_tokenizers
+
+from training.errors import CheckpointError
+
+PROTO: Any = sentencepiece_model_pb2
+"""Its classes are made as it is imported."""
+SPACE = "▁"
+UNIGRAM = 1
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Kinds of pieces, as SentencePiece numbers them."""
+WANTED = {
+    "normalizer_spec.name": "nmt_nfkc",
+    "normalizer_spec.add_dummy_prefix": True,
+    "normalizer_spec.remove_extra_whitespaces": True,
+    "normalizer_spec.escape_whitespaces": True,
+    "trainer_spec.model_type": UNIGRAM,
+    "trainer_spec.byte_fallback": False,
+    "trainer_spec.treat_whitespace_as_suffix": False,
+}
+"""How a model is to read text for what is written here to read it so too. ALBERT's does."""
+
+TILDE, HELD = "～", "\U0010fffe"
+"""The full-width tilde, which SentencePiece leaves as it is; and a code point that is no character and in no text."""
+
+REMOVED = r"[\x{1}-\x{8}\x{b}\x{e}-\x{1f}\x{7f}\x{8f}\x{9f}]"
+"""The control characters that the map removes, by SentencePiece's rules "nmt"."""
+
+_IGNORED = r"\p{Case_Ignorable}"
+_CASED = r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
+LAST_SIGMA = f"(?:(?<={_CASED})|(?<={_CASED}{_IGNORED})|(?<={_CASED}{_IGNORED}{{2}}))Σ(?!{_IGNORED}*+\\p{{Cased}})"
+"""A capital sigma at the end of a word, which Python lower-cases to another letter than the rest (Unicode, section
+3.13). A regular expression looks back a bounded way: over two apostrophes or the like."""
+
+
+def convert(path: Path, *, lowercase: bool, keep_accents: bool) -> tokenizers.Tokenizer:
+    """The tokenizer of the SentencePiece model at `path`, without special tokens around a text.
+
+    Raises:
+        CheckpointError: it is no SentencePiece model, or one that reads text otherwise than ALBERT's.
+    """
+    model = PROTO.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise CheckpointError(f"{path} is no SentencePiece model: {error}") from error
+    for name, wanted in WANTED.items():
+        if (value := functools.reduce(getattr, name.split("."), model)) != wanted:
+            raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read as SentencePiece reads it")
+    unknown = next((index for index, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
+    if unknown is None:
+        raise CheckpointError(f"{path} has no piece for what is unknown")
+    backend = tokenizers.Tokenizer(models.Unigram(_vocabulary(path, model), unknown, byte_fallback=False))
+    characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    backend.normalizer = normalizers.Sequence([preparation(lowercase=lowercase, keep_accents=keep_accents), characters])
+    # Pieces do not reach over white space, so words can be cut one by one: each with the space that it begins with.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
+    )
+    for piece in model.pieces:
+        if piece.type == USER_DEFINED and backend.normalizer.normalize_str(piece.piece) != piece.piece:
+            raise CheckpointError(f"{path}: the symbol {piece.piece!r} is taken as it stands, which is not done here")
+    return backend
+
+
+def _vocabulary(path: Path, model: Any) -> list[tuple[str, float]]:
+    """Pieces and their scores in the order of the ids. A piece that no text is cut into has a space before its name,
+    which no word has."""
+    best = max(piece.score for piece in model.pieces if piece.type == NORMAL)
+    vocabulary = []
+    for piece in model.pieces:
+        name, score = piece.piece, piece.score
+        if SPACE in name[1:]:
+            raise CheckpointError(f"{path}: the piece {name!r} reaches over white space, which is not done here")
+        if piece.type == USER_DEFINED:
+            score = len(name.encode()) * best - 0.1  # as in SentencePiece, where they have no score of their own
+        if piece.type == UNUSED or _ends_in_number_and_comma(name):
+            name = f" {name}"
+        vocabulary.append((name, score))
+    return vocabulary
+
+
+def _ends_in_number_and_comma(piece: str) -> bool:
+    """Whether ALBERT cuts the comma off this piece: "▁2009," is read as "▁2009" and ","."""
+    return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
+
+
+def preparation(*, lowercase: bool, keep_accents: bool) -> tokenizers.normalizers.Normalizer:
+    """What is done to a text before the model's own map of characters, in tokenising and in learning a model: ALBERT's
+    own steps. The map is NFKC and some removals: NFKC first, since the map is applied here to a character at a time,
+    and would not put Hangul together again."""
+    steps: list[Any] = [normalizers.Replace(Regex(_class(str.isspace)), " ")]
+    steps += [normalizers.Replace(quotes, '"') for quotes in ("``", "''")]
+    if not keep_accents:
+        steps += [normalizers.NFKD(), normalizers.Replace(Regex(_class(unicodedata.combining)), "")]
+    if lowercase:
+        steps += [normalizers.Replace(Regex(LAST_SIGMA), "ς"), normalizers.Lowercase()]
+    # The map is NFKC but for one character; and what it takes for spaces it would take with the marks that follow.
+    steps += [normalizers.Replace(Regex(r"[\x{200c}\x{2581}\x{fffd}]"), " ")]
+    steps += [normalizers.Replace(TILDE, HELD), normalizers.NFKC(), normalizers.Replace(HELD, TILDE)]
+    # The map removes them too, but where a text begins with one its offsets of the whole first word are one too low.
+    steps += [normalizers.Replace(Regex(REMOVED), "")]
+    return normalizers.Sequence(steps)
+
+
+@functools.cache
+def _class(holds: Callable[[str], object]) -> str:
+    """A regular expression's class of the characters that Python says this of: tables of its own might differ."""
+    points = [point for point in range(0x110000) if holds(chr(point))]
+    begins = [point for point, before in zip(points, [-1, *points], strict=False) if point != before + 1]
+    ends = [point for point, after in zip(points, [*points[1:], -1], strict=True) if after != point + 1]
+    return "[" + "".join(rf"\x{{{begin:x}}}-\x{{{end:x}}}" for begin, end in zip(begins, ends, strict=True)) + "]"
