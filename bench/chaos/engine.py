@@ -73,7 +73,7 @@ def faulty(models: Path, steer: Steer, **settings: str) -> Service:
     Raises:
         ServerError: it runs another engine: the seam has changed.
     """
-    service = Service(models, MODEL, program=FAULTY, environment=steer.environment, log_level="info", **settings)
+    service = Service(models, MODEL, program=FAULTY, environment=steer.environment, log_level="info", **settings)  # type: ignore[arg-type]
     if SERVES not in service.messages():
         service.stop()
         raise ServerError("the seam for the faulty engine (bench/chaos/engine.py) no longer fits the service")

@@ -192,7 +192,7 @@ def slow_clients(
     }
     patience = timeout_seconds + LINGER_SECONDS + 2
     counts = {"heads": heads, "bodies": bodies, "silent": silent, "size": size}
-    with Service(models, "sentiment", workers="1", **limits) as service:
+    with Service(models, "sentiment", workers="1", **limits) as service:  # type: ignore[arg-type]
         question = raw.request("/classify", raw.dump({"text": "a good film"}))
         before = service.forget_peak()
         with Apart(_crowd, service.address, counts, patience) as attack, Asker(service.address, question) as beside:
@@ -244,7 +244,7 @@ def unread_answers(
         "closed by the deadline of the first answer that cannot be written; RSS ≤ +100 MB; SIGTERM within the drain",
     )
     limits = {"timeout_seconds": str(timeout_seconds), "drain_seconds": str(drain_seconds), "head_seconds": "2"}
-    with Service(models, "sentiment", workers="1", **limits) as service:
+    with Service(models, "sentiment", workers="1", **limits) as service:  # type: ignore[arg-type]
         question = raw.request("/openapi.json")
         length = len(raw.ask(service.address, question).body)
         before, idle = service.forget_peak(), _connections(service.pid)
@@ -267,7 +267,7 @@ def unread_answers(
 
 
 def _crowd(address: raw.Address, counts: dict[str, int], seconds: float) -> dict[str, crowd.Crowd]:
-    return crowd.slow(address, seconds=seconds, **counts)
+    return crowd.slow(address, seconds=seconds, **counts)  # type: ignore[arg-type]
 
 
 def _connections(pid: int) -> int:

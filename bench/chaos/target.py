@@ -214,7 +214,7 @@ def start(models: Path, *names: str, seconds: float = 15.0, **settings: str) -> 
     """Starts a service that should refuse to. Returns its exit status, None where it went on, its lines on stderr, and
     the seconds. One that comes to serve is asked once for a prediction and ended."""
     began = time.perf_counter()
-    with Service(models, *names, wait=False, **settings) as service:
+    with Service(models, *names, wait=False, **settings) as service:  # type: ignore[arg-type]
         while service.alive and not service.serves and time.perf_counter() - began < seconds:
             time.sleep(0.02)
         status, took = service.exit_status(0.01), time.perf_counter() - began
