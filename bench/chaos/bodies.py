@@ -38,7 +38,7 @@ def lists(size: int) -> dict[str, tuple[str, bytes]]:
         "a list in an unknown field": ("/classify", b'{"text":"a","more":[', b"0", b"]}"),
         "the body is a list": ("/classify", b"[", b"0", b"]"),
     }
-    bodies = {name: (path, _repeated(*parts, size)) for name, (path, *parts) in many.items()}  # type: ignore[call-arg]
+    bodies = {name: (path, _repeated(*parts, size)) for name, (path, *parts) in many.items()}  # type: ignore[arg-type, call-arg]
     fields = b",".join(b'"%07x":0' % i for i in range((size - 100) // 12))
     return bodies | {"a wide object": ("/classify", b'{"text":"a",' + fields + b"}")}
 
