@@ -61,6 +61,9 @@ class Metrics:
             buckets=(0.0, 0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
             registry=registry,
         )
+        self._of_batches = functools.cache(
+            lambda model: [each.labels(model) for each in (self.batch_rows, self.batch_tokens, self.padding_ratio)]
+        )
         self.queue_rows = Gauge("bertie_queue_rows", "Rows waiting.", ["model"], registry=registry)
         self.queue_tokens = Gauge("bertie_queue_tokens", "Tokens waiting.", ["model"], registry=registry)
         self.rejected = Counter(
@@ -107,3 +110,8 @@ class Metrics:
         self.model_loaded = Gauge(
             "bertie_model_loaded_timestamp_seconds", "When a model was loaded, Unix time.", ["model"], registry=registry
         )
+
+    def observe_batch(self, model: str, rows: int, tokens: int, padding: float) -> None:
+        """Observe a batch: its rows, its tokens with padding, and the share that is padding."""
+        for metric, value in zip(self._of_batches(model), (rows, tokens, padding), strict=True):
+            metric.observe(value)

@@ -6,8 +6,8 @@ Owns the limits on a body and the watch for a client that leaves. Knows nothing 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive
 
@@ -22,7 +22,7 @@ class ClientGone(Exception):
     """The client left before the answer was ready."""
 
 
-def declared_length(headers: Headers, limit: int) -> int:
+def declared_length(headers: Mapping[str, str], limit: int) -> int:
     """Get the length that a body declares, 0 where it declares none.
 
     Raises:
@@ -98,6 +98,8 @@ class Connected:
 
 
 def _check_media_type(content_type: str) -> None:
+    if content_type == "application/json":
+        return
     media_type, _, parameters = content_type.partition(";")
     media_type = media_type.strip().lower()
     if media_type != "application/json" and not (

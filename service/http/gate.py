@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -50,7 +49,7 @@ class Gate:
                 service does not run.
         """
         if PERMIT not in scope:
-            headers = Headers(scope=scope)
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             client = scope.get("client")
             key = self.keys.check(headers)
             predictor = self.serving()

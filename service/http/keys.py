@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
-
-from starlette.datastructures import Headers
+from collections.abc import Mapping, Sequence
 
 from service.errors import Unauthorized
 
@@ -16,7 +14,7 @@ class Keys:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = [key.encode("utf-8") for key in keys]
 
-    def check(self, headers: Headers) -> int | None:
+    def check(self, headers: Mapping[str, str]) -> int | None:
         """Check a request's bearer token, and get the number of its key; None where no key is wanted.
 
         Raises:

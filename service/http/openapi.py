@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from service.errors import (
     BertieError,
@@ -103,15 +104,18 @@ _GET_ERRORS: dict[str, tuple[type[BertieError], ...]] = {
 }
 
 
-def document(app: FastAPI, settings: Settings, *, can_answer: Callable[[str, Any], bool]) -> dict[str, Any]:
+def document(
+    app: FastAPI, routes: Sequence[BaseRoute], settings: Settings, *, can_answer: Callable[[str, Any], bool]
+) -> dict[str, Any]:
     """Write the OpenAPI document.
 
     Args:
+        routes: what it describes.
         settings: say whether API keys are wanted, and how long lists may be.
         can_answer: whether some model takes such a body at a path; an example that none takes is left out.
     """
     result = get_openapi(
-        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
+        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=routes
     )
     components = result.setdefault("components", {})
     models: list[type[BaseModel]] = [*_ANSWERS.values(), problems.Problem]

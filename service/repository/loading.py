@@ -28,7 +28,7 @@ from service.tasks import AnyTask
 
 BATCH_TOKENS: Mapping[Provider, int] = {"cpu": 256, "cuda": 16384}
 """Tokens of a batch from which twice as many run no quicker a token, as measured (docs/lab.md)."""
-LOW_LATENCY_TOKENS = 32
+LOW_LATENCY_TOKENS = 8
 """From so many tokens on, all cores run a batch on the CPU sooner than one, by a fifth and more (docs/lab.md)."""
 
 

@@ -41,9 +41,7 @@ def run(rows: Sequence[Waiting], engine: Engine, metrics: Metrics) -> list[Resul
     runner = rows[0].job.runner
     try:
         batch = pad([waiting.row for waiting in rows], runner.pad_id)
-        metrics.batch_rows.labels(runner.name).observe(len(rows))
-        metrics.batch_tokens.labels(runner.name).observe(batch.input_ids.size)
-        metrics.padding_ratio.labels(runner.name).observe(batch.padding_ratio)
+        metrics.observe_batch(runner.name, len(rows), batch.input_ids.size, batch.padding_ratio)
         outputs = engine.run(batch)
         if any(len(output) != len(rows) for output in outputs):
             raise ValueError(f"{[len(output) for output in outputs]} rows came back of {len(rows)}")
@@ -55,7 +53,9 @@ def run(rows: Sequence[Waiting], engine: Engine, metrics: Metrics) -> list[Resul
         error = InferenceError("the engine failed on this input")
         error.__cause__ = cause
         return [error]
-    return [_row(outputs, batch, position, len(waiting.row)) for position, waiting in enumerate(rows)]
+    if all(np.isfinite(output).all() for output in outputs):
+        return [tuple(output[position] for output in outputs) for position in range(len(rows))]
+    return [_finite(outputs, batch, position, len(waiting.row)) for position, waiting in enumerate(rows)]
 
 
 def deliver(rows: Sequence[Waiting], results: Sequence[Result], ended: float) -> None:
@@ -78,8 +78,8 @@ def fail(job: Job, error: BertieError) -> None:
         job.future.exception()  # the client may be gone: an exception that nobody asks for is no news
 
 
-def _row(outputs: Outputs, batch: Batch, position: int, tokens: int) -> Result:
-    """One row's part of the outputs. What is not finite is an error and no answer: JSON has no NaN."""
+def _finite(outputs: Outputs, batch: Batch, position: int, tokens: int) -> Result:
+    """Get one row's part of outputs that are not all finite: then it is an error and no answer, for JSON has no NaN."""
     logits = tuple(output[position] for output in outputs)
     own = (each[:tokens] if len(each) == batch.shape[1] else each for each in logits)  # padding's may be anything
     if all(np.isfinite(each).all() for each in own):
