@@ -74,9 +74,11 @@ class Gate:
             context.status = error.status
             self._recorder.reject(error, scope["path"])
             self._recorder.note(scope, context, scope["path"])
-            response = problems.response(error, context.request_id)
-            lines = [b"%b: %b\r\n" % header for header in [*response.raw_headers, *context.headers()]]
+            headers, body = problems.write(error, context.request_id)
+            lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
+            lines += [b"%b: %b\r\n" % header for header in context.headers()]
+            lines.append(b"content-length: %d\r\n" % len(body))
             if not keep_alive:
                 lines.append(b"connection: close\r\n")
-            return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", bytes(response.body)])
+            return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -53,24 +54,31 @@ class MethodNotAllowed(BertieError):
     title = "Method not allowed"
 
 
-def response(error: BertieError, request_id: str) -> Response:
-    """Write an error as an answer."""
-    headers = {}
+def write(error: BertieError, request_id: str) -> tuple[dict[str, str], bytes]:
+    """Write an error as an answer's headers and body."""
+    headers = {"content-type": MEDIA_TYPE}
     if isinstance(error, QueueFull):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    errors = error.errors if isinstance(error, InvalidInput) else ()
-    problem = Problem(
-        type=TYPE_PREFIX + error.slug,
-        title=error.title,
-        status=error.status,
-        detail=error.detail,
-        request_id=request_id,
-        field=error.field,
-        errors=[FieldError(field=field, detail=detail) for field, detail in errors] or None,
-    )
-    return Response(problem.model_dump_json(exclude_none=True), error.status, headers, MEDIA_TYPE)
+        headers["www-authenticate"] = "Bearer"
+    problem = {
+        "type": TYPE_PREFIX + error.slug,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "request_id": request_id,
+    }
+    if error.field is not None:
+        problem["field"] = error.field
+    if isinstance(error, InvalidInput) and error.errors:
+        problem["errors"] = [{"field": field, "detail": detail} for field, detail in error.errors]
+    return headers, to_json(problem)
+
+
+def response(error: BertieError, request_id: str) -> Response:
+    """Make an error's answer."""
+    headers, body = write(error, request_id)
+    return Response(body, error.status, headers)
 
 
 def of_http(error: HTTPException, request_id: str) -> Response:
