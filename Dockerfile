@@ -30,7 +30,8 @@ ENV PATH=/app/venv/bin:$PATH \
     BERTIE_OPS_PORT=8081
 # The API; health and metrics, which no flood on the first one keeps waiting.
 EXPOSE 8000 8081
-# A number, so that an orchestrator can see it isn't root. Nothing is written: the root may be mounted read-only.
+# A number, so that an orchestrator can see it isn't root. The root may be mounted read-only, with a tmpfs on /tmp: there
+# the weights are copied while they are opened, so that no change to their files can reach a running service.
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "\
 import http.client, os, sys\n\
