@@ -50,6 +50,8 @@ FAMILIES = {
     ),
     "electra": Family("Electra", "bert", "classification", "sst2.tsv", {"embedding_size": 16}),
     "spanbert": Family("Bert", "bert-cased", "span", "squad-v2.json", {}),
+    "distilbert": Family("DistilBert", "bert", "classification", "sst2.tsv", {"hidden_dim": 64}),
+    "distilbert-cased": Family("DistilBert", "bert-cased", "span", "squad-v1.json", {"hidden_dim": 64}),
 }  # fmt: skip
 """SpanBERT is a cased BERT that was trained otherwise."""
 

@@ -112,7 +112,7 @@ def test_files_are_as_large_as_their_weights(family: str, tmp_path: Path) -> Non
         ({"hidden_act": "silu"}, "silu"),
         ({"is_decoder": True}, "is_decoder"),
         ({"add_cross_attention": True}, "add_cross_attention"),
-        ({"model_type": "distilbert"}, "distilbert"),
+        ({"model_type": "xlnet"}, "xlnet"),
     ],
 )
 def test_refuses_what_it_would_compute_wrongly(more: dict[str, object], named: str) -> None:

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from training.checkpoints.families.albert import Albert
 from training.checkpoints.families.bert import Bert
+from training.checkpoints.families.distilbert import DistilBert
 from training.checkpoints.families.electra import Electra
 from training.checkpoints.families.family import (
     GELU,
@@ -35,7 +36,9 @@ __all__ = [
     "of",
 ]
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (Bert(), Roberta(), Electra(), Albert())}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (Bert(), Roberta(), Electra(), Albert(), DistilBert())
+}
 """By `model_type`."""
 
 

@@ -9,6 +9,7 @@ class Albert(Family):
     """Groups of layers, each of which runs several times."""
 
     model_type = "albert"
+    called = "An ALBERT"
     base = "albert"
     pooler = "albert.pooler"
     projection = "albert.encoder.embedding_hidden_mapping_in"

@@ -7,5 +7,6 @@ class Bert(Family):
     """The family that the others are described by."""
 
     model_type = "bert"
+    called = "A BERT"
     base = "bert"
     pooler = "bert.pooler.dense"

@@ -9,6 +9,7 @@ class Electra(Family):
     """An encoder that was trained to tell replaced tokens."""
 
     model_type = "electra"
+    called = "An ELECTRA"
     base = "electra"
     pooler = "sequence_summary.summary"
     projection = "electra.embeddings_project"

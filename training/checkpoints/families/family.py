@@ -66,6 +66,7 @@ class Family:
     """BERT's names and rules. Module names are the checkpoint's; those of a layer are relative to the layer."""
 
     model_type: ClassVar[str]  # in a config
+    called: ClassVar[str]  # in a sentence, with its article
     base: ClassVar[str]  # the encoder within a model with a head
     pooler: ClassVar[str] = ""  # the dense layer over the first token, in families that have one
     projection: ClassVar[str | None] = None  # embedding size -> hidden size, in families that tell the two apart
@@ -118,6 +119,10 @@ class Family:
     def epsilon(self, config: Any) -> float:
         """Return what is added to the variance in a layer norm."""
         return float(config.layer_norm_eps)
+
+    def wide(self, config: Any) -> int:
+        """Return the width between a feed-forward's two projections."""
+        return int(config.intermediate_size)
 
     def relative_bias(self, config: Any) -> RelativeBias | None:
         """Return what is added to attention scores by distance; None where nothing is."""

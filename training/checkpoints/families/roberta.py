@@ -9,6 +9,7 @@ class Roberta(Family):
     """Positions count from the padding id on, and a classifier has a dense layer of its own."""
 
     model_type = "roberta"
+    called = "A RoBERTa"
     base = "roberta"
     pooler = "roberta.pooler.dense"
 
