@@ -10,11 +10,13 @@ import transformers
 from transformers import (
     AlbertConfig,
     BertConfig,
+    CamembertConfig,
     DistilBertConfig,
     ElectraConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from service.engine import session as engine
@@ -34,6 +36,8 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "Roberta": (RobertaConfig, {"type_vocab_size": 1}),
     "Electra": (ElectraConfig, {"embedding_size": 16}),
     "DistilBert": (DistilBertConfig, {"hidden_dim": 48}),
+    "XLMRoberta": (XLMRobertaConfig, {"type_vocab_size": 1}),
+    "Camembert": (CamembertConfig, {"type_vocab_size": 1}),
 }
 HEADS = ["SequenceClassification", "MultipleChoice", "QuestionAnswering"]
 SHAPES = [(1, 1), (1, 8), (4, 32), (3, 50)]

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from training.checkpoints.families.albert import Albert
 from training.checkpoints.families.bert import Bert
+from training.checkpoints.families.camembert import Camembert
 from training.checkpoints.families.distilbert import DistilBert
 from training.checkpoints.families.electra import Electra
 from training.checkpoints.families.family import (
@@ -21,6 +22,7 @@ from training.checkpoints.families.family import (
     UnsupportedArchitecture,
 )
 from training.checkpoints.families.roberta import Roberta
+from training.checkpoints.families.xlm_roberta import XLMRoberta
 
 __all__ = [
     "FAMILIES",
@@ -37,7 +39,8 @@ __all__ = [
 ]
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (Bert(), Roberta(), Electra(), Albert(), DistilBert())
+    family.model_type: family
+    for family in (Bert(), Roberta(), Electra(), Albert(), DistilBert(), XLMRoberta(), Camembert())
 }
 """By `model_type`."""
 
