@@ -13,6 +13,7 @@ from transformers import (
     CamembertConfig,
     DistilBertConfig,
     ElectraConfig,
+    MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -38,6 +39,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "DistilBert": (DistilBertConfig, {"hidden_dim": 48}),
     "XLMRoberta": (XLMRobertaConfig, {"type_vocab_size": 1}),
     "Camembert": (CamembertConfig, {"type_vocab_size": 1}),
+    "MPNet": (MPNetConfig, {}),
 }
 HEADS = ["SequenceClassification", "MultipleChoice", "QuestionAnswering"]
 SHAPES = [(1, 1), (1, 8), (4, 32), (3, 50)]

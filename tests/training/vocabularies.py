@@ -12,7 +12,7 @@ from tests.training import mixed_script, references
 from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
 from training.tokenizers import pieces
 
-KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert")
+KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet")
 FAIRSEQ = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
 """Kinds whose pieces have fairseq's ids, and transformers' class for them."""
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
@@ -28,6 +28,7 @@ def make(folder: Path) -> dict[str, Path]:
     pieces.learn(made["bert"], [corpus], kind="wordpiece", size=1500)
     pieces.learn(made["bert-cased"], [corpus], kind="wordpiece", size=1500, cased=True)
     pieces.learn(made["roberta"], [corpus], kind="bytebpe", size=1000)
+    mpnet(made["mpnet"], made["bert"])
     model = fairseq_model()
     for kind in FAIRSEQ:
         fairseq(made[kind], kind, model)
@@ -43,6 +44,15 @@ def albert(folder: Path, model: bytes, *, cased: bool = False) -> Path:
     (folder / "config.json").write_text(json.dumps({"model_type": "albert"}))
     settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": not cased, "keep_accents": cased}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def mpnet(folder: Path, bert: Path) -> Path:
+    """A published MPNet's vocabulary: BERT's, with fairseq's special tokens before it and its mask behind it."""
+    folder.mkdir(parents=True)
+    vocabulary = (bert / "vocab.txt").read_text(encoding="utf-8")
+    (folder / "vocab.txt").write_text(f"<s>\n<pad>\n</s>\n<unk>\n{vocabulary}<mask>\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MPNetTokenizer"}))
     return folder
 
 

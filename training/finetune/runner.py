@@ -204,6 +204,8 @@ def _load_config(recipe: Recipe) -> PreTrainedConfig:
         for name in families.of(config).dropouts:
             setattr(config, name, recipe.dropout)
     if recipe.classifier_dropout is not None:
+        if not families.of(config).head_dropouts:
+            raise RecipeError(f"classifier_dropout: the head of {config.model_type} has the encoder's dropout")
         for name in families.of(config).head_dropouts:
             setattr(config, name, recipe.classifier_dropout)
     return config

@@ -53,6 +53,7 @@ FAMILIES = {
     "distilbert-cased": Family("DistilBert", "bert-cased", "span", "squad-v1.json", {"hidden_dim": 64}),
     "xlm-roberta": Family("XLMRoberta", "xlm-roberta", "span", "squad-v2.json", _AS_ROBERTA),
     "camembert": Family("Camembert", "camembert", "classification", "sst2.tsv", _AS_ROBERTA),
+    "mpnet": Family("MPNet", "mpnet", "span", "squad-v1.json", {"pad_token_id": 1, "max_position_embeddings": 82}),
 }  # fmt: skip
 """SpanBERT is a cased BERT that was trained otherwise."""
 

@@ -219,6 +219,21 @@ def test_wordpiece(vocabularies: dict[str, Path], cased: bool) -> None:
         assert ids.tolist() == first(line), repr(line)
 
 
+def test_mpnet(vocabularies: dict[str, Path]) -> None:
+    """BERT's WordPiece over its own ids, and a RoBERTa's rows."""
+    folder = vocabularies["mpnet"]
+    backend = load_tokenizer(folder)
+    tokenizer = Tokenizer(backend)
+    first = references.Bert(folder / "vocab.txt", cased=False)
+    lines = [line.replace("Σ", "σ") for line in LINES]
+    for line, ids in zip(lines, tokenizer.ids(lines), strict=True):
+        assert ids.tolist() == first(line), repr(line)
+    check_offsets(tokenizer, LINES)
+    assert [part.tolist() for part in tokenizer.single.parts] == [[0], [2]]
+    assert [part.tolist() for part in tokenizer.pair.parts] == [[0], [2, 2], [2]]
+    assert (tokenizer.pad_id, backend.token_to_id("[PAD]")) == (1, 4)
+
+
 def test_a_cased_vocabulary_is_not_lower_cased(vocabularies: dict[str, Path], tmp_path: Path) -> None:
     """As in a checkpoint with its vocabulary alone, for which transformers takes BERT's first settings."""
     shutil.copyfile(vocabularies["bert-cased"] / "vocab.txt", tmp_path / "vocab.txt")
@@ -244,6 +259,7 @@ def test_byte_level_bpe(vocabularies: dict[str, Path]) -> None:
 # ---- where in the text a piece stands -------------------------------------------------------------------------------
 
 SENTENCEPIECE = ("albert", *OFFSETS)
+WORDPIECE = ("bert", "bert-cased", "mpnet")
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
@@ -251,7 +267,7 @@ def surface(kind: str, piece: str) -> bytes:
     """What of a text a piece is, in bytes, without the mark of where a word begins or goes on."""
     if kind == "roberta":
         return bytes(BYTES[character] for character in piece).strip()
-    return plain(piece.removeprefix("##") if kind.startswith("bert") else piece.replace("▁", "")).encode()
+    return plain(piece.removeprefix("##") if kind in WORDPIECE else piece.replace("▁", "")).encode()
 
 
 def composed(line: str) -> set[int]:
@@ -350,9 +366,9 @@ def test_an_answer_is_the_text_at_its_place(kind: str, vocabularies: dict[str, P
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_in_a_text_are_plain_text(kind: str, vocabularies: dict[str, Path]) -> None:
     backend = load_tokenizer(vocabularies[kind])
-    unknown = "[UNK]" if kind.startswith("bert") else "<unk>"
+    unknown = "[UNK]" if kind in WORDPIECE else "<unk>"
     own = {backend.token_to_id(token): token for token in SPECIAL if backend.token_to_id(token) is not None}
-    assert len(own) == 5
+    assert len(own) == (10 if kind == "mpnet" else 5)
     tokenizer = Tokenizer(backend)
     for text in (*SPECIAL, *(f"a{token}b {token} {token}{token}." for token in SPECIAL)):
         (tokens,) = tokenizer([text])

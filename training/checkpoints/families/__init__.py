@@ -21,6 +21,7 @@ from training.checkpoints.families.family import (
     SpanHead,
     UnsupportedArchitecture,
 )
+from training.checkpoints.families.mpnet import MPNet
 from training.checkpoints.families.roberta import Roberta
 from training.checkpoints.families.xlm_roberta import XLMRoberta
 
@@ -40,7 +41,7 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (Bert(), Roberta(), Electra(), Albert(), DistilBert(), XLMRoberta(), Camembert())
+    for family in (Bert(), Roberta(), Electra(), Albert(), DistilBert(), XLMRoberta(), Camembert(), MPNet())
 }
 """By `model_type`."""
 

@@ -85,8 +85,8 @@ class Family:
     """The config's dropouts of the encoder."""
     head_dropouts: ClassVar[tuple[str, ...]] = ("classifier_dropout",)
     """The config's dropouts before a head's last projection."""
-    attentions: ClassVar[bool] = True
-    """Whether transformers lets its attention be chosen. Where not, it is written out in the model."""
+    own_attention: ClassVar[bool] = False
+    """Whether the model has an attention of its own written out, so that no other can be chosen to train it with."""
 
     @property
     def layer(self) -> tuple[str, ...]:
