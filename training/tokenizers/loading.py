@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ PIECES = "spiece.model"
 """ALBERT's file."""
 FAIRSEQ = "sentencepiece.bpe.model"
 """XLM-RoBERTa's and CamemBERT's."""
+NOT_USED = "NOTUSED"
+"""How CamemBERT's names of fairseq's special tokens end whose like its model has under other ids."""
 MOST_CAPITALS = 0.05
 """Share of an uncased vocabulary's pieces that may have them: BERT's has none but for its special and unused ones."""
 
@@ -97,26 +100,37 @@ def _albert(model: str | Path, fast: Any, read: tokenizers.Tokenizer) -> tokeniz
             f"{model} has no {PIECES}, without which ALBERT's tokenizer cannot be rebuilt rightly; copy the encoder's"
         )
     backend = unigram.convert(pieces, lowercase=fast.do_lower_case, keep_accents=fast.keep_accents)
-    return _with_added(model, backend, read)
+    return _with_added(model, backend, read, read.get_added_tokens_decoder())
 
 
 def _fairseq(model: str | Path, pieces: Path, read: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer of its SentencePiece model, with the ids, the special tokens and the template that transformers
     read; or what transformers read, where the model is not one that can be converted."""
     layout = json.loads(read.to_str())["model"]
-    special = {token.content for token in read.get_added_tokens_decoder().values()}
+    # How they are told from the text about them differs from one folder to another, and is of no matter to the service.
+    added = {
+        i: tokenizers.AddedToken(token.content, special=True, normalized=False) if token.special else token
+        for i, token in read.get_added_tokens_decoder().items()
+        if not token.content.endswith(NOT_USED)
+    }
+    names = {token.content for token in added.values()}
     try:
-        backend = unigram.fairseq(pieces, [name for name, _ in layout["vocab"]], layout["unk_id"], special)
+        backend = unigram.fairseq(pieces, [name for name, _ in layout["vocab"]], layout["unk_id"], names)
     except CheckpointError as error:
         logger.warning("%s is read as transformers reads it: %s", model, error)
         return read
-    return _with_added(model, backend, read)
+    return _with_added(model, backend, read, added)
 
 
-def _with_added(model: str | Path, backend: tokenizers.Tokenizer, read: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """`backend` with the added tokens and the template of `read`, and its ids for them."""
+def _with_added(
+    model: str | Path,
+    backend: tokenizers.Tokenizer,
+    read: tokenizers.Tokenizer,
+    added: Mapping[int, tokenizers.AddedToken],
+) -> tokenizers.Tokenizer:
+    """`backend` with the template of `read`, and with the tokens `added` by id."""
     vocabulary = backend.get_vocab()
-    for identifier, token in sorted(read.get_added_tokens_decoder().items()):
+    for identifier, token in sorted(added.items(), key=lambda item: item[0]):
         if token.special:
             backend.add_special_tokens([token])
         elif token.content not in vocabulary:  # else a symbol of the model: transformers would cut the text at it

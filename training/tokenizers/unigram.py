@@ -89,7 +89,7 @@ def fairseq(path: Path, order: Sequence[str], unknown: int, special: Set[str]) -
     Args:
         order: the pieces by id, special tokens among them, as fairseq has them.
         unknown: the id of what is unknown.
-        special: the names in `order` that the tokenizer will list as special tokens.
+        special: the names in `order` that will be added as tokens of their own.
 
     Raises:
         CheckpointError: it is no SentencePiece model, or one that is not read here as SentencePiece reads it.

@@ -219,6 +219,17 @@ def test_wordpiece(vocabularies: dict[str, Path], cased: bool) -> None:
         assert ids.tolist() == first(line), repr(line)
 
 
+def test_distilbert_reads_as_bert(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    """From its vocabulary alone, under the name that old checkpoints give its tokenizer."""
+    shutil.copyfile(vocabularies["bert"] / "vocab.txt", tmp_path / "vocab.txt")
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "DistilBertTokenizer"}')
+    ours, berts = (Tokenizer(load_tokenizer(folder)) for folder in (tmp_path, vocabularies["bert"]))
+    for one, other in zip(ours(LINES[:300]), berts(LINES[:300]), strict=True):
+        assert (one.ids.tolist(), one.offsets.tolist()) == (other.ids.tolist(), other.offsets.tolist())
+    assert [part.tolist() for part in ours.pair.parts] == [part.tolist() for part in berts.pair.parts]
+
+
 def test_mpnet(vocabularies: dict[str, Path]) -> None:
     """BERT's WordPiece over its own ids, and a RoBERTa's rows."""
     folder = vocabularies["mpnet"]
