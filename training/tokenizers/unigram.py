@@ -53,8 +53,8 @@ TILDE, HELD = "～", "\U0010fffe"
 REMOVED = r"[\x{1}-\x{8}\x{b}\x{e}-\x{1f}\x{7f}\x{8f}\x{9f}]"
 """The control characters that the map removes, by SentencePiece's rules "nmt"."""
 
-SPACES = r"[\x{9}\x{a}\x{c}\x{d}\x{1680}\x{200b}\x{200c}\x{200e}\x{200f}\x{2028}\x{2029}\x{2581}\x{feff}\x{fffd}]"
-"""The characters that become spaces by those rules, and not by NFKC."""
+SYMBOLS = (0x2581, 0xFFFD)
+"""That SentencePiece makes spaces of."""
 
 _IGNORED = r"\p{Case_Ignorable}"
 _CASED = r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
@@ -101,7 +101,7 @@ def fairseq(path: Path, order: Sequence[str], unknown: int, special: Set[str]) -
         piece, score = known.get(name, (f" {name}", 0.0))  # what the model has not is not found in a text
         vocabulary.append((name if name in special else piece, score))
     backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unknown, byte_fallback=False))
-    backend.normalizer = normalizers.Sequence(_characters(SPACES))
+    backend.normalizer = normalizers.Sequence(_characters(*_blanks(model.normalizer_spec.precompiled_charsmap)))
     # Words are what spaces separate. What else Unicode calls white space is one by now, or removed, or a letter here.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
@@ -165,25 +165,39 @@ def preparation(*, lowercase: bool, keep_accents: bool) -> tokenizers.normalizer
     if lowercase:
         steps += [normalizers.Replace(Regex(LAST_SIGMA), "ς"), normalizers.Lowercase()]
     # What the map takes for spaces it would take with the marks that follow. The others are Python's spaces too.
-    return normalizers.Sequence([*steps, *_characters(r"[\x{200c}\x{2581}\x{fffd}]")])
+    return normalizers.Sequence([*steps, *_characters(r"[\x{200c}\x{2581}\x{fffd}]", REMOVED)])
 
 
-def _characters(spaces: str) -> list[Any]:
+def _blanks(charsmap: bytes) -> tuple[str, str]:
+    """Regular expressions of the characters that a model's map makes spaces of, and of those that it removes: more of
+    them in later releases of SentencePiece."""
+    read = normalizers.Precompiled(charsmap).normalize_str
+    kinds = ("Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp")
+    points = [point for point in range(1, 0x110000) if unicodedata.category(chr(point)) in kinds or point in SYMBOLS]
+    spaces = [point for point in points if read(chr(point)) == " "]
+    return _ranges(spaces), _ranges([point for point in points if not read(chr(point))])
+
+
+def _characters(spaces: str, removed: str) -> list[Any]:
     """What SentencePiece's rules "nmt_nfkc" do to characters: `spaces`, a regular expression, become spaces; the rest
-    is NFKC but for one character, and some are removed."""
+    is NFKC but for one character, and what is `removed`."""
     return [
         normalizers.Replace(Regex(spaces), " "),
         *(normalizers.Replace(TILDE, HELD), normalizers.NFKC(), normalizers.Replace(HELD, TILDE)),
         # The model's map removes them too, but where a text begins with one its offsets of the whole first word are one
         # too low.
-        normalizers.Replace(Regex(REMOVED), ""),
+        normalizers.Replace(Regex(removed), ""),
     ]
 
 
 @functools.cache
 def _class(holds: Callable[[str], object]) -> str:
     """A regular expression's class of the characters that Python says this of: tables of its own might differ."""
-    points = [point for point in range(0x110000) if holds(chr(point))]
+    return _ranges([point for point in range(0x110000) if holds(chr(point))])
+
+
+def _ranges(points: Sequence[int]) -> str:
+    """A regular expression's class of the characters at `points`, in order."""
     begins = [point for point, before in zip(points, [-1, *points], strict=False) if point != before + 1]
     ends = [point for point, after in zip(points, [*points[1:], -1], strict=True) if after != point + 1]
     return "[" + "".join(rf"\x{{{begin:x}}}-\x{{{end:x}}}" for begin, end in zip(begins, ends, strict=True)) + "]"
