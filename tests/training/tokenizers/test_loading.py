@@ -282,7 +282,8 @@ def surface(kind: str, piece: str) -> bytes:
 
 
 def composed(line: str, *, cased: bool) -> set[int]:
-    """Where the reading for SentencePiece makes one character of several: the piece has the place of the first one, or the last."""
+    """Where the reading for SentencePiece makes one character of several: the piece has the place of the first one, or
+    of the last."""
     places = {i for found in re.finditer("``|''|[\u1160-\u11ff]", line) for i in range(*found.span())}
     # The uncased remove the others.
     kept = [i for i, character in enumerate(line) if cased or not unicodedata.combining(character)]
