@@ -665,7 +665,6 @@ def test_encoder_without_a_tokenizer(tmp_path: Path, data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "name", "sizes"),
     [
-        ("DistilBert", "distilbert", {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 32}),
         ("DebertaV2", "deberta-v2", {}),
         ("T5", "t5", {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}),
     ],
