@@ -63,7 +63,7 @@ def train_bytes(config: PreTrainedConfig, parameters: int, rows: int, tokens: in
     (once with a kernel that does not write them out). Sharing weights does not make this part smaller.
     """
     shape: Any = config
-    kept = 10 * shape.hidden_size + 3 * shape.intermediate_size + 3 * shape.num_attention_heads * tokens
+    kept = 10 * shape.hidden_size + 3 * families.of(config).wide(config) + 3 * shape.num_attention_heads * tokens
     activations: int = 4 * rows * tokens * kept * len(families.layer_names(config))
     return LIBRARIES + 16 * parameters + activations
 

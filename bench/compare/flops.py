@@ -22,7 +22,7 @@ def forward(config: PreTrainedConfig, tokens: int) -> int:
     The served graph of a classifier does less in the last layer, see `served`.
     """
     shape: Any = config
-    hidden, wide = shape.hidden_size, shape.intermediate_size
+    hidden, wide = shape.hidden_size, families.of(config).wide(config)
     layer = tokens * (8 * hidden**2 + 4 * hidden * wide) + 4 * tokens**2 * hidden
     narrow = getattr(config, "embedding_size", hidden)
     # ALBERT always has the projection, ELECTRA where the sizes differ.
@@ -40,7 +40,7 @@ def served(config: PreTrainedConfig, tokens: int) -> int:
     In the last layer two tokens ask, and behind the attention the first alone goes on.
     """
     shape: Any = config
-    hidden, wide = shape.hidden_size, shape.intermediate_size
+    hidden, wide = shape.hidden_size, families.of(config).wide(config)
     behind: int = max(tokens - 1, 0) * (2 * hidden**2 + 4 * hidden * wide)
     asking: int = max(tokens - 2, 0) * 4 * tokens * hidden
     return forward(config, tokens) - behind - asking

@@ -24,6 +24,7 @@ from bench.compare.subjects import Subject
 from bench.errors import BenchError
 from bench.report.figure import Figure
 from service.engine.processor import cpu_quota
+from training.checkpoints import families
 from training.checkpoints.configs import max_positions
 
 logger = logging.getLogger(__name__)
@@ -332,7 +333,7 @@ def _shape(subject: Subject) -> dict[str, int]:
     return {
         "layers": config.num_hidden_layers,
         "hidden": config.hidden_size,
-        "intermediate": config.intermediate_size,
+        "intermediate": families.of(config).wide(config),
         "heads": config.num_attention_heads,
         "embedding": getattr(config, "embedding_size", config.hidden_size),
         "vocabulary": config.vocab_size,

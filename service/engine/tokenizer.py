@@ -24,7 +24,8 @@ T = TypeVar("T")
 PIECE = 1 << 15
 """Characters of a text that are tokenised at once. What the library makes of a text takes hundreds of bytes a token,
 and the interpreter's lock to hand it over: of two million exclamation marks, a gigabyte and half a second."""
-PAD_TOKENS = ("[PAD]", "<pad>")
+PAD_TOKENS = ("<pad>", "[PAD]")
+"""The first that a vocabulary has: MPNet's has BERT's too, which it doesn't pad with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,6 +55,26 @@ class Albert:
         return sum(self.library.get_score(i) for i in ids)
 
 
+class Fairseq:
+    """SentencePiece's own library, whose ids are moved by `offset`, behind fairseq's special tokens."""
+
+    UNKNOWN = 3
+
+    def __init__(self, model: Path, *, offset: int) -> None:
+        self.pieces = Albert(model, cased=True)
+        self._offset = offset
+
+    def __call__(self, text: str) -> list[int]:
+        return [i + self._offset if i else self.UNKNOWN for i in self.pieces.library.encode(text)]
+
+    def equal(self, ids: Sequence[int], others: Sequence[int]) -> bool:
+        """As `Albert.equal`."""
+        return self.pieces.equal(self._own(ids), self._own(others))
+
+    def _own(self, ids: Sequence[int]) -> list[int]:
+        return [0 if i == self.UNKNOWN else i - self._offset for i in ids]
+
+
 class Bert:
     """WordPiece as it was first written, in Python."""
 

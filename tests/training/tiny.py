@@ -7,9 +7,21 @@ import onnx
 import onnxruntime
 import torch
 import transformers
-from transformers import AlbertConfig, BertConfig, ElectraConfig, PreTrainedConfig, PreTrainedModel, RobertaConfig
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 from service.engine import session as engine
+from training.checkpoints import families
 
 SHAPE = {
     "vocab_size": 99,
@@ -24,6 +36,10 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "Albert": (AlbertConfig, {"embedding_size": 16, "num_hidden_layers": 3}),
     "Roberta": (RobertaConfig, {"type_vocab_size": 1}),
     "Electra": (ElectraConfig, {"embedding_size": 16}),
+    "DistilBert": (DistilBertConfig, {"hidden_dim": 48}),
+    "XLMRoberta": (XLMRobertaConfig, {"type_vocab_size": 1}),
+    "Camembert": (CamembertConfig, {"type_vocab_size": 1}),
+    "MPNet": (MPNetConfig, {}),
 }
 HEADS = ["SequenceClassification", "MultipleChoice", "QuestionAnswering"]
 SHAPES = [(1, 1), (1, 8), (4, 32), (3, 50)]
@@ -50,12 +66,14 @@ def rows(model: PreTrainedModel, count: int, tokens: int) -> dict[str, np.ndarra
     lengths[0] = tokens
     real = np.arange(tokens) < lengths[:, None]
     ids = np.where(real, random.integers(5, config.vocab_size, (count, tokens)), config.pad_token_id)
-    types = np.where(real, random.integers(0, config.type_vocab_size, (count, tokens)), 0)
+    types = np.where(real, random.integers(0, getattr(config, "type_vocab_size", 1), (count, tokens)), 0)
     return {"input_ids": ids, "attention_mask": real.astype(np.int64), "token_type_ids": types}
 
 
 def torch_logits(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> list[np.ndarray]:
     inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
+    if not families.of(model.config).token_types:
+        del inputs["token_type_ids"]
     choice = type(model).__name__.endswith("MultipleChoice")
     if choice:  # torch wants [questions, options, tokens]; here a row is an option
         inputs = {name: value[None] for name, value in inputs.items()}

@@ -12,12 +12,14 @@ from tests.training import mixed_script, references
 from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
 from training.tokenizers import pieces
 
-KINDS = ("albert", "bert", "bert-cased", "roberta")
+KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet")
+FAIRSEQ = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
+"""Kinds whose pieces have fairseq's ids, and transformers' class for them."""
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
 
 
 def make(folder: Path) -> dict[str, Path]:
-    """Folders by kind: SentencePiece, WordPiece of two kinds, and byte-level BPE."""
+    """Folders by kind: SentencePiece of three, WordPiece of two, and byte-level BPE."""
     lines = [" ".join(line.split()) for line in mixed_script.lines(800)]
     lines += random.Random(0).choices(_PLAIN, k=200)
     corpus = write_text(folder / "lines.txt", "\n".join(lines))
@@ -26,6 +28,10 @@ def make(folder: Path) -> dict[str, Path]:
     pieces.learn(made["bert"], [corpus], kind="wordpiece", size=1500)
     pieces.learn(made["bert-cased"], [corpus], kind="wordpiece", size=1500, cased=True)
     pieces.learn(made["roberta"], [corpus], kind="bytebpe", size=1000)
+    mpnet(made["mpnet"], made["bert"])
+    model = fairseq_model()
+    for kind in FAIRSEQ:
+        fairseq(made[kind], kind, model)
     for kind, path in made.items():
         (path / "config.json").write_text(json.dumps({"model_type": kind.removesuffix("-cased")}))
     return made
@@ -39,6 +45,36 @@ def albert(folder: Path, model: bytes, *, cased: bool = False) -> Path:
     settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": not cased, "keep_accents": cased}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def mpnet(folder: Path, bert: Path) -> Path:
+    """A published MPNet's vocabulary: BERT's, with fairseq's special tokens before it and its mask behind it."""
+    folder.mkdir(parents=True)
+    vocabulary = (bert / "vocab.txt").read_text(encoding="utf-8")
+    (folder / "vocab.txt").write_text(f"<s>\n<pad>\n</s>\n<unk>\n{vocabulary}<mask>\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MPNetTokenizer"}))
+    return folder
+
+
+def fairseq(folder: Path, kind: str, model: bytes) -> Path:
+    """The tokenizer's files of a published XLM-RoBERTa or CamemBERT of some years ago: its SentencePiece model."""
+    folder.mkdir(parents=True)
+    (folder / "sentencepiece.bpe.model").write_bytes(model)
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": FAIRSEQ[kind]}))
+    return folder
+
+
+def fairseq_model() -> bytes:
+    """A small model as XLM-RoBERTa's and CamemBERT's were made, with SentencePiece's own ids for what is special."""
+    lines = [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(references.prepared(line, cased=True) for line in lines), model_writer=written,
+        model_type="unigram", vocab_size=1600, character_coverage=1.0, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
+        num_threads=1, minloglevel=2, num_sub_iterations=1, seed_sentencepiece_size=20_000,
+    )  # fmt: skip
+    return written.getvalue()
 
 
 def sentencepiece_model(*, cased: bool = False) -> bytes:

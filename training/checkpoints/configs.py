@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from training.checkpoints.families import check
+from training.checkpoints import families
 from training.errors import CheckpointError
 
 RECIPE_FILE = "bertie.json"
@@ -22,7 +22,7 @@ def load_config(model: str | Path) -> PreTrainedConfig:
         if written.get("auto_map"):
             raise CheckpointError(f"{model}: it wants code of its own (auto_map), which is never run")
         config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        check(config)
+        families.check(config)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{model}: {error}") from error
     return config
@@ -45,5 +45,4 @@ def recorded(checkpoint: Path) -> dict[str, Any]:
 def max_positions(config: PreTrainedConfig) -> int:
     """The longest row that a model has positions for."""
     positions: int = config.max_position_embeddings
-    # RoBERTa's positions begin after its padding id, so two of its 514 are never used.
-    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
+    return positions - families.of(config).first_position(config)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from training.checkpoints import attention as attentions
+from training.checkpoints import families
 from training.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -51,12 +52,15 @@ def load(
 def whole_encoder(
     auto: Any, folder: str | Path, config: PreTrainedConfig, attention: str, *, other_head: bool = False
 ) -> tuple[PreTrainedModel, list[str]]:
-    """As `load`, with the whole encoder from the folder: only heads, and a pooler that it lacks, may be newly made.
+    """As `load`, with the whole encoder from the folder: only heads, and a pooler that it lacks, may be newly made. A
+    family with an attention of its own is trained with that, whatever `attention` says.
 
     Raises:
         CheckpointError: as `load`; or weights of the encoder are missing.
     """
     attentions.register()
+    if families.of(config).own_attention:
+        attention = "eager"
     model, missing = load(auto, folder, config, other_head=other_head, attn_implementation=attention)
     # A bare encoder's weights have no prefix.
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."

@@ -9,11 +9,11 @@ from typing import Any
 
 from service.repository.manifest import Calibration, Manifest
 from training import tasks
+from training.checkpoints.families import FAMILIES
 from training.evaluate.calibration import Fit
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 
-_FAMILY = {"albert": "An ALBERT", "bert": "A BERT", "electra": "An ELECTRA", "roberta": "A RoBERTa"}
 _RECIPE_KEYS = ("epochs", "batch_size", "learning_rate", "max_length", "precision", "dropout", "max_steps", "seed")
 
 
@@ -41,7 +41,7 @@ def render(
     lines = [
         f"# {manifest.name}",
         "",
-        f"{_FAMILY[manifest.architecture]} encoder of {manifest.parameters / 1e6:.1f} M parameters for "
+        f"{FAMILIES[manifest.architecture].called} encoder of {manifest.parameters / 1e6:.1f} M parameters for "
         + task.purpose(manifest)
         + (f", fine-tuned from `{manifest.base_model}`" if manifest.base_model else "")
         + ". Exported by `python -m training export`; serve it with Bertie.",

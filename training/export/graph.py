@@ -18,34 +18,18 @@ import onnx
 from onnx import TensorProto
 from transformers import PreTrainedModel
 
+from training.checkpoints import families
 from training.checkpoints.families import (
-    FAMILIES,
     GELU,
-    TANH,
     TANH_GELU,
+    ClassHead,
+    RelativeBias,
+    SpanHead,
     UnsupportedArchitecture,
-    activation,
-    check,
     layer_names,
 )
 from training.export.builder import Array, GraphBuilder
 from training.export.quantize import FLOAT32, Encoding, Int8, Normalise, Use
-
-
-@dataclass(frozen=True)
-class ClassHead:
-    """A head that reads a row's first token: dense, activation (an operator), then the last projection."""
-
-    dense: str
-    activation: str
-    last: str
-
-
-@dataclass(frozen=True)
-class SpanHead:
-    """A head that projects every token to a start and an end score."""
-
-    last: str
 
 
 def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool = False) -> onnx.ModelProto:
@@ -59,7 +43,7 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
     """
     if packed and isinstance(encoding, Int8):
         raise ValueError("int8 graphs are for CPUs, which have no kernels for packed ones")
-    check(model.config)
+    families.check(model.config)
     head = head_of(model)
     writer = _Writer(model, encoding, packed=packed)
     hidden = writer.encoder(first_only=isinstance(head, ClassHead))
@@ -73,23 +57,17 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
 
 def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
     """Find a model's head by its class. Raises `UnsupportedArchitecture` for one that cannot be served."""
-    config = model.config
+    config: Any = model.config
+    family = families.of(config)
     name = type(model).__name__
     if name.endswith("ForQuestionAnswering"):
         if config.num_labels != 2:
             raise UnsupportedArchitecture(f"num_labels {config.num_labels}: question answering has 2, start and end")
-        return SpanHead("qa_outputs")
-    if name.endswith("ForSequenceClassification") and config.model_type in ("roberta", "electra"):
-        return ClassHead("classifier.dense", TANH if config.model_type == "roberta" else GELU, "classifier.out_proj")
-    if name.endswith(("ForSequenceClassification", "ForMultipleChoice")):
-        operator = TANH
-        if config.model_type == "electra":
-            if (config.summary_type, config.summary_use_proj) != ("first", True):
-                raise UnsupportedArchitecture(
-                    f"summary_type {config.summary_type!r} with summary_use_proj {config.summary_use_proj}"
-                )
-            operator = activation(config.summary_activation)
-        return ClassHead(FAMILIES[config.model_type].pooler, operator, "classifier")
+        return family.span_head(config)
+    if name.endswith("ForSequenceClassification"):
+        return family.class_head(config)
+    if name.endswith("ForMultipleChoice"):
+        return family.choice_head(config)
     raise UnsupportedArchitecture(f"{name} has no head that can be served")
 
 
@@ -141,7 +119,7 @@ class _Writer:
 
     def __init__(self, model: PreTrainedModel, encoding: Encoding, *, packed: bool) -> None:
         self.config: Any = model.config
-        self.family = FAMILIES[model.config.model_type]
+        self.family = families.of(model.config)
         self.tensors = model.state_dict()
         self.encoding = encoding
         self.packed = packed
@@ -160,38 +138,53 @@ class _Writer:
         # Rows are padded on the right, so a mask is a length; the fast attention kernels of GPUs want just that.
         lengths = self.node("ReduceSum", [attention_mask, self.constant([1])], "lengths.int64", keepdims=0)
         lengths = self.node("Cast", [lengths], "lengths", to=TensorProto.INT32)
-        x = self.embeddings(input_ids, token_type_ids)
+        tokens = self.node("Shape", [input_ids], "tokens.shape", start=1)
+        tokens = self.node("Squeeze", [tokens], "tokens")
+        positions = self.node("Range", [self.constant(0), tokens, self.constant(1)], "positions")
+        x = self.embeddings(input_ids, token_type_ids, positions)
+        relative = self.family.relative_bias(self.config)
+        bias = self.relative_bias(relative, positions) if relative else ""
         if self.packed:
             x = self.remove_padding(x, lengths, "packed")
         x = self.projected(x)
         names = layer_names(self.config)
         stored = {name: self.stored_layer(f"{self.family.base}.{name}") for name in dict.fromkeys(names)}
         for i, name in enumerate(names):
-            x = self.layer(stored[name], x, lengths, f"layer.{i}", first_only=first_only and i == len(names) - 1)
+            last = first_only and i == len(names) - 1
+            x = self.layer(stored[name], x, lengths, bias, f"layer.{i}", first_only=last)
         return x
 
-    def embeddings(self, input_ids: str, token_type_ids: str) -> str:
+    def embeddings(self, input_ids: str, token_type_ids: str, positions: str) -> str:
         """Write the sum of word, position and type embeddings, normalised: [rows, tokens, embedding size]."""
         base = f"{self.family.base}.embeddings"
-        words, positions, types = (
-            self.take(f"{base}.{kind}_embeddings.weight") for kind in ("word", "position", "token_type")
-        )
-        if self.config.model_type == "roberta":
-            # Its positions count from pad_token_id + 1. Where padding is on the right, that is a shift of the table.
-            positions = positions[self.config.pad_token_id + 1 :]
-        if len(types) == 1:
-            positions = positions + types
-
-        tokens = self.node("Shape", [input_ids], "tokens.shape", start=1)
-        tokens = self.node("Squeeze", [tokens], "tokens")
-        position_ids = self.node("Range", [self.constant(0), tokens, self.constant(1)], "positions")
+        words = self.take(f"{base}.word_embeddings.weight")
+        # Where padding is on the right, positions that begin later are a shift of the table.
+        places = self.take(f"{base}.position_embeddings.weight")[self.family.first_position(self.config) :]
+        types = self.take(f"{base}.token_type_embeddings.weight") if self.family.token_types else None
+        if types is not None and len(types) == 1:
+            places, types = places + types, None
 
         x = self.encoding.embedding(self.builder, f"{base}.word", words)(input_ids, "embeddings.words")
-        if len(types) > 1:
+        if types is not None:
             typed = self.encoding.embedding(self.builder, f"{base}.type", types)(token_type_ids, "embeddings.types")
             x = self.node("Add", [x, typed], "embeddings.typed")
-        placed = self.encoding.embedding(self.builder, f"{base}.position", positions)(position_ids, "embeddings.places")
+        placed = self.encoding.embedding(self.builder, f"{base}.position", places)(positions, "embeddings.places")
         return self.norm(f"{base}.LayerNorm")(x, placed, "", "embeddings")
+
+    def relative_bias(self, bias: RelativeBias, positions: str) -> str:
+        """Write what is added to the scores of every layer, by distance: [1, heads, tokens, tokens]. Once a batch."""
+        farthest = len(bias.buckets) // 2
+        table = self.take(f"{bias.table}.weight").T.astype(self.encoding.dtype)
+        stored = self.builder.weight(f"{bias.table}.weight", table)
+        buckets = self.builder.weight(f"{bias.table}.buckets", bias.buckets.astype(np.int64))
+        by_distance = self.node("Gather", [stored, buckets], "bias.by_distance", axis=1)  # folded as it is loaded
+        keys = self.node("Unsqueeze", [positions, self.constant([0])], "bias.keys")
+        queries = self.node("Unsqueeze", [positions, self.constant([1])], "bias.queries")
+        distance = self.node("Sub", [keys, queries], "bias.distance")
+        distance = self.node("Clip", [distance, self.constant(-farthest), self.constant(farthest)], "bias.near")
+        index = self.node("Add", [distance, self.constant(farthest)], "bias.index")
+        scores = self.node("Gather", [by_distance, index], "bias.scores", axis=1)
+        return self.node("Unsqueeze", [scores, self.constant([0])], "bias")
 
     def remove_padding(self, x: str, lengths: str, to: str) -> str:
         """Write x [rows, tokens, size] without its padding, [all tokens, size]."""
@@ -210,8 +203,9 @@ class _Writer:
         linear = self.linear(projection)
         return self.node("Add", [linear.project(x, "embeddings.project"), linear.bias], "embeddings.projected")
 
-    def layer(self, layer: _Layer, x: str, lengths: str, to: str, *, first_only: bool) -> str:
-        """Write one layer over x. With `first_only`, every token is attended to but only the first is computed."""
+    def layer(self, layer: _Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
+        """Write one layer over x, with `bias` on its scores. With `first_only`, every token is attended to but only the
+        first is computed."""
         query, key, value = f"{to}.query", f"{to}.key", f"{to}.value"
         self.node("Split", [layer.qkv.project(x, f"{to}.qkv")], query, key, value, axis=-1, num_outputs=3)
         op, places = "com.microsoft.MultiHeadAttention", [lengths]
@@ -223,6 +217,9 @@ class _Writer:
             # Two tokens ask and one is kept: a lone one would take the runtime's matrix-by-vector path, whose rounding
             # changes with the padding, and a row must not feel its neighbours' lengths.
             query = self.leading(query, 2, f"{to}.asking")
+            bias = self.leading(bias, 2, f"{to}.bias", axis=2) if bias else ""
+        if bias:
+            places = [*places, bias]
         heads = self.config.num_attention_heads
         attended = self.node(op, [query, key, value, layer.qkv.bias, *places], f"{to}.attention", num_heads=heads)
         if first_only:
@@ -230,7 +227,7 @@ class _Writer:
         mixed = layer.mix.project(attended, f"{to}.mix")
         x = layer.mix_norm(mixed, x, layer.mix.bias, f"{to}.mixed")
         wide = layer.widen.project(x, f"{to}.widen")
-        wide = self.activate(wide, layer.widen.bias, activation(self.config.hidden_act), f"{to}.wide")
+        wide = self.activate(wide, layer.widen.bias, self.family.activation(self.config), f"{to}.wide")
         narrow = layer.narrow.project(wide, f"{to}.narrow")
         return layer.norm(narrow, x, layer.narrow.bias, to)
 
@@ -267,9 +264,9 @@ class _Writer:
         """Keep each row's first token."""
         return self.node("Gather", [x, self.packing.firsts], to) if self.packing else self.leading(x, 1, to)
 
-    def leading(self, x: str, tokens: int, to: str) -> str:
-        """Keep the first `tokens` of x [rows, tokens, size]."""
-        return self.node("Slice", [x, self.constant([0]), self.constant([tokens]), self.constant([1])], to)
+    def leading(self, x: str, tokens: int, to: str, axis: int = 1) -> str:
+        """Keep the first `tokens` of x [rows, tokens, size], or along another axis."""
+        return self.node("Slice", [x, self.constant([0]), self.constant([tokens]), self.constant([axis])], to)
 
     def activate(self, x: str, bias: str, op: str, to: str) -> str:
         """Write op(x + bias)."""
@@ -303,7 +300,7 @@ class _Writer:
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""
         gamma, beta = self.take(f"{name}.weight"), self.take(f"{name}.bias")
-        return self.encoding.norm(self.builder, name, gamma, beta, self.config.layer_norm_eps)
+        return self.encoding.norm(self.builder, name, gamma, beta, self.family.epsilon(self.config))
 
     def take(self, name: str) -> Array:
         """Read a tensor of the checkpoint, as fp32."""

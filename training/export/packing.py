@@ -76,7 +76,8 @@ RestorePadding (packed, places) => (x) {
 }
 """
 
-# query, key, value [all tokens, hidden], bias [3 * hidden], places, row_starts -> attended [all tokens, hidden]
+# query, key, value [all tokens, hidden], bias [3 * hidden], places, row_starts -> attended [all tokens, hidden]; in a
+# graph that has one, with an attention_bias [1, heads, tokens, tokens] behind them
 _ATTENTION = """
 PackedMultiHeadAttention <num_heads> (query, key, value, bias, places, row_starts) => (attended) {
     first = Constant <value_ints = [0]> ()
@@ -105,9 +106,13 @@ PackedMultiHeadAttention <num_heads> (query, key, value, bias, places, row_start
 def for_cpu(graph: onnx.ModelProto) -> onnx.ModelProto:
     """A packed graph as one that CPUs run: the same nodes and weights, its three operators those functions."""
     opsets = f'"" : {OPSET}, "{RUNTIME}" : 1, "{DOMAIN}" : 1'
+    attention = _ATTENTION
+    if any(node.op_type == "PackedMultiHeadAttention" and len(node.input) > 6 for node in graph.graph.node):
+        attention = attention.replace("row_starts) =>", "row_starts, attention_bias) =>")
+        attention = attention.replace("bias, lengths\n", "bias, lengths, attention_bias\n")
     functions = [
         parser.parse_function(f'<domain: "{DOMAIN}", opset_import: [{opsets}]> {text}')
-        for text in (_REMOVE_PADDING, _RESTORE_PADDING, _ATTENTION)
+        for text in (_REMOVE_PADDING, _RESTORE_PADDING, attention)
     ]
     moved = onnx.ModelProto()
     moved.CopyFrom(graph)

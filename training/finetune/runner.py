@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 from service.engine.tokenizer import Tokenizer
 from service.tasks import build
 from training import files, tasks
-from training.checkpoints import precision, sealed
+from training.checkpoints import families, precision, sealed
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import RECIPE_FILE, load_config, max_positions
 from training.checkpoints.teacher import Teacher
@@ -201,12 +201,13 @@ def _load_config(recipe: Recipe) -> PreTrainedConfig:
         if getattr(recipe, name) > max_positions(config):
             raise RecipeError(f"{name} {getattr(recipe, name)} is more than the encoder's {max_positions(config)}")
     if recipe.dropout is not None:
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = recipe.dropout
+        for name in families.of(config).dropouts:
+            setattr(config, name, recipe.dropout)
     if recipe.classifier_dropout is not None:
-        # One thing under the names that the families have for it: ALBERT's, BERT's and RoBERTa's, ELECTRA's.
-        for name in ("classifier_dropout_prob", "classifier_dropout", "summary_last_dropout"):
-            if hasattr(config, name):
-                setattr(config, name, recipe.classifier_dropout)
+        if not families.of(config).head_dropouts:
+            raise RecipeError(f"classifier_dropout: the head of {config.model_type} has the encoder's dropout")
+        for name in families.of(config).head_dropouts:
+            setattr(config, name, recipe.classifier_dropout)
     return config
 
 

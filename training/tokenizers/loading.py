@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import AlbertTokenizer, AutoTokenizer
+from transformers import AlbertTokenizer, AutoTokenizer, CamembertTokenizer, XLMRobertaTokenizer
 from transformers.utils.hub import cached_file
 
 from service.engine.tokenizer import Tokenizer
 from training.errors import CheckpointError
 from training.tokenizers import unigram
 
+logger = logging.getLogger(__name__)
+
 PIECES = "spiece.model"
 """ALBERT's file."""
+FAIRSEQ = "sentencepiece.bpe.model"
+"""XLM-RoBERTa's and CamemBERT's."""
+NOT_USED = "NOTUSED"
+"""How CamemBERT's names of fairseq's special tokens end whose like its model has under other ids."""
 MOST_CAPITALS = 0.05
 """Share of an uncased vocabulary's pieces that may have them: BERT's has none but for its special and unused ones."""
 
@@ -36,6 +45,8 @@ def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
         raise CheckpointError(f"{model}: there is no tokenizer (tokenizer.json, vocab.txt or the like)")
     if isinstance(fast, AlbertTokenizer):
         backend = _albert(model, fast, backend)
+    elif isinstance(fast, (XLMRobertaTokenizer, CamembertTokenizer)) and (pieces := _file(model, FAIRSEQ)):
+        backend = _fairseq(model, pieces, backend)
     _check_case(model, fast, backend)
     backend.no_truncation()
     backend.no_padding()
@@ -64,8 +75,9 @@ def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Toke
 def save_tokenizer(model: str | Path, folder: Path) -> None:
     """Write the tokenizer's files of a checkpoint to another one's folder."""
     AutoTokenizer.from_pretrained(model, trust_remote_code=False).save_pretrained(folder)
-    if pieces := _pieces(model):  # transformers leaves it behind
-        shutil.copyfile(pieces, folder / PIECES)
+    for name in (PIECES, FAIRSEQ):  # transformers leaves them behind
+        if found := _file(model, name):
+            shutil.copyfile(found, folder / name)
 
 
 def _check_case(model: str | Path, fast: Any, backend: tokenizers.Tokenizer) -> None:
@@ -82,28 +94,57 @@ def _check_case(model: str | Path, fast: Any, backend: tokenizers.Tokenizer) -> 
 
 def _albert(model: str | Path, fast: Any, read: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer of its SentencePiece model, with the special tokens and the template that transformers read."""
-    pieces = _pieces(model)
+    pieces = _file(model, PIECES)
     if pieces is None:
         raise CheckpointError(
             f"{model} has no {PIECES}, without which ALBERT's tokenizer cannot be rebuilt rightly; copy the encoder's"
         )
     backend = unigram.convert(pieces, lowercase=fast.do_lower_case, keep_accents=fast.keep_accents)
+    return _with_added(model, backend, read, read.get_added_tokens_decoder())
+
+
+def _fairseq(model: str | Path, pieces: Path, read: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer of its SentencePiece model, with the ids, the special tokens and the template that transformers
+    read; or what transformers read, where the model is not one that can be converted."""
+    layout = json.loads(read.to_str())["model"]
+    # How they are told from the text about them differs from one folder to another, and is of no matter to the service.
+    added = {
+        i: tokenizers.AddedToken(token.content, special=True, normalized=False) if token.special else token
+        for i, token in read.get_added_tokens_decoder().items()
+        if not token.content.endswith(NOT_USED)
+    }
+    names = {token.content for token in added.values()}
+    try:
+        backend = unigram.fairseq(pieces, [name for name, _ in layout["vocab"]], layout["unk_id"], names)
+    except CheckpointError as error:
+        logger.warning("%s is read as transformers reads it: %s", model, error)
+        return read
+    return _with_added(model, backend, read, added)
+
+
+def _with_added(
+    model: str | Path,
+    backend: tokenizers.Tokenizer,
+    read: tokenizers.Tokenizer,
+    added: Mapping[int, tokenizers.AddedToken],
+) -> tokenizers.Tokenizer:
+    """`backend` with the template of `read`, and with the tokens `added` by id."""
     vocabulary = backend.get_vocab()
-    for identifier, token in sorted(read.get_added_tokens_decoder().items()):
+    for identifier, token in sorted(added.items(), key=lambda item: item[0]):
         if token.special:
             backend.add_special_tokens([token])
         elif token.content not in vocabulary:  # else a symbol of the model: transformers would cut the text at it
             backend.add_tokens([token])
         if backend.token_to_id(token.content) != identifier:
-            raise CheckpointError(f"{model}: {token.content!r} has another id in {PIECES} than {identifier}")
+            raise CheckpointError(f"{model}: {token.content!r} has another id in its SentencePiece model: {identifier}")
     backend.post_processor, backend.decoder = read.post_processor, read.decoder
     return backend
 
 
-def _pieces(model: str | Path) -> Path | None:
-    """Where a checkpoint's SentencePiece model lies, if it has one."""
+def _file(model: str | Path, name: str) -> Path | None:
+    """Where a checkpoint's file of that name lies, if it has one."""
     found = cached_file(
-        str(model), PIECES, _raise_exceptions_for_missing_entries=False,
+        str(model), name, _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
     return Path(found) if found else None

@@ -1,4 +1,8 @@
-"""ALBERT's SentencePiece model as a tokenizer that the service runs: the ids of SentencePiece's library, with offsets.
+"""SentencePiece models as tokenizers that the service runs: the ids of SentencePiece's library, with offsets.
+
+XLM-RoBERTa and CamemBERT hand a text to SentencePiece as it is, and give its pieces other ids (fairseq's). transformers
+splits such a text at what Unicode calls white space (SentencePiece: at what its own map makes a space of), and matches
+the model's map of characters to clusters of them, so that marks get lost behind white space.
 
 ALBERT reads a text in three steps: white space, quotes, accents and capitals are made plain; SentencePiece's unigram
 model cuts it; and a comma after a number is cut off it. transformers does the last not at all, and cuts at each symbol
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +53,9 @@ TILDE, HELD = "～", "\U0010fffe"
 REMOVED = r"[\x{1}-\x{8}\x{b}\x{e}-\x{1f}\x{7f}\x{8f}\x{9f}]"
 """The control characters that the map removes, by SentencePiece's rules "nmt"."""
 
+SYMBOLS = (0x2581, 0xFFFD)
+"""That SentencePiece makes spaces of."""
+
 _IGNORED = r"\p{Case_Ignorable}"
 _CASED = r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
 LAST_SIGMA = f"(?:(?<={_CASED})|(?<={_CASED}{_IGNORED})|(?<={_CASED}{_IGNORED}{{2}}))Σ(?!{_IGNORED}*+\\p{{Cased}})"
@@ -57,11 +64,54 @@ LAST_SIGMA = f"(?:(?<={_CASED})|(?<={_CASED}{_IGNORED})|(?<={_CASED}{_IGNORED}{{
 
 
 def convert(path: Path, *, lowercase: bool, keep_accents: bool) -> tokenizers.Tokenizer:
-    """The tokenizer of the SentencePiece model at `path`, without special tokens around a text.
+    """The tokenizer of ALBERT's SentencePiece model at `path`, without special tokens around a text.
 
     Raises:
         CheckpointError: it is no SentencePiece model, or one that reads text otherwise than ALBERT's.
     """
+    model = _read(path)
+    unknown = next(index for index, piece in enumerate(model.pieces) if piece.type == UNKNOWN)
+    backend = tokenizers.Tokenizer(models.Unigram(_vocabulary(path, model, numbers=True), unknown, byte_fallback=False))
+    characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    backend.normalizer = normalizers.Sequence([preparation(lowercase=lowercase, keep_accents=keep_accents), characters])
+    # Pieces do not reach over white space, so words can be cut one by one: each with the space that it begins with.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
+    )
+    _check_symbols(path, model, backend.normalizer)
+    return backend
+
+
+def fairseq(path: Path, order: Sequence[str], unknown: int, special: Set[str]) -> tokenizers.Tokenizer:
+    """The tokenizer of XLM-RoBERTa's or CamemBERT's SentencePiece model at `path`, without special tokens around a
+    text. The model says how a text is cut, `order` which id a piece has.
+
+    Args:
+        order: the pieces by id, special tokens among them, as fairseq has them.
+        unknown: the id of what is unknown.
+        special: the names in `order` that will be added as tokens of their own.
+
+    Raises:
+        CheckpointError: it is no SentencePiece model, or one that is not read here as SentencePiece reads it.
+    """
+    model = _read(path)
+    known = dict(zip((piece.piece for piece in model.pieces), _vocabulary(path, model), strict=True))
+    vocabulary = []
+    for name in order:
+        piece, score = known.get(name, (f" {name}", 0.0))  # what the model has not is not found in a text
+        vocabulary.append((name if name in special else piece, score))
+    backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unknown, byte_fallback=False))
+    backend.normalizer = normalizers.Sequence(_characters(*_blanks(model.normalizer_spec.precompiled_charsmap)))
+    # Words are what spaces separate. What else Unicode calls white space is one by now, or removed, or a letter here.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
+    )
+    _check_symbols(path, model, backend.normalizer)
+    return backend
+
+
+def _read(path: Path) -> Any:
+    """The model at `path`. Raises `CheckpointError` for none, or one that would be read otherwise here."""
     model = PROTO.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
@@ -70,25 +120,21 @@ def convert(path: Path, *, lowercase: bool, keep_accents: bool) -> tokenizers.To
     for name, wanted in WANTED.items():
         if (value := functools.reduce(getattr, name.split("."), model)) != wanted:
             raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read as SentencePiece reads it")
-    unknown = next((index for index, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
-    if unknown is None:
+    if all(piece.type != UNKNOWN for piece in model.pieces):
         raise CheckpointError(f"{path} has no piece for what is unknown")
-    backend = tokenizers.Tokenizer(models.Unigram(_vocabulary(path, model), unknown, byte_fallback=False))
-    characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
-    backend.normalizer = normalizers.Sequence([preparation(lowercase=lowercase, keep_accents=keep_accents), characters])
-    # Pieces do not reach over white space, so words can be cut one by one: each with the space that it begins with.
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
-    )
+    return model
+
+
+def _check_symbols(path: Path, model: Any, normalizer: tokenizers.normalizers.Normalizer) -> None:
+    """Raise `CheckpointError` for a symbol that SentencePiece takes as it stands and `normalizer` would change."""
     for piece in model.pieces:
-        if piece.type == USER_DEFINED and backend.normalizer.normalize_str(piece.piece) != piece.piece:
+        if piece.type == USER_DEFINED and normalizer.normalize_str(piece.piece) != piece.piece:
             raise CheckpointError(f"{path}: the symbol {piece.piece!r} is taken as it stands, which is not done here")
-    return backend
 
 
-def _vocabulary(path: Path, model: Any) -> list[tuple[str, float]]:
-    """Pieces and their scores in the order of the ids. A piece that no text is cut into has a space before its name,
-    which no word has."""
+def _vocabulary(path: Path, model: Any, *, numbers: bool = False) -> list[tuple[str, float]]:
+    """Pieces and their scores in the model's order. A piece that no text is cut into has a space before its name, which
+    no word has; with `numbers`, those are among them that ALBERT cuts a comma off."""
     best = max(piece.score for piece in model.pieces if piece.type == NORMAL)
     vocabulary = []
     for piece in model.pieces:
@@ -97,7 +143,7 @@ def _vocabulary(path: Path, model: Any) -> list[tuple[str, float]]:
             raise CheckpointError(f"{path}: the piece {name!r} reaches over white space, which is not done here")
         if piece.type == USER_DEFINED:
             score = len(name.encode()) * best - 0.1  # as in SentencePiece, where they have no score of their own
-        if piece.type == UNUSED or _ends_in_number_and_comma(name):
+        if piece.type == UNUSED or (numbers and _ends_in_number_and_comma(name)):
             name = f" {name}"
         vocabulary.append((name, score))
     return vocabulary
@@ -118,18 +164,40 @@ def preparation(*, lowercase: bool, keep_accents: bool) -> tokenizers.normalizer
         steps += [normalizers.NFKD(), normalizers.Replace(Regex(_class(unicodedata.combining)), "")]
     if lowercase:
         steps += [normalizers.Replace(Regex(LAST_SIGMA), "ς"), normalizers.Lowercase()]
-    # The map is NFKC but for one character; and what it takes for spaces it would take with the marks that follow.
-    steps += [normalizers.Replace(Regex(r"[\x{200c}\x{2581}\x{fffd}]"), " ")]
-    steps += [normalizers.Replace(TILDE, HELD), normalizers.NFKC(), normalizers.Replace(HELD, TILDE)]
-    # The map removes them too, but where a text begins with one its offsets of the whole first word are one too low.
-    steps += [normalizers.Replace(Regex(REMOVED), "")]
-    return normalizers.Sequence(steps)
+    # What the map takes for spaces it would take with the marks that follow. The others are Python's spaces too.
+    return normalizers.Sequence([*steps, *_characters(r"[\x{200c}\x{2581}\x{fffd}]", REMOVED)])
+
+
+def _blanks(charsmap: bytes) -> tuple[str, str]:
+    """Regular expressions of the characters that a model's map makes spaces of, and of those that it removes: more of
+    them in later releases of SentencePiece."""
+    read = normalizers.Precompiled(charsmap).normalize_str
+    kinds = ("Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp")
+    points = [point for point in range(1, 0x110000) if unicodedata.category(chr(point)) in kinds or point in SYMBOLS]
+    spaces = [point for point in points if read(chr(point)) == " "]
+    return _ranges(spaces), _ranges([point for point in points if not read(chr(point))])
+
+
+def _characters(spaces: str, removed: str) -> list[Any]:
+    """What SentencePiece's rules "nmt_nfkc" do to characters: `spaces`, a regular expression, become spaces; the rest
+    is NFKC but for one character, and what is `removed`."""
+    return [
+        normalizers.Replace(Regex(spaces), " "),
+        *(normalizers.Replace(TILDE, HELD), normalizers.NFKC(), normalizers.Replace(HELD, TILDE)),
+        # The model's map removes them too, but where a text begins with one its offsets of the whole first word are one
+        # too low.
+        normalizers.Replace(Regex(removed), ""),
+    ]
 
 
 @functools.cache
 def _class(holds: Callable[[str], object]) -> str:
     """A regular expression's class of the characters that Python says this of: tables of its own might differ."""
-    points = [point for point in range(0x110000) if holds(chr(point))]
+    return _ranges([point for point in range(0x110000) if holds(chr(point))])
+
+
+def _ranges(points: Sequence[int]) -> str:
+    """A regular expression's class of the characters at `points`, in order."""
     begins = [point for point, before in zip(points, [-1, *points], strict=False) if point != before + 1]
     ends = [point for point, after in zip(points, [*points[1:], -1], strict=True) if after != point + 1]
     return "[" + "".join(rf"\x{{{begin:x}}}-\x{{{end:x}}}" for begin, end in zip(begins, ends, strict=True)) + "]"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import transformers
 
 from service.engine.batch import pad
 from service.engine.session import OrtEngine
@@ -40,16 +41,19 @@ class Family:
     sizes: dict[str, Any]
 
 
+_AS_ROBERTA = {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 82}
 FAMILIES = {
     "albert": Family("Albert", "albert", "span", "squad-v1.json", {"embedding_size": 16, "num_hidden_layers": 3}),
     "bert": Family("Bert", "bert", "classification", "sst2.tsv", {}),
     "bert-cased": Family("Bert", "bert-cased", "multiple_choice", "race.jsonl", {}),
-    "roberta": Family(
-        "Roberta", "roberta", "classification", "sst2.tsv",
-        {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 82},
-    ),
+    "roberta": Family("Roberta", "roberta", "classification", "sst2.tsv", _AS_ROBERTA),
     "electra": Family("Electra", "bert", "classification", "sst2.tsv", {"embedding_size": 16}),
     "spanbert": Family("Bert", "bert-cased", "span", "squad-v2.json", {}),
+    "distilbert": Family("DistilBert", "bert", "classification", "sst2.tsv", {"hidden_dim": 64}),
+    "distilbert-cased": Family("DistilBert", "bert-cased", "span", "squad-v1.json", {"hidden_dim": 64}),
+    "xlm-roberta": Family("XLMRoberta", "xlm-roberta", "span", "squad-v2.json", _AS_ROBERTA),
+    "camembert": Family("Camembert", "camembert", "classification", "sst2.tsv", _AS_ROBERTA),
+    "mpnet": Family("MPNet", "mpnet", "span", "squad-v1.json", {"pad_token_id": 1, "max_position_embeddings": 82}),
 }  # fmt: skip
 """SpanBERT is a cased BERT that was trained otherwise."""
 
@@ -68,7 +72,8 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
 
     output = tmp_path / "models" / name
     manifest = export.run(Request(final, output))
-    assert (manifest.architecture, manifest.task) == (family.model.lower(), family.task)
+    architecture = getattr(transformers, f"{family.model}Config").model_type
+    assert (manifest.architecture, manifest.task) == (architecture, family.task)
     bundle = bundles.load(output)
     tokenizer = Tokenizer.from_file(output / TOKENIZER)
     before = Tokenizer(backend)

@@ -51,6 +51,29 @@ def test_electra_summary_activation() -> None:
     assert max(differences(model, build(model))) < 1e-4
 
 
+def test_mpnet_knows_distances_as_torch_does() -> None:
+    """Beyond the farthest that are told apart, too; and one bias serves all layers."""
+    model = tiny("MPNet", "QuestionAnswering")
+    graph = build(model)
+    batch = rows(model, 2, 300)
+    real = batch["attention_mask"] == 1
+    for expected, actual in zip(torch_logits(model, batch), session(graph).run(None, batch), strict=True):
+        assert np.abs(expected - actual)[real].max() < 1e-4
+    attentions = [node for node in graph.graph.node if node.op_type == "MultiHeadAttention"]
+    assert [node.input[5] for node in attentions] == ["bias", "bias"]
+    model.mpnet.encoder.relative_attention_bias.weight.data.zero_()
+    without = session(build(model)).run(None, batch)
+    assert np.abs(without[0] - session(graph).run(None, batch)[0])[real].max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("more", "named"), [({"pad_token_id": 0}, "pad_token_id 0"), ({"relative_attention_num_buckets": 64}, "64")]
+)
+def test_refuses_an_mpnet_that_torch_reads_otherwise(more: dict[str, int], named: str) -> None:
+    with pytest.raises(UnsupportedArchitecture, match=named):
+        build(tiny("MPNet", "SequenceClassification", **more))
+
+
 def test_albert_groups_run_in_torchs_order() -> None:
     model = tiny("Albert", "QuestionAnswering", num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2)
     graph = build(model)
@@ -112,7 +135,7 @@ def test_files_are_as_large_as_their_weights(family: str, tmp_path: Path) -> Non
         ({"hidden_act": "silu"}, "silu"),
         ({"is_decoder": True}, "is_decoder"),
         ({"add_cross_attention": True}, "add_cross_attention"),
-        ({"model_type": "distilbert"}, "distilbert"),
+        ({"model_type": "xlnet"}, "xlnet"),
     ],
 )
 def test_refuses_what_it_would_compute_wrongly(more: dict[str, object], named: str) -> None:

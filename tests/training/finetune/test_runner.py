@@ -36,7 +36,7 @@ from tests.training.samples import (
     write_sst2,
     write_text,
 )  # fmt: skip
-from training.checkpoints import sealed
+from training.checkpoints import families, sealed
 from training.checkpoints.configs import RECIPE_FILE
 from training.data import Table
 from training.errors import CheckpointError, DataError, RecipeError
@@ -452,6 +452,7 @@ def test_steps_instead_of_epochs(encoder: Path, tmp_path: Path, data_dir: Path) 
         ("Albert", "classification", "classifier_dropout_prob"),
         ("Bert", "multiple_choice", "classifier_dropout"),
         ("Electra", "multiple_choice", "summary_last_dropout"),
+        ("DistilBert", "classification", "seq_classif_dropout"),
     ],
 )
 def test_classifier_dropout_is_the_heads_alone(tmp_path: Path, family: str, task: str, name: str) -> None:
@@ -459,7 +460,7 @@ def test_classifier_dropout_is_the_heads_alone(tmp_path: Path, family: str, task
     made = recipe(folder, tmp_path / "o", "t", task=task, dropout=0.0, classifier_dropout=0.4)
     config = finetune._load_config(made)
     assert getattr(config, name) == 0.4
-    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.0
+    assert {getattr(config, dropout) for dropout in families.of(config).dropouts} == {0.0}
     model, _ = finetune._load_model(made, config)
     encoder = getattr(model, model.base_model_prefix)
     rates = {m.p for n, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
@@ -664,7 +665,6 @@ def test_encoder_without_a_tokenizer(tmp_path: Path, data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "name", "sizes"),
     [
-        ("DistilBert", "distilbert", {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 32}),
         ("DebertaV2", "deberta-v2", {}),
         ("T5", "t5", {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}),
     ],

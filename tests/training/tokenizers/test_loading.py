@@ -138,6 +138,61 @@ def test_no_model_at_all(tmp_path: Path) -> None:
             unigram.convert(tmp_path / "m", lowercase=True, keep_accents=False)
 
 
+# ---- XLM-RoBERTa and CamemBERT: SentencePiece's own library, fairseq's ids -------------------------------------------
+
+OFFSETS = {"xlm-roberta": 1, "camembert": 4}
+COMPOSED = [unicodedata.normalize("NFC", line) for line in LINES]
+"""With accents in the order in which they are usual: what keeps them may read another order otherwise."""
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+def test_fairseq(kind: str, vocabularies: dict[str, Path]) -> None:
+    folder = vocabularies[kind]
+    tokenizer = Tokenizer(load_tokenizer(folder))
+    reference = references.Fairseq(folder / "sentencepiece.bpe.model", offset=OFFSETS[kind])
+    for line, ids in zip(COMPOSED, tokenizer.ids(COMPOSED), strict=True):
+        assert reference.equal(ids.tolist(), reference(line)), repr(line)
+    check_offsets(tokenizer, COMPOSED)
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+def test_fairseq_rows(kind: str, vocabularies: dict[str, Path]) -> None:
+    """<s> a </s>, and <s> a </s></s> b </s>, by the ids that fairseq gives them; and padding is its own."""
+    backend = load_tokenizer(vocabularies[kind])
+    tokenizer = Tokenizer(backend)
+    begin, end = (backend.token_to_id(token) for token in ("<s>", "</s>"))
+    assert (begin, end) == {"xlm-roberta": (0, 2), "camembert": (5, 6)}[kind]
+    assert [part.tolist() for part in tokenizer.single.parts] == [[begin], [end]]
+    assert [part.tolist() for part in tokenizer.pair.parts] == [[begin], [end, end], [end]]
+    assert (tokenizer.pad_id, backend.token_to_id("<unk>")) == (1, 3)
+    assert backend.token_to_id("<mask>") == backend.get_vocab_size() - 1
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+def test_fairseq_goes_on_with_a_new_checkpoint(kind: str, vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    small = vocabularies[kind]
+    shutil.copyfile(small / "config.json", tmp_path / "config.json")
+    save_tokenizer(small, tmp_path)
+    assert load_tokenizer(tmp_path).to_str() == load_tokenizer(small).to_str()
+    # Without the model it is read as transformers reads it: the same ids, where no white space is at stake.
+    (tmp_path / "sentencepiece.bpe.model").unlink()
+    line = "who wrote the code ?"
+    alone, ours = (Tokenizer(load_tokenizer(folder)).ids([line])[0].tolist() for folder in (tmp_path, small))
+    assert alone == ours
+
+
+def test_fairseq_models_that_would_be_read_otherwise_are_left_to_transformers(
+    vocabularies: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(vocabularies["camembert"], tmp_path / "c")
+    path = tmp_path / "c" / "sentencepiece.bpe.model"
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+    model.normalizer_spec.name = "nmt_nfkc_cf"
+    path.write_bytes(model.SerializeToString())
+    assert Tokenizer(load_tokenizer(tmp_path / "c")).ids(["the team"])[0].size
+    assert "is read as transformers reads it" in caplog.text
+
+
 # ---- WordPiece and byte-level BPE -----------------------------------------------------------------------------------
 
 
@@ -164,6 +219,32 @@ def test_wordpiece(vocabularies: dict[str, Path], cased: bool) -> None:
         assert ids.tolist() == first(line), repr(line)
 
 
+def test_distilbert_reads_as_bert(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    """From its vocabulary alone, under the name that old checkpoints give its tokenizer."""
+    shutil.copyfile(vocabularies["bert"] / "vocab.txt", tmp_path / "vocab.txt")
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "DistilBertTokenizer"}')
+    ours, berts = (Tokenizer(load_tokenizer(folder)) for folder in (tmp_path, vocabularies["bert"]))
+    for one, other in zip(ours(LINES[:300]), berts(LINES[:300]), strict=True):
+        assert (one.ids.tolist(), one.offsets.tolist()) == (other.ids.tolist(), other.offsets.tolist())
+    assert [part.tolist() for part in ours.pair.parts] == [part.tolist() for part in berts.pair.parts]
+
+
+def test_mpnet(vocabularies: dict[str, Path]) -> None:
+    """BERT's WordPiece over its own ids, and a RoBERTa's rows."""
+    folder = vocabularies["mpnet"]
+    backend = load_tokenizer(folder)
+    tokenizer = Tokenizer(backend)
+    first = references.Bert(folder / "vocab.txt", cased=False)
+    lines = [line.replace("Σ", "σ") for line in LINES]
+    for line, ids in zip(lines, tokenizer.ids(lines), strict=True):
+        assert ids.tolist() == first(line), repr(line)
+    check_offsets(tokenizer, LINES)
+    assert [part.tolist() for part in tokenizer.single.parts] == [[0], [2]]
+    assert [part.tolist() for part in tokenizer.pair.parts] == [[0], [2, 2], [2]]
+    assert (tokenizer.pad_id, backend.token_to_id("[PAD]")) == (1, 4)
+
+
 def test_a_cased_vocabulary_is_not_lower_cased(vocabularies: dict[str, Path], tmp_path: Path) -> None:
     """As in a checkpoint with its vocabulary alone, for which transformers takes BERT's first settings."""
     shutil.copyfile(vocabularies["bert-cased"] / "vocab.txt", tmp_path / "vocab.txt")
@@ -188,6 +269,8 @@ def test_byte_level_bpe(vocabularies: dict[str, Path]) -> None:
 
 # ---- where in the text a piece stands -------------------------------------------------------------------------------
 
+SENTENCEPIECE = ("albert", *OFFSETS)
+WORDPIECE = ("bert", "bert-cased", "mpnet")
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
@@ -195,13 +278,15 @@ def surface(kind: str, piece: str) -> bytes:
     """What of a text a piece is, in bytes, without the mark of where a word begins or goes on."""
     if kind == "roberta":
         return bytes(BYTES[character] for character in piece).strip()
-    return plain(piece.removeprefix("##") if kind.startswith("bert") else piece.replace("▁", "")).encode()
+    return plain(piece.removeprefix("##") if kind in WORDPIECE else piece.replace("▁", "")).encode()
 
 
-def composed(line: str) -> set[int]:
-    """Where ALBERT's reading makes one character of several: the piece has the place of the first one, or the last."""
+def composed(line: str, *, cased: bool) -> set[int]:
+    """Where the reading for SentencePiece makes one character of several: the piece has the place of the first one, or
+    of the last."""
     places = {i for found in re.finditer("``|''|[\u1160-\u11ff]", line) for i in range(*found.span())}
-    kept = [i for i, character in enumerate(line) if not unicodedata.combining(character)]  # the others are removed
+    # The uncased remove the others.
+    kept = [i for i, character in enumerate(line) if cased or not unicodedata.combining(character)]
     for before, i in pairwise(kept):
         if len(unicodedata.normalize("NFKC", line[before] + line[i])) < 2:
             places |= set(range(before + 1, i + 1))
@@ -225,8 +310,9 @@ def test_a_piece_is_the_text_at_its_offsets(kind: str, vocabularies: dict[str, P
         return plain(normalizer.normalize_str(text)) if normalizer else text
 
     same = 0
-    for line, tokens in zip(LINES, Tokenizer(backend)(LINES), strict=True):
-        joined = composed(line) if kind == "albert" else set()
+    lines = COMPOSED if kind in OFFSETS else LINES
+    for line, tokens in zip(lines, Tokenizer(backend)(lines), strict=True):
+        joined = composed(line, cased=kind != "albert") if kind in SENTENCEPIECE else set()
         left = {i for i, character in enumerate(line) if read(character).strip()} - joined
         for piece, (start, end) in zip(tokens.ids.tolist(), tokens.offsets.tolist(), strict=True):
             left -= set(range(start, end))
@@ -293,13 +379,13 @@ def test_an_answer_is_the_text_at_its_place(kind: str, vocabularies: dict[str, P
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_in_a_text_are_plain_text(kind: str, vocabularies: dict[str, Path]) -> None:
     backend = load_tokenizer(vocabularies[kind])
-    unknown = {"albert": "<unk>", "roberta": "<unk>"}.get(kind, "[UNK]")
+    unknown = "[UNK]" if kind in WORDPIECE else "<unk>"
     own = {backend.token_to_id(token): token for token in SPECIAL if backend.token_to_id(token) is not None}
-    assert len(own) == 5
+    assert len(own) == (10 if kind == "mpnet" else 5)
     tokenizer = Tokenizer(backend)
     for text in (*SPECIAL, *(f"a{token}b {token} {token}{token}." for token in SPECIAL)):
         (tokens,) = tokenizer([text])
         found = {own[i] for i in tokens.ids.tolist() if i in own} - {unknown}
         assert not found, text
-        assert len(tokens) >= len(text.split()) * 2 or kind == "albert"  # "<", "pad", ">" and not "<pad>"
+        assert len(tokens) >= len(text.split()) * 2 or kind in SENTENCEPIECE  # "<", "pad", ">" and not "<pad>"
         check_offsets(tokenizer, [text], shortest=0)
