@@ -16,8 +16,11 @@ from training.errors import CheckpointError
 from training.tokenizers.loading import cut_side
 
 USUAL = frozenset(
-    "[PAD] [UNK] [CLS] [SEP] [MASK] <s> </s> <pad> <unk> <mask> <s>NOTUSED </s>NOTUSED <unk>NOTUSED".split()
-)
+    (
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<s>NOTUSED",
+        "</s>NOTUSED", "<unk>NOTUSED",
+    )
+)  # fmt: skip
 """Special tokens that every tokenizer of a family has. Others are a checkpoint's own markers."""
 LISTED = 5
 """Most tokens that a line lists."""

@@ -183,9 +183,7 @@ def test_how_much_of_a_file_is_there(folder: Path) -> None:
 def test_a_shard_that_is_missing(folder: Path) -> None:
     shards(folder, take(folder))
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"has 1 of the 2 files of weights .*: download pytorch_model-00002"
-    ):
+    with pytest.raises(CheckpointError, match=r"has 1 of the 2 files of weights .*: download pytorch_model-00002"):
         loaded(folder)
 
 
