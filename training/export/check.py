@@ -146,7 +146,7 @@ def _of_tokenizer(report: Report, config: Any) -> None:
     except ValueError as error:
         report.problems.append(str(error))
         return
-    report.notes += report.tried(lambda: agreement.differences(report.folder, config, tokenizer, layout)) or []
+    report.notes += agreement.differences(config, tokenizer, layout)
 
 
 def _without_weights(task: tasks.Task[Any, Any], config: Any) -> PreTrainedModel:
