@@ -39,12 +39,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """Bottom up. A new module wants a place here."""
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("training", "training.errors"),
-    ("training.files", "training.recipe"),
+    ("training.files", "training.folders", "training.recipe"),
     ("training.data",),
     ("training.tokenizers",),
     ("training.checkpoints", "training.tasks"),
     ("training.evaluate",),
-    ("training.finetune", "training.pretrain", "training.export"),
+    ("training.finetune", "training.pretrain", "training.export", "training.doctor"),
     ("training.__main__",),
 )
 """Training's rooms, bottom up. Rooms side by side do not know one another."""

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError
 
 from service.errors import BertieError
-from training.errors import DataError, TrainingError
+from training.errors import CheckpointError, DataError, TrainingError
 
 PRECISIONS = ("fp32", "fp16", "int8", "w8a16")
 
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.set_defaults(run=_pretrain)
 
     shrink = commands.add_parser("shrink", help="begin an ALBERT from a BERT's weights, for pretrain")
-    shrink.add_argument("teacher", help="a BERT's Hugging Face folder with safetensors")
+    shrink.add_argument("teacher", help="a BERT's Hugging Face folder")
     shrink.add_argument("output", type=Path, help="the ALBERT's folder, to be made")
     shrink.add_argument("corpus", nargs="+", help="text files to fit and measure on: plain, .gz or .xz")
     shrink.add_argument("--embedding-size", type=_count, default=128, help="of the word embeddings")
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     shrink.set_defaults(run=_shrink)
 
     export = commands.add_parser("export", help="export a Hugging Face folder to a bundle, through the gate")
-    export.add_argument("checkpoint", type=Path, help="a fine-tuned Hugging Face folder with safetensors")
+    export.add_argument("checkpoint", type=Path, help="a fine-tuned Hugging Face folder")
     export.add_argument("output", type=Path, metavar="bundle", help="the folder to write; its name is the model's name")
     export.add_argument(
         "--precision", action="append", choices=PRECISIONS, dest="precisions", default=[],
@@ -132,6 +132,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--licence", default="", help="licence of the weights, for the card")
     export.add_argument("--base-model", default="", help="what was fine-tuned, for the card")
     export.set_defaults(run=_export)
+
+    check = commands.add_parser("check", help="say what a folder is and whether it can be served, without its weights")
+    check.add_argument("checkpoint", type=Path, help="a Hugging Face folder")
+    check.add_argument(
+        "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"
+    )
+    check.set_defaults(run=_check)
+
+    doctor = commands.add_parser("doctor", help="say what this machine can do and what is wrong with what is installed")
+    doctor.set_defaults(run=_doctor)
 
     restore = commands.add_parser("restore", help="a bundle back to a checkpoint, to fine-tune on or to teach with")
     restore.add_argument("bundle", type=Path)
@@ -242,6 +252,36 @@ def _export(options: argparse.Namespace) -> None:
     manifest = export.run(export.Request(**_given(options), layout=_layout(options)))
     print(f"{options.output}: {', '.join(graph.file for graph in manifest.graphs)}")
     print(json.dumps({graph.precision: graph.scores for graph in manifest.graphs}))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from training.export import check
+
+    report = check.run(**_given(options))
+    _print_facts({"folder": str(report.folder), **report.facts})
+    for note in report.notes:
+        print(f"note: {note}")
+    print(json.dumps(dataclasses.asdict(report), default=str, ensure_ascii=False))
+    if report.problems:
+        raise CheckpointError("it cannot be served as it is: " + "; ".join(report.problems))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from training import doctor
+
+    report = doctor.run()
+    _print_facts(report.facts)
+    for fault in report.faults:
+        print(f"wrong: {fault}")
+    print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
+    if report.faults:
+        raise TrainingError("; ".join(report.faults))
+
+
+def _print_facts(facts: Mapping[str, str]) -> None:
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        print(f"{name:<{width}}  {fact}")
 
 
 def _restore(options: argparse.Namespace) -> None:

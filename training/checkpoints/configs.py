@@ -8,7 +8,9 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from training import folders
 from training.checkpoints import families
+from training.checkpoints.families import FAMILIES
 from training.errors import CheckpointError
 
 RECIPE_FILE = "bertie.json"
@@ -17,14 +19,27 @@ RECIPE_FILE = "bertie.json"
 
 def load_config(model: str | Path) -> PreTrainedConfig:
     """A checkpoint's config. Raises `CheckpointError` where it cannot be read, or its model could not be exported."""
+    if Path(model).is_dir():
+        folders.check(Path(model))
     try:
         written, _ = PreTrainedConfig.get_config_dict(model)
         if written.get("auto_map"):
             raise CheckpointError(f"{model}: it wants code of its own (auto_map), which is never run")
+        if not written.get("model_type"):  # else transformers guesses by the folder's name
+            raise CheckpointError(
+                f"{model}: its config.json has no model_type; write which it is of {', '.join(FAMILIES)}, e.g. "
+                '"model_type": "bert"'
+            )
+        if quantised := written.get("quantization_config"):
+            method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+            raise CheckpointError(
+                f"{model}: its weights are quantised already ({method or 'quantization_config'}), which is not read: "
+                "take the checkpoint that it was made of"
+            )
         config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
         families.check(config)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{model}: {error}") from error
+        raise CheckpointError(f"{model}: {' '.join(str(error).split())}") from error
     return config
 
 

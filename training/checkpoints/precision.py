@@ -32,12 +32,17 @@ def possible(recipe: R) -> R:
     """
     if recipe.precision != "bf16" or torch.cuda.is_available():
         return recipe
-    ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
+    ratio = speed()
     if ratio >= WORTH:
         return recipe
     logger.warning("this processor multiplies bf16 at %.2g times the speed of fp32: the run is in fp32", ratio)
     changed: R = dataclasses.replace(recipe, precision="fp32", attention="sdpa")
     return changed
+
+
+def speed() -> float:
+    """Measure how many times as fast as fp32 this processor multiplies bf16."""
+    return _seconds(torch.float32) / _seconds(torch.bfloat16)
 
 
 def _seconds(number: torch.dtype) -> float:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from training.checkpoints import attention as attentions
-from training.checkpoints import families
+from training.checkpoints import families, stored
 from training.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -32,19 +32,39 @@ def load(
         options: of `from_pretrained`.
 
     Raises:
-        CheckpointError: there are no safetensors, they cannot be read, or have other shapes than the config says.
+        CheckpointError: there are no weights, they cannot be read, are another model's, have other shapes than the
+            config says, or hold what is no finite number.
     """
+    local = Path(folder).is_dir()
+    state = stored.read(Path(folder)) if local else None
+    names = list(state or ())  # transformers empties the mapping
+    source: dict[str, Any] = {"state_dict": state} if local else {"use_safetensors": True, "trust_remote_code": False}
+    maker = auto._model_mapping[type(config)] if local and hasattr(auto, "_model_mapping") else auto
     try:
-        model, loading = auto.from_pretrained(
-            folder, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, dtype=torch.float32, **options,
+        model, loading = maker.from_pretrained(
+            None if local else folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True,
+            dtype=torch.float32, **source, **options,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{folder}: {' '.join(str(error).split())}") from error
     mismatched = sorted(str(key) for key, *_ in loading["mismatched_keys"])
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    wanted = {name for name in model.state_dict() if name.startswith(prefix)}
+    lacking = wanted & set(loading["missing_keys"]) - set(mismatched)
+    if len(lacking) > 0.9 * len(wanted):  # not all: a tied weight is never said to be missing
+        raise CheckpointError(
+            f"{folder}: its config says {config.model_type}, and its {len(names)} weights are another model's "
+            f"({', '.join(names[:2])}, ...)"
+        )
     for name in mismatched:
         if not other_head or name.startswith(f"{model.base_model_prefix}."):
             raise CheckpointError(f"{folder}: weights do not have the shapes that its config says: {name}")
+    for name, parameter in model.named_parameters():
+        if not (finite := torch.isfinite(parameter)).all():
+            raise CheckpointError(
+                f"{folder}: {name} holds {int((~finite).sum()):,} of {parameter.numel():,} values that are no finite "
+                "numbers (NaN or infinite): the training diverged, or the file is damaged; take an earlier checkpoint"
+            )
     result: PreTrainedModel = model
     return result, sorted({*mismatched, *map(str, loading["missing_keys"])})
 

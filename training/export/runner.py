@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,31 +18,35 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from service.repository import bundle as bundles
 from service.repository import manifest as manifests
 from service.repository.files import sha256
 from service.repository.manifest import Graph, Manifest
 from service.tasks import TaskSpec, build
-from training import files, tasks
+from training import files, folders, tasks
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config, max_positions, recorded
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError, one_line
 from training.evaluate import runner as evaluate
-from training.export import card, graphs, measure
+from training.export import agreement, card, graphs, heads, measure
 from training.tokenizers.loading import open_tokenizer
+
+logger = logging.getLogger(__name__)
 
 SHORTEST = 16
 """A bundle's longest row has at least so many tokens: below it, little is left beside the special tokens."""
+USUAL = 384
+"""A bundle's longest row in tokens, where nobody says and the model has as many positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to export, and what the checkpoint does not say of itself. Zero and empty mean: as the checkpoint says."""
 
-    checkpoint: Path  # a Hugging Face folder with safetensors
+    checkpoint: Path  # a Hugging Face folder
     output: Path  # the bundle's folder; its name is the model's name
     precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `graphs.ENCODINGS`
     packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
@@ -81,7 +87,11 @@ def run(request: Request) -> Manifest:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
     model, kind = load_model(request.checkpoint)
     labels = kind.labels(model.config, request.labels)
-    max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
+    agreement.check_side(request.checkpoint, windows=kind.windows)
+    wanted = request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0)
+    max_length = longest_row(model.config, wanted)
+    if not wanted and (said := agreement.shortened(model.config, max_length, windows=kind.windows)):
+        logger.warning("%s: %s", request.checkpoint, said)
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
     if doc_stride < 0:
         raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
@@ -92,6 +102,9 @@ def run(request: Request) -> Manifest:
     ):
         folder.mkdir()
         tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / manifests.TOKENIZER)
+        layout_of_tokens = json.loads((folder / manifests.TOKENIZER).read_text(encoding="utf-8"))
+        for said in agreement.differences(model.config, tokenizer, layout_of_tokens):
+            logger.warning("%s: %s", request.checkpoint, said)
         try:
             spec = TaskSpec(
                 task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
@@ -140,13 +153,9 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]
     Raises:
         CheckpointError: it cannot be loaded, or its head is of no task that can be served.
     """
-    if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint} is no folder")
+    folders.check(checkpoint)
     config: Any = load_config(checkpoint)
-    task = tasks.of_config(config)
-    if task is None:
-        heads = " ".join(config.architectures or ()) or "a config without architectures"
-        raise CheckpointError(f"{checkpoint}: {heads} has no head to serve")
+    task = heads.check(checkpoint, config)
     model, missing = pretrained.load(task.auto, checkpoint, config)
     if missing:
         raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
@@ -155,13 +164,18 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]
     return model.eval(), task
 
 
-def _max_length(model: PreTrainedModel, wanted: int) -> int:
-    positions = max_positions(model.config)
+def longest_row(config: PreTrainedConfig, wanted: int) -> int:
+    """Return a bundle's longest row in tokens: as wanted, or what suits the model where 0 is.
+
+    Raises:
+        CheckpointError: the model has not so many positions, or the row would be too short to serve.
+    """
+    positions = max_positions(config)
     if wanted > positions:
         raise CheckpointError(f"a max_length of {wanted} is more than the model's {positions} positions")
     if wanted and wanted < SHORTEST:
         raise CheckpointError(f"a max_length of {wanted} is less than {SHORTEST}")
-    return wanted or min(positions, 384)
+    return wanted or min(positions, USUAL)
 
 
 def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from transformers import AlbertTokenizer, AutoTokenizer, CamembertTokenizer, XLM
 from transformers.utils.hub import cached_file
 
 from service.engine.tokenizer import Tokenizer
+from training import folders
 from training.errors import CheckpointError
 from training.tokenizers import unigram
 
@@ -25,6 +26,12 @@ FAIRSEQ = "sentencepiece.bpe.model"
 """XLM-RoBERTa's and CamemBERT's."""
 NOT_USED = "NOTUSED"
 """How CamemBERT's names of fairseq's special tokens end whose like its model has under other ids."""
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", PIECES, "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+"""One of these holds a tokenizer's vocabulary; vocab.json has merges.txt beside it."""
+BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What may lie beside that."""
+LETTERS = "AEIST"
+"""Capitals that every cased vocabulary of the Latin script has."""
 MOST_CAPITALS = 0.05
 """Share of an uncased vocabulary's pieces that may have them: BERT's has none but for its special and unused ones."""
 
@@ -35,11 +42,13 @@ def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
     Raises:
         CheckpointError: there is none, or it has no vocabulary; or it is ALBERT's without its SentencePiece model.
     """
+    if Path(model).is_dir():
+        _check_files(Path(model))
     try:
         fast: Any = AutoTokenizer.from_pretrained(model, use_fast=True, trust_remote_code=False)
         backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
     except Exception as error:  # `tokenizers` raises bare Exceptions, and a broken file a KeyError
-        raise CheckpointError(f"{model}: no fast tokenizer can be loaded: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{model}: no fast tokenizer can be loaded: {_said(error)}") from error
     # For a checkpoint without tokenizer files transformers makes one up that knows the special tokens alone.
     if not backend.get_vocab().keys() - set(fast.all_special_tokens):
         raise CheckpointError(f"{model}: there is no tokenizer (tokenizer.json, vocab.txt or the like)")
@@ -62,7 +71,9 @@ def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Toke
     backend = load_tokenizer(model)
     ids = max(backend.get_vocab().values()) + 1  # not their number: a vocabulary may have gaps
     if ids > rows:
-        raise CheckpointError(f"{model}: the tokenizer has ids up to {ids - 1}, the embedding {rows} rows")
+        raise CheckpointError(
+            f"{model}: the tokenizer has ids up to {ids - 1}, the embedding {rows} rows: is it another checkpoint's?"
+        )
     try:
         if to is None:
             return Tokenizer(backend)
@@ -80,8 +91,50 @@ def save_tokenizer(model: str | Path, folder: Path) -> None:
             shutil.copyfile(found, folder / name)
 
 
+def cut_side(folder: Path) -> str:
+    """Return the side on which a folder's tokenizer cuts a text that is too long: "right" unless it says "left"."""
+    sides = [
+        _written(folder / "tokenizer_config.json").get("truncation_side"),
+        (_written(folder / "tokenizer.json").get("truncation") or {}).get("direction"),
+    ]
+    said = next((side for side in sides if isinstance(side, str)), "right")
+    return said.lower()
+
+
+def _written(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; empty where there is none, or nothing of the kind in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _said(error: Exception) -> str:
+    """One line of what a library says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _check_files(folder: Path) -> None:
+    """Raise `CheckpointError` where no file of the folder holds a vocabulary: what was looked for."""
+    folders.check_there(folder)
+    for name in (*FILES, *BESIDE):
+        folders.check_content(folder / name)
+    there = [name for name in FILES if (folder / name).is_file()]
+    if there == ["vocab.json"] and not (folder / "merges.txt").is_file():
+        raise CheckpointError(f"{folder}: there is no tokenizer: vocab.json lies there without its merges.txt")
+    if not there:
+        raise CheckpointError(
+            f"{folder}: there is no tokenizer: looked for {', '.join(FILES)}; copy the files of the encoder that was "
+            "fine-tuned"
+        )
+
+
 def _check_case(model: str | Path, fast: Any, backend: tokenizers.Tokenizer) -> None:
-    """Unless told otherwise transformers lower-cases for BERT, even where the vocabulary is cased, as SpanBERT's is."""
+    """Unless told otherwise transformers lower-cases for BERT, even where the vocabulary is cased, as SpanBERT's is.
+
+    The opposite is only told: of a model that was trained so (bert-base-chinese) it is right.
+    """
     pieces = backend.get_vocab().keys() - set(fast.all_special_tokens)
     capitals = sum(piece != piece.lower() for piece in pieces)
     normalizer = backend.normalizer
@@ -90,6 +143,21 @@ def _check_case(model: str | Path, fast: Any, backend: tokenizers.Tokenizer) -> 
             f"{model}: {capitals} of {len(pieces)} pieces have capitals, which its tokenizer lower-cases; say "
             '"do_lower_case": false in tokenizer_config.json'
         )
+    if _loses_capitals(fast.unk_token, backend):
+        logger.warning(
+            "%s: %d of %d pieces have capitals, and its tokenizer keeps those of a text: each becomes %s. Say "
+            '"do_lower_case": true in tokenizer_config.json unless the model was trained so',
+            model, capitals, len(pieces), fast.unk_token,
+        )  # fmt: skip
+
+
+def _loses_capitals(unknown: str | None, backend: tokenizers.Tokenizer) -> bool:
+    """Whether capitals are unknown where the same letters in lower case are not."""
+
+    def lost(letter: str) -> bool:
+        return unknown in backend.encode(letter, add_special_tokens=False).tokens
+
+    return all(lost(letter) and not lost(letter.lower()) for letter in LETTERS)
 
 
 def _albert(model: str | Path, fast: Any, read: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

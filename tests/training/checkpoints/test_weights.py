@@ -40,13 +40,6 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path: Path) -> None:
         classifier(folder, 2, other_head=True)
 
 
-def test_weights_that_would_have_to_be_unpickled_are_refused(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path / "pickled")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickled"):
-        classifier(folder, 2)
-
-
 def test_an_encoder_is_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_checkpoint(tmp_path / "bert")
     config = AutoConfig.from_pretrained(folder)

@@ -649,8 +649,8 @@ def test_encoder_that_cannot_be_loaded(tmp_path: Path, data_dir: Path) -> None:
         finetune.run(recipe(truncated, tmp_path / "o", train))
     pickled = save_checkpoint(tmp_path / "pickled")
     (pickled / "model.safetensors").unlink()
-    torch.save(make_model().state_dict(), pickled / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickled"):
+    torch.save(make_model(), pickled / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin wants transformers\."):
         finetune.run(recipe(pickled, tmp_path / "o", train))
 
 
@@ -713,7 +713,7 @@ def test_an_encoder_that_lacks_weights(tmp_path: Path, data_dir: Path) -> None:
         finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
     folder = save_checkpoint(tmp_path / "albert", "ForMaskedLM", "Albert")
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=r"weights of the encoder are missing \(bert\.embeddings\."):
+    with pytest.raises(CheckpointError, match=r"its config says bert, and its \d+ weights are another model's \("):
         finetune.run(recipe(folder, tmp_path / "o", str(data_dir / "sst2.tsv")))
     assert not (tmp_path / "o").exists()
 

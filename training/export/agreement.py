@@ -1,0 +1,76 @@
+"""Whether a checkpoint's tokenizer and its model say the same of one another, and of what is served.
+
+Owns what is told of a difference: one line with both numbers. Special ids are told alone: rows are laid out by the
+tokenizer's, padding is masked, and the graph counts positions from the row's beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from service.engine.tokenizer import Tokenizer
+from training.checkpoints.configs import max_positions
+from training.errors import CheckpointError
+from training.tokenizers.loading import cut_side
+
+USUAL = frozenset(
+    (
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<s>NOTUSED",
+        "</s>NOTUSED", "<unk>NOTUSED",
+    )
+)  # fmt: skip
+"""Special tokens that every tokenizer of a family has. Others are a checkpoint's own markers."""
+LISTED = 5
+"""Most tokens that a line lists."""
+
+
+def check_side(folder: Path, *, windows: bool) -> None:
+    """Raise `CheckpointError` where long texts are cut on the side that the service keeps.
+
+    Args:
+        windows: whether the task lays windows over a text, so that nothing of it is cut.
+    """
+    if not windows and cut_side(folder) == "left":
+        raise CheckpointError(
+            f"{folder}: its tokenizer cuts long texts on the left (truncation_side), and the service cuts them on the "
+            'right: write "truncation_side": "right" into tokenizer_config.json to serve their beginnings'
+        )
+
+
+def shortened(config: Any, max_length: int, *, windows: bool) -> str:
+    """Return what to say of rows that are shorter than the model's positions; nothing where no text is cut by it."""
+    positions = max_positions(config)
+    if windows or max_length >= positions:
+        return ""
+    return f"texts are cut at {max_length} tokens, of the model's {positions}; --max-length {positions} serves all"
+
+
+def differences(config: Any, tokenizer: Tokenizer, layout: Mapping[str, Any]) -> list[str]:
+    """Return what a model's config and its tokenizer say differently, a line each.
+
+    Args:
+        layout: what the tokenizer's `tokenizer.json` holds.
+    """
+    single = tokenizer.single.parts
+    ours = {
+        "pad_token_id": tokenizer.pad_id,
+        "bos_token_id": int(single[0][0]) if len(single[0]) else None,
+        "eos_token_id": int(single[-1][-1]) if len(single[-1]) else None,
+    }
+    found = []
+    for key, ours_id in ours.items():
+        theirs = getattr(config, key, None)
+        if theirs is None or ours_id is None or theirs == ours_id:
+            continue
+        found.append(f"its config says {key} {theirs}, its tokenizer uses {ours_id}")
+    added = [token["content"] for token in layout.get("added_tokens", ()) if token.get("special")]
+    own = [content for content in added if content not in USUAL and not content.startswith("[unused")]
+    if own:
+        more = f" and {len(own) - LISTED} more" if len(own) > LISTED else ""
+        found.append(
+            f"its tokenizer has {len(own)} special tokens of its own ({', '.join(own[:LISTED])}{more}): in a text they "
+            "are plain text, cut into pieces, so a model that learned from them as markers does not see them"
+        )
+    return found
