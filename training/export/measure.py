@@ -49,7 +49,8 @@ def run(
         gate_limit: examples of each data set, spread over all of it, on which fp32 is run; 0 for all.
 
     Raises:
-        GateError: int8 lost too much against fp32.
+        GateError: the answers are worse than guesses, or the labels in the wrong order; or int8 lost too much against
+            fp32.
     """
     if not examples:
         return Measured({}, task)
@@ -59,6 +60,8 @@ def run(
         name: evaluate.outcomes(task, engine, pad_id, dev, f"{served} {name}") for name, dev in examples.items()
     }
     kind = tasks.of(task)
+    for name, answered in outcomes.items():
+        gate.chance(name, served, kind.misfit(task, answered))
     task = kind.fit(task, list(outcomes.values()))
     scores = {served: {name: evaluate.scores(task, o) for name, o in outcomes.items()}}
     for precision in others:

@@ -80,7 +80,7 @@ def run(request: Request) -> Manifest:
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
     model, kind = load_model(request.checkpoint)
-    labels = kind.labels(model.config, request.labels)
+    labels = kind.labels(model.config, request.labels, recipe.get("labels", ()))
     max_length = _max_length(model, request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0))
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
     if doc_stride < 0:
