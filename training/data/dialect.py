@@ -42,6 +42,8 @@ DIALECTS = {dialect.name: dialect for dialect in (CSV, SEMICOLON, TSV, PLAIN)}
 WORDS = {",": "comma", ";": "semicolon", "\t": "tab"}
 SAMPLE = 1 << 20
 """Characters, from the first quotation mark of a tab-separated file on, by which it is seen what such a mark is."""
+FEW = 10
+"""Fields in quotation marks from whose commas alone little can be told."""
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 """A first line by which spreadsheets are told the delimiter."""
 _ENCLOSED = re.compile(r'"(?:[^"]|"")*"')
@@ -136,10 +138,11 @@ def _quoted(first: str, lines: Iterable[str]) -> tuple[bool, str, bool]:
             if across and any(line.count("\t") + 1 != columns for line in raw):
                 strong = strong or f"one with a tab or a line break in it begins in {raw[0][:30]!r}"
             record, across = at, False
-    if not strong and weak and commas_enclosed == weak and not commas_bare:
-        strong = "every field with a comma stands in them, and no other"
     if strong:
         return True, f"quotation marks enclose fields: {strong}", False
+    if weak and commas_enclosed == weak and not commas_bare:  # so do spreadsheets
+        told = f"quotation marks enclose fields: all that have a comma stand in them, and no others ({weak})"
+        return True, told, weak < FEW
     if weak:
         return False, f"quotation marks are text: none is doubled in the fields that stand in them ({weak})", True
     return False, "", False

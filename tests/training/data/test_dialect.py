@@ -74,9 +74,11 @@ def test_two_open_quotations_are_not_one_field(tmp_path: Path) -> None:
     assert [record["sentence"] for record in read(path)] == ['"I see', "so", 'he goes"']
 
 
-def test_spreadsheets_quote_what_has_a_comma(tmp_path: Path) -> None:
-    path = write_text(tmp_path / "a.txt", 'text\tlabel\n"well, good"\ta\nbad\tb\n')
-    assert [record["text"] for record in read(path)] == ["well, good", "bad"]
+@pytest.mark.parametrize("times", [1, 10])
+def test_spreadsheets_quote_what_has_a_comma(tmp_path: Path, times: int, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_text(tmp_path / "a.txt", "text\tlabel\n" + '"well, good"\ta\nbad\tb\n' * times)
+    assert [record["text"] for record in read(path)] == ["well, good", "bad"] * times
+    assert len(caplog.records) == (times == 1)  # a warning, where there are but few
 
 
 @pytest.mark.parametrize("first", ["sep=,", "sep=;", "SEP=;", '"sep=;"', "sep=\t", "sep=|"])
