@@ -151,7 +151,7 @@ def _read_table(path: str, report: Report, own: dialect.Dialect, named: str) -> 
 
 
 def _read_rows(reader: Any, name: str, report: Report, found: dialect.Found) -> Iterator[tuple[str, dict[str, Any]]]:
-    header = next(reader, [])
+    header: list[str] = next(reader, [])
     if fault := not_utf8(" ".join(header)):
         raise DataError(f"{name}:1: not UTF-8 ({fault})")
     for column in header:

@@ -105,7 +105,7 @@ def test_the_reason_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         assert f"a.csv: read as table.dialect {told}" in caplog.text or told in caplog.text
         assert not [record for record in caplog.records if record.levelno > logging.INFO]
     caplog.clear()
-    read(write_text(tmp_path / "a.csv", "text,label\n\"a, b\",c\n"))
+    read(write_text(tmp_path / "a.csv", 'text,label\n"a, b",c\n'))
     assert not caplog.records  # there was nothing to decide
 
 
@@ -129,9 +129,7 @@ def test_a_recipe_names_the_dialect(tmp_path: Path) -> None:
     assert read(path, "tsv") == ROWS
 
 
-def test_a_long_file_is_judged_from_its_first_quotation_mark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_file_is_judged_from_its_first_quotation_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialects, "SAMPLE", 200)
     before = [{"text": "nothing", "label": "a"}] * 200
     assert read(write_text(tmp_path / "a.tsv", written("\t", before + ROWS * 9))) == before + ROWS * 9

@@ -171,9 +171,12 @@ def test_several_labels(tmp_path: Path) -> None:
     assert tags(path, table)[0] == [{"a", "b"}, set(), {"b"}]
     lines = [{"text": "x", "tags": ["a", "b"]}, {"text": "y", "tags": []}, {"text": "z", "tags": [1]}]
     path = write_text(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    found, report = tags(path, table, ("a", "b"))
+    found, report = tags(path, Table(label="tags", numbers="index"), ("a", "b"))
     assert found == [{"a", "b"}, set(), {"b"}]
     assert not report.bad
+    found, report = tags(path, table, ("a", "b"))
+    assert found == [{"a", "b"}, set()]
+    assert report.bad == {"unknown label": 1}
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,9 @@ def test_scores_may_lose_half_a_point() -> None:
 
 def test_answers_that_do_not_fit_the_data() -> None:
     gate.chance("d/dev.tsv", "int8", "")
-    with pytest.raises(GateError, match=r"the int8 graph's answers on d/dev\.tsv do not fit the data: they are guesses"):
+    with pytest.raises(
+        GateError, match=r"the int8 graph's answers on d/dev\.tsv do not fit the data: they are guesses"
+    ):
         gate.chance("d/dev.tsv", "int8", "they are guesses")
 
 

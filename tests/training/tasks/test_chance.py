@@ -31,7 +31,7 @@ def answers(
     return found
 
 
-@pytest.mark.parametrize("named", itertools.permutations(NLI))
+@pytest.mark.parametrize("named", list(itertools.permutations(NLI)))
 def test_each_order_of_three_labels(named: tuple[str, ...]) -> None:
     """Some leave a third of the answers right, which is no less than chance."""
     said = chance.one_label(named, answers(NLI, named, 300, 0.8))

@@ -77,7 +77,8 @@ def test_each_family_stands_the_trial(kind: str, vocabularies: dict[str, Path]) 
     backend = load_tokenizer(vocabularies[kind])
     assert trial.faults(backend) == []
     assert trial.capitals_lost(backend) < trial.FEWEST_CAPITALS
-    assert trial.unknown_id(backend) == backend.token_to_id("[UNK]" if kind.startswith("bert") else "<unk>")
+    unknown = {"albert": "<unk>", "roberta": None}.get(kind, "[UNK]")  # every byte is a piece of RoBERTa's
+    assert trial.unknown_id(backend) == (unknown and backend.token_to_id(unknown))
 
 
 def test_a_part_that_trims_is_found_wherever_it_is(vocabularies: dict[str, Path]) -> None:
@@ -99,7 +100,7 @@ def test_offsets_that_cannot_be_mended_are_refused(tmp_path: Path) -> None:
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("r", "l")])
     save_tokenizer(tmp_path, backend)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(CheckpointError, match="offsets are not where its tokens stand .*is placed at.*would be cut"):
+    with pytest.raises(CheckpointError, match=r"offsets are not where its tokens stand .*is placed at.*would be cut"):
         open_tokenizer(tmp_path, 100_000)
 
 
