@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.tasks import ClassificationExample
+from training.data.names import name_of
 from training.data.records import Report, is_text, read_records
 from training.errors import did_you_mean
 
@@ -46,7 +47,7 @@ def read_nli(path: str, labels: Sequence[str], report: Report) -> Iterator[Label
     """
     seen: _Seen = {}
     for where, record in read_records(path, report):
-        if str(record.get("gold_label", record.get("label"))) in NO_CONSENSUS:
+        if name_of(record.get("gold_label", record.get("label"))) in NO_CONSENSUS:
             report.skip("pairs without a consensus label")
             continue
         texts = _texts(record, (("premise", "sentence1"), ("hypothesis", "sentence2")), where, report)
@@ -74,7 +75,7 @@ def _texts(record: Mapping[str, Any], columns: Sequence[Sequence[str]], where: s
     for names in columns:
         name = next((name for name in names if name in record), None)
         if name is None:
-            report.add(where, f"no {names[0]!r}")
+            report.add(where, f"no {names[0]!r}", once=True)
             return []
         value = record[name]
         if not is_text(value):
@@ -95,11 +96,11 @@ def _label(
     """A record's label; empty, once it is reported."""
     name = next((name for name in names if name in record), None)
     if name is None:
-        report.add(where, f"no {names[-1]!r}")
+        report.add(where, f"no {names[-1]!r}", once=True)
         return ""
-    given = str(record[name]).strip()
+    given = name_of(record[name])
     label = numbered.get(given, given)
     if label not in labels:
-        report.add(where, "unknown label", repr(record[name]) + did_you_mean(label, labels))
+        report.add(where, "unknown label", repr(record[name]) + did_you_mean(label, labels), once=True)
         return ""
     return label

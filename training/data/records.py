@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import json
+import logging
 import lzma
 import re
 import zlib
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import IO, Any, TypeGuard
 
 from service.repository import files
+from training.data import dialect
 from training.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 HUB = "hub:"
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
@@ -41,10 +45,20 @@ class Report:
         self.bad: Counter[str] = Counter()
         self.set_aside: Counter[str] = Counter()
         self._shown: list[str] = []
+        self._once: set[tuple[str, str, str]] = set()
 
-    def add(self, where: str, reason: str, detail: str = "") -> None:
-        """Count a bad record. `where` is `file:line` or `file#id`; `reason` is the same for alike faults."""
+    def add(self, where: str, reason: str, detail: str = "", *, once: bool = False) -> None:
+        """Count a bad record. `where` is `file:line` or `file#id`; `reason` is the same for alike faults.
+
+        Args:
+            once: a fault of the whole file, as a column that it lacks: every record is counted, and the first shown.
+        """
         self.bad[reason] += 1
+        if once:
+            key = (where.rpartition(":")[0], reason, detail)
+            if key in self._once:
+                return
+            self._once.add(key)
         if len(self._shown) < SHOWN:
             self._shown.append(f"  {where}: {reason}{f' ({detail})' if detail else ''}")
 
@@ -71,7 +85,7 @@ class Report:
 def open_text(path: str) -> IO[str]:
     """Open a UTF-8 text file: plain, .gz or .xz. Bytes that are not UTF-8 come as lone surrogates; see `not_utf8`."""
     try:
-        opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix, open)
+        opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(Path(path).suffix.lower(), open)
         file: IO[str] = opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
         return file
     except OSError as error:
@@ -97,52 +111,105 @@ def read_json(path: str) -> Any:
         raise DataError(f"{path}: {error}") from error
 
 
-def read_records(path: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records of a .csv, .tsv (or .txt) or .jsonl file, or of a hub data set, each with its place.
+def read_records(path: str, report: Report, named: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records of a .csv, .tsv (or .txt) file, of JSON lines or a JSON list, or of a hub data set, each with its place.
 
     A record that spans lines has the place of its last one.
+
+    Args:
+        named: a table's dialect, of `dialect.DIALECTS`; empty to go by the file itself, and to tell why.
     """
     if path.startswith(HUB):
         yield from _read_hub(path)
         return
-    plain = path.removesuffix(".xz").removesuffix(".gz")
+    suffix = Path(path.lower().removesuffix(".xz").removesuffix(".gz")).suffix
     try:
-        with open_text(path) as file:
-            if plain.endswith((".csv", ".tsv", ".txt")):
-                yield from _read_table(file, Path(path).name, report, quoted=plain.endswith(".csv"))
-            else:
-                yield from _read_lines(file, Path(path).name, report)
+        if suffix in (".csv", ".tsv", ".txt"):
+            yield from _read_table(path, report, dialect.CSV if suffix == ".csv" else dialect.PLAIN, named)
+        else:
+            yield from _read_json_records(path, report)
     except UNREADABLE as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _read_table(file: IO[str], name: str, report: Report, *, quoted: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_table(path: str, report: Report, own: dialect.Dialect, named: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    name = Path(path).name
+    with open_text(path) as file:
+        found = dialect.find(file, own, named)
+    if found.reason:
+        tell = logger.warning if found.doubtful else logger.info
+        tell("%s: read as table.dialect %r: %s", name, found.dialect.name or found.dialect.delimiter, found.reason)
     csv.field_size_limit(LONGEST_FIELD)
-    # GLUE's tables quote nothing: a lone " is text.
-    how: dict[str, Any] = {"strict": True} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(file, **how)
+    with open_text(path) as file:
+        for _ in range(found.header):
+            next(file)
+        reader = csv.reader(file, **found.dialect.options)
+        try:
+            yield from _read_rows(reader, name, report, found)
+        except csv.Error as error:
+            raise DataError(f"{name}:{reader.line_num + found.header}: {error}") from error
+
+
+def _read_rows(reader: Any, name: str, report: Report, found: dialect.Found) -> Iterator[tuple[str, dict[str, Any]]]:
+    header: list[str] = next(reader, [])
+    if fault := not_utf8(" ".join(header)):
+        raise DataError(f"{name}:1: not UTF-8 ({fault})")
+    for column in header:
+        if header.count(column) > 1:
+            raise DataError(f"{name}:1: two columns are called {column!r}")
+    for fields in reader:
+        where = f"{name}:{reader.line_num + found.header}"
+        if not fields:
+            continue  # an empty line
+        if fault := not_utf8(" ".join(fields)):
+            report.add(where, "not UTF-8", fault)
+        elif len(fields) < len(header):
+            report.add(where, "too few columns", f"{len(fields)} of {len(header)}")
+        elif any(fields[len(header) :]):  # what follows the last comma or tab may be nothing
+            word = found.dialect.word
+            hint = f"is a {word} not quoted?" if found.dialect.quoted else f"is there a {word} in a text?"
+            report.add(where, "too many columns", f"{len(fields)} of {len(header)}: {hint}")
+        else:
+            yield where, dict(zip(header, fields, strict=False))
+
+
+def _read_json_records(path: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of a file of JSON lines, or of one list of objects: what its first character says."""
+    name = Path(path).name
+    with open_text(path) as file:
+        first = next((line for line in file if line.strip()), "")
+    if not first.lstrip().startswith("["):
+        _check_lines(path, first)
+        with open_text(path) as file:
+            yield from _read_lines(file, name, report)
+        return
     try:
-        header = next(reader, [])
-        if fault := not_utf8(" ".join(header)):
-            raise DataError(f"{name}:1: not UTF-8 ({fault})")
-        for column in header:
-            if header.count(column) > 1:
-                raise DataError(f"{name}:1: two columns are called {column!r}")
-        for fields in reader:
-            where = f"{name}:{reader.line_num}"
-            if not fields:
-                continue  # an empty line
-            if fault := not_utf8(" ".join(fields)):
-                report.add(where, "not UTF-8", fault)
-            elif len(fields) < len(header):
-                report.add(where, "too few columns", f"{len(fields)} of {len(header)}")
-            elif any(fields[len(header) :]):  # what follows the last comma or tab may be nothing
-                hint = "is a comma not quoted?" if quoted else "is there a tab in a text?"
-                report.add(where, "too many columns", f"{len(fields)} of {len(header)}: {hint}")
-            else:
-                yield where, dict(zip(header, fields, strict=False))
-    except csv.Error as error:
-        raise DataError(f"{name}:{reader.line_num}: {error}") from error
+        content = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error} (it begins with [, so all of it is read as one list)") from error
+    for number, record in enumerate(content):
+        where = f"{name}[{number}]"
+        if isinstance(record, dict):
+            yield where, record
+        else:
+            report.add(where, "not a JSON object")
+
+
+def _check_lines(path: str, first: str) -> None:
+    """Raise a `DataError` where a file is one JSON object over many lines, whose first is none."""
+    if not first.lstrip().startswith("{"):
+        return
+    try:
+        json.loads(first)
+    except NOT_JSON:
+        try:
+            content = read_json(path)
+        except DataError:
+            return  # each bad line is told by itself
+        names = ", ".join(map(repr, list(content)[:5]))
+        raise DataError(
+            f"{path}: one JSON object (of {names}) over many lines; records are an object a line, or a list of objects"
+        ) from None
 
 
 def _read_lines(file: IO[str], name: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,7 +16,7 @@ from training.errors import DataError
 class Question:
     """A question over its paragraph."""
 
-    id: str  # the data set's id
+    id: str  # the data set's id, or the question's place in the file, where it has none
     question: str
     context: str  # the paragraph
     # (text, start) of each reference answer, start in code points; empty for an unanswerable question
@@ -30,19 +30,24 @@ class Question:
 
 
 def read_squad(path: str, report: Report) -> Iterator[Question]:
-    """The questions of a file, in order. An answer must stand in its context at the place it names."""
+    """The questions of a file, in order. An answer must stand in its context at the place it names.
+
+    An id may be a whole number, or be missing: the question is then called by its place. One rule holds for every form
+    of the data: without `is_impossible`, a question whose answers are an empty list has none.
+    """
     name = Path(path).name
     seen: set[str] = set()
     for place, context, record in _questions(path, name, report):
-        identifier = record.get("id")
+        identifier = _identifier(record.get("id"), place)
         where = f"{name}#{identifier}"
         question, answers = record.get("question"), record.get("answers")
-        is_impossible = record.get("is_impossible", False)
-        if isinstance(answers, Mapping):  # the hub's layout: a mapping of columns, and no `is_impossible`
+        if isinstance(answers, Mapping):  # the hub's layout: a mapping of columns
             answers = _from_columns(answers)
-            is_impossible = record.get("is_impossible", answers == [])
-        if not isinstance(identifier, str):
-            report.add(place, "no 'id'")
+        is_impossible = record.get("is_impossible")
+        if is_impossible is None:
+            is_impossible = answers == []
+        if identifier is None:
+            report.add(place, "'id' is not a text or a whole number")
         elif identifier in seen:
             report.add(where, "the id stands twice")
         elif not is_text(question):
@@ -96,6 +101,15 @@ def _questions(path: str, name: str, report: Report) -> Iterator[tuple[str, str,
                     yield f"{place}.qas[{k}]", context, record
                 else:
                     report.add(f"{place}.qas[{k}]", "a question that is no object")
+
+
+def _identifier(value: Any, place: str) -> str | None:
+    """A question's id as a text; its place, after the file's name, where it has none; None for what is no id."""
+    if value is None or value == "":
+        return place.partition("#")[2] or place
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value)
 
 
 def _from_columns(answers: Mapping[str, Any]) -> list[dict[str, Any]] | None:

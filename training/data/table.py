@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
 from service.tasks import ClassificationExample
 from training.data.glue import LabelledText
+from training.data.names import Names, in_order, name_of
 from training.data.records import Report, is_text, read_records
 from training.errors import DataError, did_you_mean
 
@@ -19,13 +20,18 @@ MOST_LABELS = 1000
 
 @pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid", "strict": False})
 class Table:
-    """Which columns of a table are read."""
+    """Which columns of a table are read, and how."""
 
     text: str = "text"  # the text, or the first of a pair
     text_pair: str = ""  # the second text of a pair; empty where texts stand alone
     label: str = "label"  # the label, or the labels of a text that may have several
     id: str = "id"  # the record's name, which no other may have; a table may lack this column
     separator: str = ","  # what stands between several labels in a cell (in JSON, they may be a list)
+    # what a number is in the column of labels: a label by its `value`, or the `index` of one, from 0 in their order
+    numbers: Literal["value", "index"] = "value"
+    # what stands between the fields of a CSV or TSV file, and whether quotation marks enclose them: a key of
+    # `dialect.DIALECTS`; empty to go by the file
+    dialect: Literal["", "csv", "semicolon", "tsv", "plain"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +43,33 @@ class TaggedText:
 
 
 def read_table(path: str, table: Table, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
-    """Texts with one of `labels` each, by name, or by number where no name is one; any label, where none is given."""
+    """Texts with one of `labels` each, by name; any label, where none is given. A number is a label by its value."""
+    names = Names(labels, indices=table.numbers == "index")
     for where, record, example in _examples(path, table, report):
-        label = _name(record.get(table.label))
-        if not label:
+        name = name_of(record.get(table.label))
+        if not name:
             _no_label(where, record, table, report)
-        elif (known := _known(label, labels)) is None:
-            report.add(where, "unknown label", repr(label) + did_you_mean(label, labels))
+        elif (known := names.find(name)) is None:
+            report.add(where, "unknown label", names.fault(name), once=True)
         else:
             yield LabelledText(example, known)
 
 
 def read_tags(path: str, table: Table, labels: Sequence[str], report: Report) -> Iterator[TaggedText]:
     """Texts with any number of labels each: names between separators, or a JSON list. An empty cell is none of them."""
+    names = Names(labels, indices=table.numbers == "index")
     for where, record, example in _examples(path, table, report):
         cell = record.get(table.label)
         if isinstance(cell, str):
             cell = [name for name in cell.split(table.separator) if name.strip()]
-        names = [_name(each) for each in cell] if isinstance(cell, list) else [_name(cell)]
-        unknown = [name for name in names if _known(name, labels) is None]
-        if not all(names):
+        found = [name_of(each) for each in cell] if isinstance(cell, list) else [name_of(cell)]
+        unknown = [name for name in found if names.find(name) is None]
+        if not all(found):
             _no_label(where, record, table, report)
         elif unknown:
-            report.add(where, "unknown label", repr(unknown[0]) + did_you_mean(unknown[0], labels))
+            report.add(where, "unknown label", names.fault(unknown[0]), once=True)
         else:
-            yield TaggedText(example, frozenset(_known(name, labels) or name for name in names))
+            yield TaggedText(example, frozenset(names.find(name) or name for name in found))
 
 
 def labels_of(examples: Iterable[LabelledText | TaggedText]) -> tuple[str, ...]:
@@ -80,7 +88,7 @@ def labels_of(examples: Iterable[LabelledText | TaggedText]) -> tuple[str, ...]:
             f"the training data has {len(found)} different labels: is table.label the column of labels? "
             "If so, list them in the recipe's labels"
         )
-    return tuple(sorted(found, key=int if all(label.isdecimal() for label in found) else None))
+    return in_order(found)
 
 
 def _examples(
@@ -89,12 +97,12 @@ def _examples(
     """(place, record, example) of each record whose texts are texts and whose id is its own."""
     places: dict[str, str] = {}
     columns = [table.text, *((table.text_pair,) if table.text_pair else ())]
-    for where, record in read_records(path, report):
+    for where, record in read_records(path, report, table.dialect):
         if missing := [column for column in columns if column not in record]:
-            report.add(where, f"no column {missing[0]!r}", did_you_mean(missing[0], record).removeprefix("; "))
+            _no_column(where, record, missing[0], report)
         elif bad := [column for column in columns if not is_text(record[column])]:
             report.add(where, f"{bad[0]!r} is empty or not a text")
-        elif (identifier := _name(record.get(table.id))) and identifier in places:
+        elif (identifier := _identifier(record.get(table.id))) and identifier in places:
             report.add(where, "the id stands twice", f"{identifier!r}, first at {places[identifier]}")
         else:
             places[identifier] = where
@@ -105,22 +113,15 @@ def _no_label(where: str, record: Mapping[str, Any], table: Table, report: Repor
     if table.label in record:
         report.add(where, "no label", f"{table.label!r} is {record[table.label]!r}")
     else:
-        report.add(where, f"no column {table.label!r}", did_you_mean(table.label, record).removeprefix("; "))
+        _no_column(where, record, table.label, report)
 
 
-def _name(value: Any) -> str:
-    """A cell as a name: JSON has numbers and truth values where CSV has text; nothing of what is neither."""
-    if isinstance(value, bool):
-        return str(value).lower()
+def _no_column(where: str, record: Mapping[str, Any], column: str, report: Report) -> None:
+    report.add(where, f"no column {column!r}", did_you_mean(column, record).removeprefix("; "), once=True)
+
+
+def _identifier(value: Any) -> str:
+    """A cell as a record's id, as the file spells it; empty for what is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() if isinstance(value, str | int | float) else ""
-
-
-def _known(label: str, labels: Sequence[str]) -> str | None:
-    """The label that is meant: hubs and GLUE number labels from 0 in their order."""
-    if not labels or label in labels:
-        return label
-    if label.isdecimal() and int(label) < len(labels) and not any(name.isdecimal() for name in labels):
-        return labels[int(label)]
-    return None

@@ -147,6 +147,20 @@ def scores(
             )
 
 
+def chance(name: str, precision: str, misfit: str) -> None:
+    """Refuse a graph whose answers are worse than guesses: every graph agrees with the checkpoint on wrong labels.
+
+    Args:
+        name: of the dev data.
+        misfit: what `training.tasks.Task.misfit` says of the outcomes.
+
+    Raises:
+        GateError: it says something.
+    """
+    if misfit:
+        raise GateError(f"the {precision} graph's answers on {name} do not fit the data: {misfit}")
+
+
 def _without(ids: np.ndarray, pad_id: int) -> np.ndarray:
     """`ids` without the padding's id: RoBERTa counts positions by it."""
     return np.where(ids == pad_id, pad_id + 1, ids)

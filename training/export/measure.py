@@ -49,7 +49,8 @@ def run(
         gate_limit: examples of each data set, spread over all of it, on which fp32 is run; 0 for all.
 
     Raises:
-        GateError: int8 lost too much against fp32.
+        GateError: the answers are worse than guesses, or the labels in the wrong order; or int8 lost too much against
+            fp32.
     """
     if not examples:
         return Measured({}, task)
@@ -71,6 +72,8 @@ def run(
             ours = evaluate.scores(task, [outcomes[name][i] for i in chosen])
             gate.scores({name: reached}, {name: ours}, served, kind.main)
             scores[precision][name] = reached
+    for name, answered in outcomes.items():  # after the others: a graph that is off alone is no fault of the labels
+        gate.chance(name, served, kind.misfit(task, answered))
     return _calibrated(Measured(scores, task), engine, pad_id, examples)
 
 

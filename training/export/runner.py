@@ -86,7 +86,7 @@ def run(request: Request) -> Manifest:
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
     model, kind = load_model(request.checkpoint)
-    labels = kind.labels(model.config, request.labels)
+    labels = kind.labels(model.config, request.labels, recipe.get("labels", ()))
     agreement.check_side(request.checkpoint, windows=kind.windows)
     wanted = request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0)
     max_length = longest_row(model.config, wanted)

@@ -49,6 +49,10 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         rows = [(encoded, given | more) for (encoded, given), more in zip(self._rows, targets, strict=True)]
         return Rows(rows, self.cut)
 
+    def count_of(self, token: int) -> int:
+        """Return how often a token stands in the rows of all items."""
+        return sum(int((row.input_ids == token).sum()) for encoded, _ in self._rows for row in encoded)
+
     @property
     def lengths(self) -> Ids:
         """Tokens of each item, all of its rows together, shape [items]."""

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from service.tasks.spec import TaskSpec
 from training import recipe, tasks
 from training.data import Table
-from training.errors import RecipeError, did_you_mean, nearest
+from training.data.names import name_of
+from training.errors import RecipeError, did_you_mean, nearest, one_line
 from training.recipe import CONFIG, BelowOne, Count, Keys, NotNegative, Place, Places, Positive, Share, Texts, Whole
 
 
@@ -34,8 +36,11 @@ class Recipe(Keys):
         labels: the labels in the order of their ids (classification). With `table` they may be left out: those of the
             training data are taken, numbers by their value and names by their code points.
         multi_label: whether a text may have several labels at once, or none (table).
-        table: names of the columns: `text` ("text"), `text_pair` (none), `label` ("label") and `id` ("id"), and the
-            `separator` of several labels in a cell (",").
+        table: names of the columns: `text` ("text"), `text_pair` (none), `label` ("label") and `id` ("id"); the
+            `separator` of several labels in a cell (","); what `numbers` among the labels are: labels by their
+            "value", or each the "index" of one, from 0 in the order of `labels`; and the `dialect` of CSV and TSV
+            files, where what the file itself shows is wrong: "csv", "semicolon" or "tsv", in which quotation marks
+            enclose fields, or "plain": tabs, and such marks are text.
         source_weights: how often the records of a `source` are seen in an epoch (nli; 1 for those not named).
         train_limit: records to use of each training file after a seeded shuffle, 0 for all.
         dev_limit: records to use of the dev file in the scores during training, 0 for all.
@@ -127,7 +132,7 @@ class Recipe(Keys):
                 f"task {self.task!r} reads data {' or '.join(map(repr, self.kind.layouts))}, not {self.data!r}"
             )
         read_from_data = self.data == "table" and not self.labels
-        distinct = len(self.labels) >= 2 and len(set(self.labels)) == len(self.labels)
+        distinct = len(self.labels) >= 2 and len(set(map(name_of, self.labels))) == len(self.labels)
         if self.kind.labelled and not read_from_data and not distinct:
             raise RecipeError(f"task {self.task!r} needs labels: two or more names, in the order of their ids")
         for name in ("label_smoothing", "teacher"):
@@ -135,6 +140,8 @@ class Recipe(Keys):
                 raise RecipeError(f"{name} is for labels that exclude one another, and those of multi_label do not")
         if self.teacher_hidden_weight and len(self.teacher) != 1:
             raise RecipeError(f"teacher_hidden_weight is of one teacher, and there are {len(self.teacher)}")
+        if self.table.numbers == "index" and not self.labels:
+            raise RecipeError('table.numbers "index" wants labels: the names that the numbers are indices of')
         if not self.table.separator:
             raise RecipeError("table.separator is empty")
         if self.max_steps and self.warmup_steps >= self.max_steps:
@@ -179,4 +186,8 @@ def layout(settings: Sequence[str]) -> dict[str, str]:
         found[key.removeprefix("table.")] = value
     if found and found.setdefault("data", "table") != "table" and len(found) > 1:
         raise RecipeError(f"table tells of data 'table', not of {found['data']!r}")
+    try:
+        Table(**{name: value for name, value in found.items() if name != "data"})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise RecipeError(f"table.{one_line(error)}") from error
     return found

@@ -34,9 +34,13 @@ from training.finetune import best, checkpoints, distil, loop
 from training.finetune.features import Rows
 from training.finetune.recipe import Recipe
 from training.tasks import Served
+from training.tokenizers import trial
 from training.tokenizers.loading import load_tokenizer, open_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)
+
+MOST_UNKNOWN = 0.03
+"""Share of the training text's tokens that may be unknown to the tokenizer without a warning."""
 
 
 def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -> dict[str, Any]:
@@ -58,6 +62,7 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     tokenizer = open_tokenizer(recipe.model, config.vocab_size)
     report = Report()
     train = [read(recipe, path, report) for path in recipe.train]
+    known = dict(zip(recipe.train, train, strict=True))  # a file that is both is read, and its faults told, once
     kind = recipe.kind
     if kind.labelled and not recipe.labels:
         recipe = dataclasses.replace(recipe, labels=labels_of(e for examples in train for e in examples))
@@ -66,7 +71,8 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     task = _task(recipe, tokenizer)
     dev: dict[str, list[Any]] = {}
     for path in recipe.dev:  # what the task refuses is reported now, not after the training
-        asked = _limited(read(recipe, path, report), recipe.dev_limit, recipe.seed)
+        found = known[path] if path in known else read(recipe, path, report)
+        asked = _limited(found, recipe.dev_limit, recipe.seed)
         dev[path] = [example for example, _ in kind.encoded(task, asked, report, f"{Path(path).name}: ")]
     data = {path: sha256(path) for path in (*recipe.train, *recipe.dev)}  # of what was read: files change in hours
     made = checkpoints.run_of(dataclasses.asdict(recipe), data)
@@ -82,13 +88,20 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     for path, examples in dev.items():
         if not examples:
             raise DataError(f"no dev examples in {path}")
+    tokens, unknown = int(rows.lengths.sum()), _unknown(recipe, rows)
     logger.info(
         "%d examples, %d rows, %d tokens; %d dev examples",
         len(train_examples),
         rows.count,
-        int(rows.lengths.sum()),
+        tokens,
         sum(map(len, dev.values())),
     )
+    if unknown > MOST_UNKNOWN * tokens:
+        logger.warning(
+            "%.1f %% of the tokens of the training text are unknown to the tokenizer: is the text in another language "
+            "or script than the vocabulary, or in capitals that it lacks?",
+            100.0 * unknown / tokens,
+        )
     if any(rows.cut.values()):
         logger.warning(
             "cut to %d tokens: %s", recipe.max_length, ", ".join(f"{n} {noun}" for noun, n in rows.cut.items())
@@ -128,7 +141,8 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         "data": data,
         "examples": len(train_examples),
         "rows": rows.count,
-        "tokens": int(rows.lengths.sum()),
+        "tokens": tokens,
+        "unknown_tokens": unknown,
         "bad_records": report.bad.total(),
         "cut": rows.cut,
         "train": result.metrics,
@@ -158,6 +172,12 @@ def _task(recipe: Recipe, tokenizer: Tokenizer) -> Served:
         return build(recipe.spec, tokenizer)
     except ValueError as error:
         raise RecipeError(one_line(error)) from error
+
+
+def _unknown(recipe: Recipe, rows: Rows) -> int:
+    """How many tokens of the rows stand for what the tokenizer does not know."""
+    token = trial.unknown_id(load_tokenizer(recipe.model))
+    return 0 if token is None else rows.count_of(token)
 
 
 def read(recipe: Recipe, path: str, report: Report) -> list[Any]:

@@ -12,6 +12,7 @@ from service.tasks import ClassificationTask
 from service.tasks.spec import TaskSpec
 from training.data import LabelledText, Report, read_nli, read_sst2, read_table
 from training.errors import CheckpointError
+from training.tasks import chance
 from training.tasks.task import E, Out, Predictions, Reader, Row, Rows, Served, Task
 
 LAYOUT_OF_LABELS = {
@@ -41,15 +42,19 @@ class Labels(Task[E, Out]):
             return f"problem_type {config.problem_type!r} cannot be served: it gives no scores of labels"
         return ""
 
-    def labels(self, config: Any, given: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the labels in the order of their ids; the well-known ones in lower case."""
+    def labels(self, config: Any, given: Sequence[str] = (), recorded: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the labels in the order of their ids; the well-known ones in lower case.
+
+        Names that say nothing but their number are refused, unless somebody gave them or the run was on such labels.
+        """
         count = config.num_labels
         labels = tuple(given) or tuple(str(config.id2label[i]) for i in range(count))
         if len(labels) != count:
             raise CheckpointError(f"--labels names {len(labels)} labels, the model has {count}")
         if len(set(labels)) < count:
             raise CheckpointError(f"two labels have the same name: {', '.join(labels)}")
-        if any(UNNAMED.fullmatch(label) for label in labels):
+        named = tuple(given) or labels == tuple(recorded)
+        if not named and any(UNNAMED.fullmatch(label) for label in labels):
             example = "negative,positive" if count == 2 else "entailment,neutral,..."
             raise CheckpointError(
                 f"the checkpoint's labels are {', '.join(labels)}: which is which cannot be known; name them in the "
@@ -113,6 +118,9 @@ class Classification(Labels[LabelledText, LabelOutcome]):
 
     def scores(self, served: Served, outcomes: Sequence[LabelOutcome]) -> dict[str, float]:
         return accuracy([o.predicted for o in outcomes], [o.label for o in outcomes])
+
+    def misfit(self, served: Served, outcomes: Sequence[LabelOutcome]) -> str:
+        return chance.one_label(served.labels, [(outcome.predicted, outcome.label) for outcome in outcomes])
 
     def predictions(self, served: Served, outcomes: Sequence[LabelOutcome]) -> Predictions:
         return [outcome.predicted for outcome in outcomes]

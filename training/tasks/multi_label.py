@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from service.tasks import MultiLabelTask
 from service.tasks.spec import TaskSpec
 from training.data import TaggedText, read_tags
+from training.tasks import chance
 from training.tasks.classification import Labels
 from training.tasks.task import Predictions, Reader, Served
 
@@ -50,6 +53,11 @@ class MultiLabel(Labels[TaggedText, TagOutcome]):
 
     def predictions(self, served: Served, outcomes: Sequence[TagOutcome]) -> Predictions:
         return [outcome.over(served.threshold) for outcome in outcomes]
+
+    def misfit(self, served: Served, outcomes: Sequence[TagOutcome]) -> str:
+        scores = [[outcome.scores[label] for label in served.labels] for outcome in outcomes]
+        holds = [[float(label in outcome.reference.labels) for label in served.labels] for outcome in outcomes]
+        return chance.several_labels(served.labels, np.array(scores), np.array(holds))
 
     def fit(self, served: Served, outcomes: Sequence[Sequence[TagOutcome]]) -> Served:
         return served.with_threshold(best_threshold([outcome for each in outcomes for outcome in each]))

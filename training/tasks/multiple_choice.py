@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from service.tasks import MultipleChoiceTask
 from service.tasks.spec import TaskSpec
 from training.data import ChoiceQuestion, Report, read_race
+from training.tasks import chance
 from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task, tower
 
 
@@ -58,6 +59,13 @@ class MultipleChoice(Task[ChoiceQuestion, ChoiceOutcome]):
 
     def scores(self, served: Served, outcomes: Sequence[ChoiceOutcome]) -> dict[str, float]:
         return accuracy(outcomes)
+
+    def misfit(self, served: Served, outcomes: Sequence[ChoiceOutcome]) -> str:
+        right = sum(outcome.option == outcome.reference.answer for outcome in outcomes)
+        share = sum(1.0 / len(outcome.reference.example.options) for outcome in outcomes) / len(outcomes)
+        if not chance.below(right, len(outcomes), share):
+            return ""
+        return f"accuracy is {100.0 * right / len(outcomes):.2f}, and chance is {100.0 * share:.2f}"
 
     def predictions(self, served: Served, outcomes: Sequence[ChoiceOutcome]) -> Predictions:
         return [outcome.option for outcome in outcomes]

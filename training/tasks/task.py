@@ -83,8 +83,12 @@ class Task(ABC, Generic[E, Out]):
         """Return why a checkpoint with this config cannot be served; empty where it can."""
         return ""
 
-    def labels(self, config: Any, given: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return a checkpoint's labels, or those that are given instead. Raises `CheckpointError` for bad ones."""
+    def labels(self, config: Any, given: Sequence[str] = (), recorded: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return a checkpoint's labels, or those that are given instead. Raises `CheckpointError` for bad ones.
+
+        Args:
+            recorded: what its own run says that they are.
+        """
         return ()
 
     # The data
@@ -142,6 +146,10 @@ class Task(ABC, Generic[E, Out]):
     @abstractmethod
     def predictions(self, served: Served, outcomes: Sequence[Out]) -> Predictions:
         """Return the answers in the order of the examples, or by their ids."""
+
+    def misfit(self, served: Served, outcomes: Sequence[Out]) -> str:
+        """Return why the answers are worse than guesses or the labels in another order; empty where neither is so."""
+        return ""
 
     def fit(self, served: Served, outcomes: Sequence[Sequence[Out]]) -> Served:
         """Return the served task with the threshold that is best on the outcomes of some data sets."""

@@ -16,7 +16,7 @@ from transformers.utils.hub import cached_file
 from service.engine.tokenizer import Tokenizer
 from training import folders
 from training.errors import CheckpointError
-from training.tokenizers import unigram
+from training.tokenizers import trial, unigram
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +65,13 @@ def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
 def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Tokenizer:
     """Return the tokenizer of a checkpoint as the service uses it; from the file `to`, where it is to be written there.
 
+    It is tried on a few texts first. Offsets that leave letters out are mended where they can be.
+
     Raises:
-        CheckpointError: there is none that can be used so, or it gives ids that an embedding of so many rows has not.
+        CheckpointError: there is none that can be used so, or it gives ids that an embedding of so many rows has not,
+            or offsets that are not where its tokens stand.
     """
-    backend = load_tokenizer(model)
+    backend = _sound(model, load_tokenizer(model))
     ids = max(backend.get_vocab().values()) + 1  # not their number: a vocabulary may have gaps
     if ids > rows:
         raise CheckpointError(
@@ -128,6 +131,25 @@ def _check_files(folder: Path) -> None:
             f"{folder}: there is no tokenizer: looked for {', '.join(FILES)}; copy the files of the encoder that was "
             "fine-tuned"
         )
+
+
+def _sound(model: str | Path, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A tokenizer with offsets that hold; its other faults are told."""
+    if (lost := trial.capitals_lost(backend)) >= trial.FEWEST_CAPITALS:
+        logger.warning(
+            "%s: %d of 26 capital letters are unknown to the tokenizer, and the small ones are not: the vocabulary is "
+            'uncased; if the model is too, say "do_lower_case": true in tokenizer_config.json', model, lost,
+        )  # fmt: skip
+    if not (found := trial.faults(backend)):
+        return backend
+    mended = trial.untrimmed(backend)
+    if mended is None or trial.faults(mended):
+        raise CheckpointError(
+            f"{model}: the tokenizer's offsets are not where its tokens stand ({'; '.join(found[:3])}): answers would "
+            "be cut"
+        )
+    logger.warning("%s: the tokenizer's offsets leave letters out (%s): they are not trimmed any more", model, found[0])
+    return mended
 
 
 def _check_case(model: str | Path, fast: Any, backend: tokenizers.Tokenizer) -> None:

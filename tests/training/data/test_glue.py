@@ -34,6 +34,15 @@ def test_sst2_with_named_labels_in_jsonl(tmp_path: Path) -> None:
     assert [e.label for e in read_sst2(path, SENTIMENT, Report())] == ["positive", "negative"]
 
 
+def test_numbers_as_pandas_writes_them(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.csv", "sentence,label\nfine,1.0\nbad,0.0\n")
+    assert [e.label for e in read_sst2(path, SENTIMENT, Report())] == ["positive", "negative"]
+    report = Report()
+    path = write_text(tmp_path / "b.csv", "premise,hypothesis,label\np,h,2.0\np,g,-1.0\n")
+    assert [e.label for e in read_nli(path, NLI, report)] == ["contradiction"]
+    assert report.set_aside.total() == 1
+
+
 def test_nli_in_our_layout_keeps_the_source(tmp_path: Path) -> None:
     path = write_nli(tmp_path / "a.jsonl.gz", [{"premise": "p", "hypothesis": "h", "label": "neutral", "source": "x"}])
     assert list(read_nli(path, NLI, Report())) == [pair("p", "h", "neutral", "x")]
@@ -153,7 +162,8 @@ def test_bad_sst2_records(tmp_path: Path, line: str, reason: str) -> None:
     assert f"a.tsv:2: {reason}" in report.summary()
 
 
-def test_a_wrong_header_is_told_for_each_record(tmp_path: Path) -> None:
+def test_a_wrong_header_is_counted_for_each_record_and_told_once(tmp_path: Path) -> None:
     report = Report()
     assert not list(read_sst2(write_text(tmp_path / "a.tsv", "review\tstars\na\t1\nb\t0\n"), SENTIMENT, report))
     assert report.bad == {"no 'sentence'": 2}
+    assert report.summary().count("a.tsv:") == 1

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import lzma
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,36 @@ def test_rows_of_other_widths(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["9" * 5000, "[" * 100_000], ids=["digits", "depth"])
 def test_json_that_python_will_not_read(tmp_path: Path, fault: str) -> None:
     report = Report()
-    assert records(write_text(tmp_path / "a.jsonl", f'{fault}\n{{"a": 1}}\n'), report) == [("a.jsonl:2", {"a": 1})]
-    assert "a.jsonl:1: not JSON (" in report.summary()
+    assert records(write_text(tmp_path / "a.jsonl", f'{{"a": 1}}\n{fault}\n'), report) == [("a.jsonl:1", {"a": 1})]
+    assert "a.jsonl:2: not JSON (" in report.summary()
     with pytest.raises(DataError, match=r"a\.json: "):
         read_json(write_text(tmp_path / "a.json", fault))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "A.JSON", "a.json.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_list(tmp_path: Path, name: str, indent: int | None) -> None:
+    """One record a line, or all of them in a list, on one line or on many."""
+    path = write_text(tmp_path / name, "\n " + json.dumps([{"a": 1}, 3, {"a": 2}], indent=indent))
+    report = Report()
+    assert records(path, report) == [(f"{name}[0]", {"a": 1}), (f"{name}[2]", {"a": 2})]
+    assert f"{name}[1]: not a JSON object" in report.summary()
+    assert report.bad.total() == 1
+
+
+@pytest.mark.parametrize("text", ['[\n{"a": 1},\n{"a": 2},\n', '[{"a": 1}]\n[{"a": 2}]\n', "[" * 100_000])
+def test_a_broken_json_list_is_told_once(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"a\.json: .*\(it begins with \[, so all of it is read as one list\)"):
+        records(write_text(tmp_path / "a.json", text))
+
+
+def test_one_json_object_over_many_lines_is_told_once(tmp_path: Path) -> None:
+    text = json.dumps({"version": 1, "data": [{"a": 1}, {"a": 2}]}, indent=1)
+    with pytest.raises(DataError, match=r"a\.json: one JSON object \(of 'version', 'data'\) over many lines; "):
+        records(write_text(tmp_path / "a.json", text))
+    report = Report()
+    assert records(write_text(tmp_path / "a.json", '{"a":\n{"a": 2}\n'), report) == [("a.json:2", {"a": 2})]
+    assert "a.json:1: not JSON (" in report.summary()
 
 
 def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
@@ -191,6 +218,19 @@ def test_report_counts_all_and_shows_the_first() -> None:
     assert f"f:{SHOWN - 1}: " in text
     assert f"f:{SHOWN}: " not in text
     assert "... and 5 more" in text
+
+
+def test_a_fault_of_a_whole_file_is_shown_once() -> None:
+    report = Report()
+    for file in ("a.csv", "b.csv"):
+        for line in range(2, 40):
+            report.add(f"{file}:{line}", "no column 'text'", "there are a, b", once=True)
+    assert report.summary().splitlines() == [
+        "76 bad records: 76 x no column 'text'",
+        "  a.csv:2: no column 'text' (there are a, b)",
+        "  b.csv:2: no column 'text' (there are a, b)",
+        "  ... and 74 more",
+    ]
 
 
 def test_report_fails_unless_allowed() -> None:

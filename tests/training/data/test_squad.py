@@ -52,6 +52,37 @@ def test_squad_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not report.bad
 
 
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [(262, "262"), (0, "0"), (-7, "-7"), (None, "data[0].paragraphs[0].qas[0]"), ("", "data[0].paragraphs[0].qas[0]")],
+)
+def test_ids_that_are_whole_numbers_or_missing(tmp_path: Path, identifier: Any, expected: str) -> None:
+    """COVID-QA's are numbers, and many a file of one's own has none."""
+    questions, report = read(tmp_path / "a.json", squad_json((PARIS, [GOOD | {"id": identifier}, GOOD])))
+    assert [q.id for q in questions] == [expected, "ok"]
+    record = {name: value for name, value in GOOD.items() if name != "id"}
+    questions, _ = read(tmp_path / "a.json", squad_json((PARIS, [record, record]), (PARIS, [record])))
+    places = ("data[0].paragraphs[0].qas[0]", "data[0].paragraphs[0].qas[1]", "data[0].paragraphs[1].qas[0]")
+    assert tuple(q.id for q in questions) == places
+    assert not report.bad
+
+
+def test_a_number_and_its_digits_are_one_id(tmp_path: Path) -> None:
+    _, report = read(tmp_path / "a.json", squad_json((PARIS, [GOOD | {"id": 7}, GOOD | {"id": "7"}])))
+    assert "a.json#7: the id stands twice" in report.summary()
+
+
+@pytest.mark.parametrize("answers", [[], {"text": [], "answer_start": []}])
+@pytest.mark.parametrize("more", [{}, {"is_impossible": None}, {"is_impossible": True}])
+def test_no_answers_are_no_answer_in_every_form(tmp_path: Path, answers: Any, more: dict[str, Any]) -> None:
+    record = {"id": "x", "question": "where ?", "answers": answers, **more}
+    questions, report = read(tmp_path / "a.json", squad_json((PARIS, [record])))
+    assert [(q.answers, q.is_impossible) for q in questions] == [((), True)]
+    assert not report.bad
+    _, report = read(tmp_path / "a.json", squad_json((PARIS, [record | {"is_impossible": False}])))
+    assert "a.json#x: an answerable question without an answer" in report.summary()
+
+
 def test_hub_columns_of_unlike_length(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"id": "1", "context": PARIS, "question": "q", "answers": {"text": ["paris"], "answer_start": [0, 3]}}]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
@@ -63,7 +94,8 @@ def test_hub_columns_of_unlike_length(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "place", "reason"),
     [
-        ({"id": None}, "data[0].paragraphs[0].qas[1]", "no 'id'"),
+        ({"id": ["x"]}, "data[0].paragraphs[0].qas[1]", "'id' is not a text or a whole number"),
+        ({"id": True}, "data[0].paragraphs[0].qas[1]", "'id' is not a text or a whole number"),
         ({"id": "ok"}, "ok", "the id stands twice"),
         ({"question": " "}, "x", "'question' is empty or not a text"),
         ({"question": "a\ud800"}, "x", "'question' is empty or not a text"),
@@ -88,7 +120,6 @@ def test_hub_columns_of_unlike_length(monkeypatch: pytest.MonkeyPatch) -> None:
             "x",
             "an answer is not in its context at answer_start ('game' at -6, it stands at",
         ),
-        ({"answers": []}, "x", "an answerable question without an answer"),
         ({"is_impossible": True}, "x", "an unanswerable question with answers"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from service.tasks import ClassificationExample
 from tests.training.samples import write_text
 from training.data import LabelledText, Report, Table, TaggedText, labels_of, read_table, read_tags
+from training.data.names import name_of
 from training.errors import DataError
 
 STARS = Table(text="review", label="stars")
@@ -46,11 +47,66 @@ def test_pairs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("1", "good"), ("good", "good"), ("0", "bad"), (1, "good"), (1.0, "good")],
+    [("1", "good"), ("good", "good"), ("0", "bad"), (1, "good"), (1.0, "good"), ("1.0", "good")],
 )
-def test_labels_by_name_or_number(tmp_path: Path, given: Any, expected: str) -> None:
+def test_an_index_where_the_recipe_says_so(tmp_path: Path, given: Any, expected: str) -> None:
     path = write_text(tmp_path / "a.jsonl", json.dumps({"review": "x", "stars": given}) + "\n")
-    assert read(path, labels=("bad", "good"))[0] == [("x", expected)]
+    indices = Table(text="review", label="stars", numbers="index")
+    assert read(path, indices, labels=("bad", "good"))[0] == [("x", expected)]
+    if given != "good":
+        found, report = read(path, labels=("bad", "good"))
+        assert not found
+        assert 'numbers its labels from 0 in this order, say table.numbers = "index"' in report.summary()
+
+
+def test_an_index_beyond_the_labels(tmp_path: Path) -> None:
+    indices = Table(text="review", label="stars", numbers="index")
+    found, report = read(write_text(tmp_path / "a.csv", "review,stars\na,2\nb,-1\n"), indices, labels=("bad", "good"))
+    assert not found
+    assert report.bad == {"unknown label": 2}
+
+
+STAR_FILES = {
+    "a.csv": "review,stars\na,1.0\nb,5.0\nc,3.0\n",  # pandas, where a cell of the column was empty
+    "b.csv": "review,stars\na,1\nb,5\nc,3\n",
+    "a.tsv": "review\tstars\na\t1.0\nb\t5\nc\t3.00\n",
+    "a.jsonl": '{"review": "a", "stars": 1}\n{"review": "b", "stars": 5.0}\n{"review": "c", "stars": "3"}\n',
+    "a.json": '[{"review": "a", "stars": "1.0"}, {"review": "b", "stars": 5}, {"review": "c", "stars": 3.0}]',
+}
+
+
+@pytest.mark.parametrize("labels", [(), ("1", "2", "3", "4", "5"), ("1.0", "2.0", "3.0", "4.0", "5.0")])
+@pytest.mark.parametrize("name", STAR_FILES)
+def test_a_number_is_a_label_by_its_value_in_every_file(tmp_path: Path, name: str, labels: tuple[str, ...]) -> None:
+    """Under the name that the labels have for it; 1 is the first star here, and not the label at 1."""
+    found, report = read(write_text(tmp_path / name, STAR_FILES[name]), labels=labels)
+    spelt = labels or ("1", "2", "3", "4", "5")
+    assert found == [("a", spelt[0]), ("b", spelt[4]), ("c", spelt[2])]
+    assert not report.bad
+
+
+def test_an_empty_cell_among_numbers_is_no_label(tmp_path: Path) -> None:
+    found, report = read(write_text(tmp_path / "a.csv", "review,stars\na,1.0\nb,\n"))
+    assert found == [("a", "1")]
+    assert "a.csv:3: no label" in report.summary()
+    found, report = read(write_text(tmp_path / "a.jsonl", '{"review": "a", "stars": NaN}\n'))
+    assert not found
+    assert "a.jsonl:1: no label" in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("-1", "-1"), ("-1.0", "-1"), (-1, "-1"), ("+1", "1"), ("-0.0", "0"), ("0.50", "0.5"), (0.5, "0.5"),
+        (".5", "0.5"),
+        (-2.25, "-2.25"), (1e16, "10000000000000000"), ("1e-05", "0.00001"), (0.00001, "0.00001"), (True, "true"),
+        ("007", "007"), ("5E1", "5E1"), ("1e5", "1e5"), ("1.", "1."), ("1,000", "1,000"), ("nan", "nan"), ("٣", "٣"),
+        (" 2.0 ", "2"), (float("nan"), ""), (float("inf"), ""), (None, ""), ([1], ""),
+    ],
+)  # fmt: skip
+def test_names_of_cells(cell: Any, expected: str) -> None:
+    assert name_of(cell) == expected
+    assert name_of(expected) == expected
 
 
 def test_labels_that_are_numbers_are_names(tmp_path: Path) -> None:
@@ -115,9 +171,12 @@ def test_several_labels(tmp_path: Path) -> None:
     assert tags(path, table)[0] == [{"a", "b"}, set(), {"b"}]
     lines = [{"text": "x", "tags": ["a", "b"]}, {"text": "y", "tags": []}, {"text": "z", "tags": [1]}]
     path = write_text(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    found, report = tags(path, table, ("a", "b"))
+    found, report = tags(path, Table(label="tags", numbers="index"), ("a", "b"))
     assert found == [{"a", "b"}, set(), {"b"}]
     assert not report.bad
+    found, report = tags(path, table, ("a", "b"))
+    assert found == [{"a", "b"}, set()]
+    assert report.bad == {"unknown label": 1}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +203,7 @@ def test_labels_of_the_data_come_in_one_order() -> None:
     assert labels_of(labelled("b", "a", "C", "a")) == ("C", "a", "b")
     assert labels_of(labelled("10", "9", "0")) == ("0", "9", "10")
     assert labels_of(labelled("10", "9", "x")) == ("10", "9", "x")
+    assert labels_of(labelled("1", "-1", "0", "-10", "0.5", "-0.25")) == ("-10", "-1", "-0.25", "0", "0.5", "1")
     assert labels_of([TaggedText(ClassificationExample("x"), frozenset(each)) for each in ("ba", "", "c")]) == tuple(
         "abc"
     )

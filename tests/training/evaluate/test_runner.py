@@ -178,7 +178,7 @@ def test_the_layout_may_be_named(tmp_path: Path) -> None:
     tokenizer = load_tokenizer()
     sentiment = ClassificationTask(tokenizer, ("negative", "positive"), 48)
     path = write_text(tmp_path / "own.csv", "review,verdict\ngood,positive\nbad,0\n")
-    layout = {"data": "table", "text": "review", "label": "verdict"}
+    layout = {"data": "table", "text": "review", "label": "verdict", "numbers": "index"}
     assert [e.label for e in evaluate.read(sentiment, path, layout=layout)] == ["positive", "negative"]  # type: ignore[union-attr]
     topics = ClassificationTask(tokenizer, ("sport", "war"), 48)
     path = write_text(tmp_path / "own.jsonl", '{"text": "a", "label": "war"}\n')

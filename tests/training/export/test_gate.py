@@ -152,5 +152,13 @@ def test_scores_may_lose_half_a_point() -> None:
         gate.scores(spans, {"b": {"f1": 87.0}}, "int8", "f1")
 
 
+def test_answers_that_do_not_fit_the_data() -> None:
+    gate.chance("d/dev.tsv", "int8", "")
+    with pytest.raises(
+        GateError, match=r"the int8 graph's answers on d/dev\.tsv do not fit the data: they are guesses"
+    ):
+        gate.chance("d/dev.tsv", "int8", "they are guesses")
+
+
 def test_random_rows_hold_no_padding_id() -> None:
     assert gate._without(np.array([[0, 1, 5]]), 1).tolist() == [[0, 2, 5]]

@@ -205,6 +205,7 @@ def test_several_labels_of_a_bundle(encoder: Path, tmp_path: Path) -> None:
     assert (manifest.labels, manifest.multi_label) == (("film", "kind"), True)
     assert manifest.layout == {
         "data": "table", "text": "words", "text_pair": "", "label": "tags", "id": "id", "separator": ",",
+        "numbers": "value", "dialect": "",
     }  # fmt: skip
     for each in manifest.graphs:
         assert (each.scores["d/tags.jsonl"]["f1"], each.scores["d/tags.jsonl"]["exact"]) == (100.0, 100.0)
@@ -361,6 +362,36 @@ def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
 
 
 # ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+def test_labels_in_the_wrong_order_are_refused(sentiment_run: Path, tmp_path: Path) -> None:
+    """Every graph agrees with the checkpoint on them; the data do not."""
+    message = (
+        r"the int8 graph's answers on .*/sst2\.tsv do not fit the data: accuracy is 0\.00, and chance is 50\.00; "
+        r"with --labels negative,positive accuracy is 100\.00"
+    )
+    with pytest.raises(GateError, match=message):
+        export.run(Request(sentiment_run / "final", tmp_path / "models" / "x", labels=("positive", "negative")))
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_labels_that_are_numbers(encoder: Path, tmp_path: Path) -> None:
+    """pandas writes 1.0 where a cell of the column was empty, and the dev file has whole numbers."""
+    stars = [(text, 5 if label == "1" else 1) for text, label in SENTENCES]
+    train = write_text(tmp_path / "d" / "t.csv", "text,label\n" + "".join(f"{text},{n}.0\n" for text, n in stars))
+    dev = write_text(
+        tmp_path / "d" / "dev.jsonl", "".join(json.dumps({"text": text, "label": n}) + "\n" for text, n in stars)
+    )
+    metrics = finetune.run(recipe(encoder, tmp_path / "run", train, dev, data="table", labels=()))
+    assert metrics["recipe"]["labels"] == ("1", "5")
+    assert metrics["dev"]["accuracy"] == 100.0
+    manifest = export.run(Request(tmp_path / "run" / "final", tmp_path / "models" / "stars"))
+    assert manifest.labels == ("1", "5")
+    assert {graph.scores["d/dev.jsonl"]["accuracy"] for graph in manifest.graphs} == {100.0}
+
+
+def test_numbers_are_names_where_somebody_says_so(tmp_path: Path) -> None:
+    assert run(labelled(tmp_path / "c", "1", "2"), tmp_path / "models", labels=("1", "2")).labels == ("1", "2")
 
 
 @pytest.mark.parametrize("labels", [("LABEL_0", "LABEL_1"), ("LABEL_1", "LABEL_0"), ("label_0", "label_1"), ("0", "1")])

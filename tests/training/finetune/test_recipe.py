@@ -128,6 +128,8 @@ def test_unknown_key_without_a_near_one_lists_all() -> None:
         ("table", "text", "table is a table, not the str 'text'"),
         ("table", {"text": 1}, "table.text is a str, not the int 1"),
         ("table", {"txt": "a"}, r"unknown key 'table.txt'; did you mean 'text'\?"),
+        ("table", {"numbers": "idx"}, r"table.numbers is one of 'value', 'index', not 'idx'; did you mean 'index'\?"),
+        ("table", {"dialect": "cvs"}, r"table.dialect is one of '', 'csv', .*; did you mean 'csv'\?"),
         ("precision", "fp23", r"precision is one of 'fp32', 'bf16', not 'fp23'; did you mean 'fp32'\?"),
         ("scheduler", ["linear"], "scheduler is one of 'linear', 'cosine', 'constant_with_warmup', not"),
     ],
@@ -168,6 +170,8 @@ def test_values_out_of_range_are_named(key: str, value: float) -> None:
         ({"multi_label": True}, "multi_label and table tell of data 'table', not of 'nli'"),
         ({"table": {"text": "x"}}, "multi_label and table tell of data 'table', not of 'nli'"),
         ({"data": "table", "multi_label": True, "label_smoothing": 0.1}, "label_smoothing"),
+        ({"data": "table", "labels": ["1", "1.0"]}, "needs labels"),
+        ({"data": "table", "labels": [], "table": {"numbers": "index"}}, 'table.numbers "index" wants labels'),
         ({"data": "table", "table": {"separator": ""}}, "table.separator is empty"),
         ({"max_steps": 10, "warmup_steps": 10}, "warmup_steps 10 leave none of max_steps 10"),
         ({"data": "sst2", "source_weights": {"mnli": 2}}, "source_weights"),
@@ -222,6 +226,7 @@ def test_layout() -> None:
     for setting, message in (
         ("text=review", r"unknown key 'text'; did you mean 'table.text'\?"),
         ("data=sst", r"data is one of .*; did you mean 'sst2'\?"),
+        ("table.dialect=cvs", r"table\.dialect: .*'csv'"),
         ("data", "key=value"),
     ):
         with pytest.raises(RecipeError, match=message):

@@ -147,6 +147,7 @@ def test_metrics_file(sentiment_run: Path, data_dir: Path, encoder: Path) -> Non
     assert metrics["data"] == {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()}
     assert metrics["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe(encoder, sentiment_run, path))))
     assert (metrics["examples"], metrics["rows"], metrics["bad_records"]) == (8, 8, 0)
+    assert metrics["unknown_tokens"] == 0
     assert metrics["tokens"] == sum(len(text.split()) + 2 for text, _ in SENTENCES)
     assert metrics["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__.startswith(
         metrics["versions"]["torch"]
@@ -628,6 +629,16 @@ def test_bad_data_fails_unless_allowed(encoder: Path, tmp_path: Path, caplog: py
     metrics = finetune.run(made, allow_bad_data=True)
     assert (metrics["examples"], metrics["bad_records"]) == (8, 2)
     assert "t.tsv:10: unknown label ('7'; there are negative, positive)" in caplog.text
+    both = dataclasses.replace(made, dev=made.train, output=str(tmp_path / "both"))
+    assert finetune.run(both, allow_bad_data=True)["bad_records"] == 2  # not twice over
+
+
+def test_unknown_tokens_are_told(encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = write_sst2(tmp_path / "t.tsv", [(f"{text} 中文 ☃", label) for text, label in SENTENCES])
+    metrics = finetune.run(recipe(encoder, tmp_path / "o", train, epochs=1.0))
+    assert metrics["unknown_tokens"] == 3 * len(SENTENCES)
+    share = 100.0 * metrics["unknown_tokens"] / metrics["tokens"]
+    assert f"{share:.1f} % of the tokens of the training text are unknown to the tokenizer" in caplog.text
 
 
 def test_no_data_at_all(encoder: Path, tmp_path: Path, data_dir: Path) -> None:
