@@ -1,7 +1,7 @@
 """Bundles called in this process, without a server: the arguments and answers of transformers' pipelines.
 
-Owns the forms of calls and answers, and runs rows in batches of like length on all cores, on threads of its own: there is
-no event loop and no scheduler. Knows nothing of HTTP. Defaults are the pipelines', but for windows, which are the
+Owns the forms of calls and answers, and runs rows in batches of like length on all cores, on threads of its own: there
+is no event loop and no scheduler. Knows nothing of HTTP. Defaults are the pipelines', but for windows, which are the
 bundle's.
 """
 
@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,12 +88,28 @@ class Model:
                         field="truncation",
                     )
                     raise _named(refused, place if len(examples) > 1 else None)
-            logits = iter(self._run([row for rows in encoded for row in rows]))
-            for example, rows in zip(some, encoded, strict=True):
-                answers.append(task.decode(example, rows, [next(logits) for _ in rows]))
+            answers += self._decoded(task, some, encoded)
         return answers
 
-    def _run(self, rows: Sequence[Encoded]) -> list[RowLogits]:
+    def _decoded(self, task: AnyTask, examples: Sequence[Any], encoded: Sequence[Sequence[Encoded]]) -> list[Any]:
+        """Run the rows, and decode each example when its last row has run, while others run."""
+        owners = [place for place, rows in enumerate(encoded) for _ in rows]
+        ends = list(accumulate(map(len, encoded)))
+        missing = list(map(len, encoded))
+        logits: dict[int, RowLogits] = {}
+        answers: list[Any] = [None] * len(examples)
+        for i, found in self._run(list(chain.from_iterable(encoded))):
+            logits[i] = found
+            place = owners[i]
+            missing[place] -= 1
+            if not missing[place]:
+                own = [logits.pop(j) for j in range(ends[place] - len(encoded[place]), ends[place])]
+                answers[place] = task.decode(examples[place], encoded[place], own)
+        return answers
+
+    def _run(self, rows: Sequence[Encoded]) -> Iterator[tuple[int, RowLogits]]:
+        """Run the rows, in any order. Yields their indices and logits."""
+
         def run(chosen: Sequence[int], engine: Engine) -> list[tuple[int, RowLogits]]:
             batch = pad([rows[i] for i in chosen], self.pad_id)
             outputs = engine.run(batch)
@@ -102,11 +118,9 @@ class Model:
         batches = list(self._batches(rows))
         if len(batches) == 1:
             alone = self.low_latency and sum(map(len, rows)) >= LOW_LATENCY_TOKENS
-            ran = [run(batches[0], self._on_all_cores if alone else self.engine)]
+            yield from run(batches[0], self._on_all_cores if alone else self.engine)
         else:
-            ran = list(self._threads.map(lambda chosen: run(chosen, self.engine), batches))
-        logits = dict(chain.from_iterable(ran))
-        return [logits[i] for i in range(len(rows))]
+            yield from chain.from_iterable(self._threads.map(lambda chosen: run(chosen, self.engine), batches))
 
     def _batches(self, rows: Sequence[Encoded]) -> Iterator[list[int]]:
         """Put the rows into batches of like length, the longest first, so that no thread is left with a long one."""
@@ -173,10 +187,8 @@ class Pipeline(ABC):
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("#"))
-            known = {"missing": f"{field!r} is missing", "extra_forbidden": f"{field!r} is not known here"}.get(
-                fault["type"]
-            )
-            detail = f"{known}: {takes}" if known else f"{field!r}: {fault['msg']}"
+            known = {"missing": "is missing", "extra_forbidden": "is not known here"}.get(fault["type"])
+            detail = f"{field!r} {known}: {takes}" if known else f"{field!r}: {fault['msg']}"
             raise InvalidInput(detail, field=field) from None
         if not any(each.suits(example, named=True) for each in does):
             raise InvalidInput(f"this is no input of it: {takes}", field=next(iter(values)))
@@ -208,11 +220,12 @@ class QuestionAnswering(Pipeline):
             question: a question, or several; or, without `context`, inputs: a dict of `question` and `context`, a SQuAD
                 record or transformers' `SquadExample`, or a list of such.
             context: the text to look in; for several questions one for all, or one each.
-            top_k: how many answers to give: with 1 a dict for each input, else a list of dicts.
+            top_k: how many answers to give at most: with 1 a dict for each input, else a list of dicts.
             max_answer_len: tokens of the longest answer.
             handle_impossible_answer: whether the empty text may be the answer. It is the first where "no answer" wins
                 over the bundle's fitted threshold; its score is the probability that there is none.
-            align_to_words: whether answers begin and end with whole words.
+            align_to_words: whether answers begin and end with whole words. Without it, of `top_k` spans those of the
+                same text are one, and there may be fewer answers.
             max_seq_len: tokens of a window, at most the bundle's own, which is the default.
             doc_stride: tokens that neighbouring windows share; the bundle's own by default.
             max_question_len, padding, batch_size, num_workers: have no effect. No question is cut: one that leaves no
@@ -232,7 +245,7 @@ class QuestionAnswering(Pipeline):
         predictions = self._predict(
             inputs,
             task=self._windowed(max_seq_len, doc_stride),
-            top_k=2 * top_k + 10,  # some of them will be the same text
+            top_k=2 * top_k + 10 if align_to_words else top_k,  # as the pipeline: some become the same words
             max_answer_tokens=max_answer_len,
             no_answer=handle_impossible_answer,
         )
@@ -242,6 +255,14 @@ class QuestionAnswering(Pipeline):
         ]
         results = [found[0] for found in answers] if top_k == 1 else answers
         return results[0] if one else results
+
+    def _example(self, values: Json) -> Any:
+        for name in values:
+            if name not in ("question", "context"):
+                raise InvalidInput(f"{name!r} is not known here: options go for all inputs", field=str(name))
+        if isinstance(values.get("context"), list):
+            raise InvalidInput("context: one question has one context", field="context")
+        return super()._example(values)
 
     def _windowed(self, max_seq_len: int | None, doc_stride: int | None) -> SpanTask:
         (task,) = self.model.tasks
@@ -438,7 +459,7 @@ def _questions(question: Any, context: Any) -> tuple[bool, list[Json]]:
         raise InvalidInput("context: one question has one context; for several, ask once for each", field="context")
     contexts = [context] * len(questions) if isinstance(context, str) else list(context)
     if len(questions) != len(contexts):
-        raise InvalidInput(f"{len(questions)} questions and {len(contexts)} contexts do not go together", field="context")
+        raise InvalidInput(f"there are {len(questions)} questions and {len(contexts)} contexts", field="context")
     pairs = zip(questions, contexts, strict=True)
     return isinstance(question, str), [{"question": asked, "context": text} for asked, text in pairs]
 
@@ -453,7 +474,7 @@ def _record(value: Any) -> Json:
         return {name: each for name, each in value.items() if name not in RECORD}
     if hasattr(value, "question_text") and hasattr(value, "context_text"):  # transformers' SquadExample
         return {"question": value.question_text, "context": value.context_text}
-    raise InvalidInput(f"an input is a dict, with the question and its context, and not {value!r:.50}", field="question")
+    raise InvalidInput(f"an input is a dict, with a question and its context, not {value!r:.50}", field="question")
 
 
 def _text(value: Any) -> Json:

@@ -124,7 +124,8 @@ def test_every_module_has_a_layer() -> None:
 def test_a_module_imports_only_from_below(module: str) -> None:
     for name in imports(SERVICE[module]):
         if name in LEVEL:
-            assert LEVEL[name] < LEVEL[module] or (module, name) in UP, f"{module} imports {name}, which is not below it"
+            below = LEVEL[name] < LEVEL[module] or (module, name) in UP
+            assert below, f"{module} imports {name}, which is not below it"
         else:
             assert not name.startswith("service.")
 
@@ -194,7 +195,7 @@ def test_imports_are_seen_wherever_they_stand() -> None:
 
 def test_importing_the_service_imports_nothing() -> None:
     """What `from service import load` costs is paid by who calls `load`."""
-    program = "import sys; before = set(sys.modules); from service import load; print(sorted(set(sys.modules) - before))"
+    program = "import sys; had = set(sys.modules); from service import load; print(sorted(set(sys.modules) - had))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     names = {name.partition(".")[0] for name in ast.literal_eval(done.stdout)}
     assert names - sys.stdlib_module_names == {"service"}, done.stderr

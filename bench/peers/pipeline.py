@@ -4,9 +4,9 @@
     python -m training restore models/qa ENCODER restored
     python -m bench.peers.pipeline models/qa restored dev-v1.1.json.xz --python old/bin/python
 
-Both get the same questions, in the same windows, on the same cores; the pipeline one by one, which is its default, and in
-batches. Tells the share of equal best answers, every one that differs, and the ratio of questions a second. The last line
-is JSON. A bundle with an fp32 graph of the same checkpoint (`training export --precision fp32`) tells what of the
+Both get the same questions, in the same windows, on the same cores; the pipeline one by one, which is its default, and
+in batches. Tells the share of equal best answers, every one that differs, and the ratio of questions a second. The last
+line is JSON. A bundle with an fp32 graph of the same checkpoint (`training export --precision fp32`) tells what of the
 difference is int8's.
 """
 

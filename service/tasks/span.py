@@ -352,8 +352,8 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Widen a span to the words that it begins and ends in, as BERT's tokenizers cut them: runs of what is neither white
-    space nor punctuation, and each Chinese character."""
+    """Widen a span to the words that it begins and ends in, as BERT's tokenizers cut them: runs of what is neither
+    white space nor punctuation, and each Chinese character."""
     while 0 < start < end and _in_word(text[start - 1]) and _in_word(text[start]):
         start -= 1
     while start < end < len(text) and _in_word(text[end - 1]) and _in_word(text[end]):

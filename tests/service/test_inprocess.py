@@ -108,7 +108,7 @@ def test_no_answer_is_asked_for(qa: Pipeline) -> None:
     assert qa(**nothing)["answer"] != ""
     found = qa(**nothing, handle_impossible_answer=True)
     assert (found["answer"], found["start"], found["end"]) == ("", 0, 0)
-    assert 0.5 < found["score"] <= 1
+    assert 0.3 < found["score"] <= 1
     assert qa(**FRANCE, handle_impossible_answer=True)["answer"] == "Paris"
     listed = qa(**FRANCE, handle_impossible_answer=True, top_k=50)
     assert listed[0]["answer"] == "Paris"
@@ -156,6 +156,8 @@ def test_windows_are_as_long_as_is_asked(qa: Pipeline, monkeypatch: pytest.Monke
         ({"context": ["a", "b"]}, "one question has one context"),
         ({"question": ["a", "b"], "context": ["c"]}, "2 questions and 1 contexts"),
         ({"question": "who " * 100}, "the question is 100 tokens long"),
+        ({"question": {"question": "a", "context": ["b"]}}, "one question has one context"),
+        ({"question": {"question": "a", "context": "b", "top_k": 2}}, "'top_k' is not known here"),
         ({"question": {"question": "a"}}, "'context' is missing: model 'qa' takes a question and a context"),
         ({"question": {"question": "a", "kontext": "b", "context": "c"}}, "'kontext' is not known here"),
     ],
@@ -210,7 +212,7 @@ def of_the_pipeline(
     products = np.outer(*(each / each.sum() for each in probabilities))
     flat = np.tril(np.triu(products), longest - 1).ravel()
     answers: list[dict[str, Any]] = []
-    for i in np.argsort(-flat)[: 2 * top_k + 10]:
+    for i in np.argsort(-flat)[: 2 * top_k + 10 if align else top_k]:
         if not flat[i]:
             continue
         s, e = (int(each) for each in divmod(i, len(encoding)))
@@ -241,7 +243,8 @@ def test_answers_are_those_of_the_removed_pipeline(
 ) -> None:
     document = " ".join(words)
     task = SpanTask(Tokenizer(backend("bert")), max_length=384, doc_stride=128)
-    example = SpanExample("fox", (document,), 2 * top_k + 10, longest, no_answer=False)
+    count = 2 * top_k + 10 if align else top_k
+    example = SpanExample("fox", (document,), count, longest, no_answer=False)
     (window,) = task.encode([example])[0]
     random = np.random.default_rng(seed)
     start, end = (random.normal(scale=scale, size=len(window)).astype(np.float32) for _ in range(2))
@@ -306,7 +309,7 @@ def test_zero_shot_through_an_nli_model(nli: Pipeline) -> None:
         ({"text": "a", "text_pair": "b"}, {"top_k": 0}, "top_k must be 1 or more"),
         ([["a", "b"]], {}, "'text': Input should be a valid string"),
         ({"text": "a man " * 60, "text_pair": "b"}, {}, "longer than the model's 64 tokens; truncation=True"),
-        ([{"text": "a", "text_pair": "b"}, {"text": "a " * 60, "text_pair": "b"}], {}, r"^inputs\.1: the text is longer"),
+        ([{"text": text, "text_pair": "b"} for text in ("a", "a " * 60)], {}, r"^inputs\.1: the text is longer"),
     ],
 )
 def test_what_cannot_be_classified_is_named(nli: Pipeline, inputs: Any, options: dict[str, Any], match: str) -> None:
@@ -373,7 +376,8 @@ def test_rows_run_in_batches_of_like_length_and_come_back_in_order(qa: Pipeline)
     model = replace(qa.model, engine=engine, batch_tokens=64)
     type(qa)(model)(questions)
     assert engine.rows == len(questions)
-    assert all(batch.input_ids.size <= 64 and batch.padding_ratio <= inprocess.PADDING for batch in engine.batches)
+    assert max(batch.input_ids.size for batch in engine.batches) <= 64
+    assert max(batch.padding_ratio for batch in engine.batches) < inprocess.PADDING + 1e-9
     assert len(engine.batches) < len(questions)
 
 
