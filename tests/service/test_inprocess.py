@@ -208,7 +208,7 @@ def of_the_pipeline(
 ) -> list[dict[str, Any]]:
     """What transformers' pipeline made of a window's logits, in a few lines of its own algorithm (5.2.0)."""
     inside = np.array([part == 1 for part in encoding.sequence_ids])
-    probabilities = [np.where(inside, np.exp(logits - logits[inside].max()), 0.0) for logits in (start, end)]
+    probabilities = [np.where(inside, np.exp(logits - logits[inside].max()), 0.0) for logits in map(np.float64, (start, end))]
     products = np.outer(*(each / each.sum() for each in probabilities))
     flat = np.tril(np.triu(products), longest - 1).ravel()
     answers: list[dict[str, Any]] = []
@@ -379,6 +379,17 @@ def test_rows_run_in_batches_of_like_length_and_come_back_in_order(qa: Pipeline)
     assert max(batch.input_ids.size for batch in engine.batches) <= 64
     assert max(batch.padding_ratio for batch in engine.batches) < inprocess.PADDING + 1e-9
     assert len(engine.batches) < len(questions)
+
+
+def test_a_row_alone_runs_on_all_cores(qa: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = FakeEngine(None, None)
+    monkeypatch.setattr(inprocess, "open_low_latency", lambda bundle, graph, cores: alone)
+    pipeline = type(qa)(replace(qa.model))
+    pipeline(**CODE)
+    assert alone.rows == 0  # a short row is sooner done on one
+    pipeline(question="Who wrote code?", context="nothing . " * 5 + "Ada wrote code.")
+    assert alone.rows == 1
+    assert type(qa)(replace(qa.model, low_latency=False))(**CODE)["answer"] == "Grace Hopper"
 
 
 def test_several_threads_may_call(qa: Pipeline) -> None:
