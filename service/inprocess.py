@@ -307,7 +307,7 @@ class TextClassification(Pipeline):
         *,
         hypothesis_template: str | None = None,
         multi_label: bool | None = None,
-        top_k: int | None | Literal[""] = "",
+        top_k: int | Literal[""] | None = "",
         truncation: object = False,
         function_to_apply: str | None = None,
         padding: object = None,
@@ -362,8 +362,7 @@ class TextClassification(Pipeline):
             best = [{"label": each.label, "score": each.score} for each in predictions]
             return best[0] if isinstance(inputs, Mapping) else best
         lists = [
-            [{"label": label, "score": score} for label, score in _ranked(each).items()][:top_k]
-            for each in predictions
+            [{"label": label, "score": score} for label, score in _ranked(each).items()][:top_k] for each in predictions
         ]
         return lists[0] if one else lists
 

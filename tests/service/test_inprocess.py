@@ -208,7 +208,9 @@ def of_the_pipeline(
 ) -> list[dict[str, Any]]:
     """What transformers' pipeline made of a window's logits, in a few lines of its own algorithm (5.2.0)."""
     inside = np.array([part == 1 for part in encoding.sequence_ids])
-    probabilities = [np.where(inside, np.exp(logits - logits[inside].max()), 0.0) for logits in map(np.float64, (start, end))]
+    probabilities = [
+        np.where(inside, np.exp(logits - logits[inside].max()), 0.0) for logits in map(np.float64, (start, end))
+    ]
     products = np.outer(*(each / each.sum() for each in probabilities))
     flat = np.tril(np.triu(products), longest - 1).ravel()
     answers: list[dict[str, Any]] = []
