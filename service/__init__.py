@@ -1,6 +1,7 @@
 """Bertie's service: question answering, natural-language inference and sentiment over HTTP, through ONNX Runtime.
 
-`load` opens a bundle without a server. It imports neither `training` nor torch nor transformers; a test holds it to that.
+`load` opens a bundle without a server. It imports neither `training` nor torch nor transformers; a test holds it to
+that.
 """
 
 from __future__ import annotations
