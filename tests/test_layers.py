@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.repository.opening",),
     ("service.predictor",),
     ("service.repository.loading",),
+    ("service.inprocess",),
     ("service.http.problems", "service.http.keys", "service.http.pages", "service.http.body"),
     ("service.http.requests", "service.http.answers", "service.http.context"),
     ("service.http.openapi", "service.http.protocol", "service.http.gate"),
@@ -48,6 +49,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("training.__main__",),
 )
 """Training's rooms, bottom up. Rooms side by side do not know one another."""
+UP = {("service", "service.inprocess")}
+"""The one way up: `service.load` imports what it opens a bundle with when it is called."""
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
 HTTP = LEVEL["service.http.body"]
@@ -65,6 +68,7 @@ SEAMS = {
         "service.tasks.span",
         "service.tasks.zero_shot",
         "service.repository.manifest",
+        "service.inprocess",
         "service.http.problems",
         "service.http.requests",
         "service.http.answers",
@@ -120,7 +124,8 @@ def test_every_module_has_a_layer() -> None:
 def test_a_module_imports_only_from_below(module: str) -> None:
     for name in imports(SERVICE[module]):
         if name in LEVEL:
-            assert LEVEL[name] < LEVEL[module], f"{module} imports {name}, which is not below it"
+            below = LEVEL[name] < LEVEL[module] or (module, name) in UP
+            assert below, f"{module} imports {name}, which is not below it"
         else:
             assert not name.startswith("service.")
 
@@ -188,10 +193,18 @@ def test_imports_are_seen_wherever_they_stand() -> None:
     }
 
 
+def test_importing_the_service_imports_nothing() -> None:
+    """What `from service import load` costs is paid by who calls `load`."""
+    program = "import sys; had = set(sys.modules); from service import load; print(sorted(set(sys.modules) - had))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    names = {name.partition(".")[0] for name in ast.literal_eval(done.stdout)}
+    assert names - sys.stdlib_module_names == {"service"}, done.stderr
+
+
 def test_the_service_runs_without_torch() -> None:
     """Not by its own imports alone: nothing that it imports may bring them in either."""
     program = (
-        "import sys, service.app, service.__main__\n"
+        "import sys, service.app, service.inprocess, service.__main__\n"
         f"print(sorted({FORBIDDEN!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -1,5 +1,6 @@
 """The README's promises, kept by the bundles of this repository: its curl lines, its tables of paths."""
 
+import ast
 import json
 import re
 import shlex
@@ -53,6 +54,22 @@ def test_the_curl_lines_give_right_answers(line: int, expected: Any, service: Ru
     if path == "/qa":
         span = answer["answer"]
         assert body["context"][span["start"] : span["end"]] == span["text"]
+
+
+def test_the_lines_without_a_server_give_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    section = README.split("## Without a server")[1].split("\n## ")[0]
+    names: dict[str, Any] = {}
+    shown = []
+    for statement in ast.parse(section.split("```python")[1].split("```")[0]).body:
+        if isinstance(statement, ast.Expr):
+            shown.append(eval(ast.unparse(statement), names))
+        else:
+            exec(ast.unparse(statement), names)
+    born, ((best, *_),), (kind,), pair, music = shown
+    assert (born["answer"], born["start"], born["end"], round(born["score"], 2)) == ("London", 25, 31, 0.99)
+    assert best["answer"] == "Ada"
+    assert (kind["label"], pair["label"], music["labels"]) == ("positive", "contradiction", ["music", "sports"])
 
 
 def test_the_bundles_are_whole_and_fit_the_repository() -> None:

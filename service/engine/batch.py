@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import InferenceError
+
 Ids = NDArray[np.int64]
 RowLogits = tuple[NDArray[np.float32], ...]
 """One row's part of each of the graph's outputs, in the graph's order. A class graph has one output, shape [labels]; a
@@ -71,3 +73,17 @@ def pad(rows: Sequence[Encoded], pad_id: int) -> Batch:
         attention_mask[i, :tokens] = 1
         token_type_ids[i, :tokens] = row.token_type_ids
     return Batch(input_ids, attention_mask, token_type_ids)
+
+
+def row_logits(outputs: Sequence[NDArray[np.float32]], batch: Batch, row: int) -> RowLogits:
+    """Get a row's part of a batch's outputs.
+
+    Raises:
+        InferenceError: it is not finite: no answer can be made of it, and JSON has no NaN.
+    """
+    logits = tuple(output[row] for output in outputs)
+    tokens = int(batch.attention_mask[row].sum())
+    own = (each[:tokens] if len(each) == batch.shape[1] else each for each in logits)  # padding's may be anything
+    if all(np.isfinite(each).all() for each in own):
+        return logits
+    raise InferenceError("the model's output for this input is not a finite number")

@@ -128,7 +128,7 @@ def _open(bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict
         cores=cores,
         on_fallback=metrics.provider_fallback.inc,
     )
-    _warm_up(bundle, task, tokenizer, engine)
+    warm_up(bundle, task, tokenizer, engine)
     low_latency = None
     chosen = settings.workers or settings.intra_op_threads
     if settings.low_latency and not chosen and cores > 1 and engine.provider == "cpu":
@@ -139,8 +139,12 @@ def _open(bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict
     return Opened(bundle, graph, engine.provider, task, run, engine.workers)
 
 
-def _warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngine) -> None:
-    """Run a graph for the first time: on the longest row, and on the last piece of the tokenizer's vocabulary."""
+def warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngine) -> None:
+    """Run a graph for the first time: on the longest row, and on the last piece of the tokenizer's vocabulary.
+
+    Raises:
+        BundleError: it fails, or does not give what the task wants.
+    """
     try:
         outputs = engine.warm_up(bundle.manifest.max_length, tokenizer.vocabulary_size - 1)
     except Exception as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.engine.batch import Batch, RowLogits, pad
+from service.engine.batch import Batch, RowLogits, pad, row_logits
 from service.engine.session import Engine, Outputs
 from service.errors import BertieError, InferenceError
 from service.metrics import Metrics
@@ -55,7 +55,7 @@ def run(rows: Sequence[Waiting], engine: Engine, metrics: Metrics) -> list[Resul
         return [error]
     if all(np.isfinite(output).all() for output in outputs):
         return [tuple(output[position] for output in outputs) for position in range(len(rows))]
-    return [_finite(outputs, batch, position, len(waiting.row)) for position, waiting in enumerate(rows)]
+    return [_row(outputs, batch, position) for position in range(len(rows))]
 
 
 def deliver(rows: Sequence[Waiting], results: Sequence[Result], ended: float) -> None:
@@ -78,10 +78,8 @@ def fail(job: Job, error: BertieError) -> None:
         job.future.exception()  # the client may be gone: an exception that nobody asks for is no news
 
 
-def _finite(outputs: Outputs, batch: Batch, position: int, tokens: int) -> Result:
-    """Get one row's part of outputs that are not all finite: then it is an error and no answer, for JSON has no NaN."""
-    logits = tuple(output[position] for output in outputs)
-    own = (each[:tokens] if len(each) == batch.shape[1] else each for each in logits)  # padding's may be anything
-    if all(np.isfinite(each).all() for each in own):
-        return logits
-    return InferenceError("the model's output for this input is not a finite number")
+def _row(outputs: Outputs, batch: Batch, position: int) -> Result:
+    try:
+        return row_logits(outputs, batch, position)
+    except InferenceError as error:
+        return error

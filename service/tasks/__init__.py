@@ -14,7 +14,7 @@ from service.tasks.multiple_choice import (
     MultipleChoiceTask,
     ScoredOption,
 )
-from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask
+from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask, whole_words
 from service.tasks.spans import Window
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task
@@ -78,4 +78,5 @@ __all__ = [
     "ZeroShotTask",
     "build",
     "derived",
+    "whole_words",
 ]

@@ -150,15 +150,10 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
                 a dev set. The threshold is on logits as they come.
         """
         self._tokenizer = tokenizer
-        self.max_length = max_length
-        self.doc_stride = doc_stride
         self.no_answer = no_answer
         self.no_answer_threshold = no_answer_threshold
         self.temperature = temperature
-        # A window must advance: leave the documents twice the overlap, and the question the rest.
-        self.max_question_tokens = max_length - tokenizer.pair.special_tokens - max(1, 2 * doc_stride)
-        if self.max_question_tokens < 1:
-            raise ValueError(f"a doc_stride of {doc_stride} leaves no room in a max_length of {max_length}")
+        self._set_windows(max_length, doc_stride)
 
     @classmethod
     def build(cls, spec: TaskSpec, tokenizer: Tokenizer) -> Self:
@@ -180,6 +175,20 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
 
     def widths(self, tokens: int) -> tuple[int, ...]:
         return tokens, tokens
+
+    def with_windows(self, max_length: int, doc_stride: int) -> Self:
+        """Copy the task with other windows, no longer than its own.
+
+        Raises:
+            ValueError: they are longer, or leave no room.
+        """
+        if max_length > self.max_length:
+            raise ValueError(f"rows have at most {self.max_length} tokens, and {max_length} were asked for")
+        if doc_stride < 0:
+            raise ValueError(f"a doc_stride of {doc_stride} is no overlap")
+        task = copy(self)
+        task._set_windows(max_length, doc_stride)
+        return task
 
     def with_no_answer(self, threshold: float) -> Self:
         """Copy the task so that "no answer" may win by default, over `threshold`."""
@@ -267,6 +276,13 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         if prediction.answer is None:
             metrics.no_answer.labels(model).inc()
 
+    def _set_windows(self, max_length: int, doc_stride: int) -> None:
+        self.max_length, self.doc_stride = max_length, doc_stride
+        # A window must advance: leave the documents twice the overlap, and the question the rest.
+        self.max_question_tokens = max_length - self._tokenizer.pair.special_tokens - max(1, 2 * doc_stride)
+        if self.max_question_tokens < 1:
+            raise ValueError(f"a doc_stride of {doc_stride} leaves no room in a max_length of {max_length}")
+
     def _windows(self, question: Ids, document: int, tokens: Tokens, max_answer_tokens: int) -> list[Window]:
         total = len(tokens)
         if total == 0:
@@ -333,3 +349,20 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     while start < end < len(text) and (unicodedata.category(text[end]).startswith("M") or text[end] in _JAMO):
         end += 1
     return start, end
+
+
+def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """Widen a span to the words that it begins and ends in, as BERT's tokenizers cut them: runs of what is neither
+    white space nor punctuation, and each Chinese character."""
+    while 0 < start < end and _in_word(text[start - 1]) and _in_word(text[start]):
+        start -= 1
+    while start < end < len(text) and _in_word(text[end - 1]) and _in_word(text[end]):
+        end += 1
+    return start, end
+
+
+def _in_word(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum()
+    chinese = "\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
+    return not (chinese or character.isspace() or unicodedata.category(character).startswith("P"))
