@@ -33,7 +33,7 @@ def server(handle: Handler) -> Iterator[Address]:
     try:
         yield listener.sockets[0].getsockname()
     finally:
-        listener.close()
+        loop.call_soon_threadsafe(listener.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

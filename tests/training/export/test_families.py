@@ -66,7 +66,7 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
     backend = load_tokenizer(encoder)
     make_model(family=family.model, vocab_size=backend.get_vocab_size(), **family.sizes).save_pretrained(encoder)
     data = str(data_dir / family.data)
-    finetune.run(recipe(encoder, tmp_path / "run", data, task=family.task, epochs=25.0, max_length=64, doc_stride=16))
+    finetune.run(recipe(encoder, tmp_path / "run", data, task=family.task, epochs=40.0, max_length=64, doc_stride=16))
     final = tmp_path / "run" / "final"
     assert load_tokenizer(final).to_str() == backend.to_str()
 
