@@ -66,7 +66,8 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
     backend = load_tokenizer(encoder)
     make_model(family=family.model, vocab_size=backend.get_vocab_size(), **family.sizes).save_pretrained(encoder)
     data = str(data_dir / family.data)
-    finetune.run(recipe(encoder, tmp_path / "run", data, task=family.task, epochs=40.0, max_length=64, doc_stride=16))
+    epochs = 40.0 if family.task == "multiple_choice" else 25.0  # one question of four is 25 points to the gate
+    finetune.run(recipe(encoder, tmp_path / "run", data, task=family.task, epochs=epochs, max_length=64, doc_stride=16))
     final = tmp_path / "run" / "final"
     assert load_tokenizer(final).to_str() == backend.to_str()
 
