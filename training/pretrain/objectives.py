@@ -121,7 +121,7 @@ class SpanBoundary(Objective):
 
 
 class ReplacedTokens(Objective):
-    """ELECTRA's: a small generator fills in the masked tokens, and the model tells of every token whether it was
+    """ELECTRA's: a small generator fills in the masked tokens, and the model says of every token whether it was
     replaced (arXiv 2003.10555, sections 2 and 3.2: embeddings are shared). A token that the generator got right counts
     as not replaced, and no gradient goes through its choice."""
 
