@@ -115,6 +115,7 @@ class MainServer(Server):
 def in_thread(app: FastAPI, settings: Settings, listener: socket.socket) -> Iterator[None]:
     """Serve an application on a thread and event loop of its own while the block runs."""
     server = Server(app, settings)
+    listener.listen(server.config.backlog)  # who connects while the thread starts waits, and is not refused
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="ops", daemon=True)
     thread.start()
     try:
