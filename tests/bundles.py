@@ -166,7 +166,7 @@ class _Builder:
         weights = dict.fromkeys((*SPECIAL, *STOP.split(), *NEGATIONS, *(c for c in CHARACTERS if not c.isalnum())), 0.0)
         return self.table(weights, default=1.0)
 
-    def model(self, outputs: dict[str, list[str]]) -> onnx.ModelProto:
+    def model(self, outputs: dict[str, list[str | int]]) -> onnx.ModelProto:
         inputs = ("input_ids", "attention_mask", "token_type_ids")
         graph = helper.make_graph(
             self.nodes,

@@ -1,13 +1,19 @@
 """What each family's own tokenizer makes of a text, by other code than the one that is tested."""
 
+import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import regex
 import sentencepiece
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+from service.engine.tokenizer import Tokenizer
+from tests.training import mixed_script
+from training.tokenizers.loading import load_tokenizer
 
 SPACE = "▁"
 BYTE_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -83,7 +89,10 @@ class Bert:
         self._tokenizer.split_special_tokens = True
 
     def __call__(self, text: str) -> list[int]:
-        return list(self._tokenizer.convert_tokens_to_ids(self._tokenizer._tokenize(text, split_special_tokens=True)))
+        ids: list[int] = self._tokenizer.convert_tokens_to_ids(  # type: ignore[assignment]
+            self._tokenizer._tokenize(text, split_special_tokens=True)
+        )
+        return ids
 
 
 class Roberta:
@@ -107,3 +116,36 @@ class Roberta:
                 break
             pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
         return pieces
+
+
+def equal_lines(kind: str, folder: Path, count: int) -> int:
+    """Count the lines of mixed scripts, of `count`, for which the service's tokenizer gives the reference's ids.
+
+    A line is prepared as the reference must have it (`PREPARED`).
+    """
+    backend = load_tokenizer(folder)
+    reference = REFERENCES[kind](folder, json.loads(backend.to_str())["model"])
+    lines = [PREPARED.get(kind, str)(line) for line in mixed_script.lines(count)]
+    equal = getattr(reference, "equal", lambda ids, others: list(ids) == list(others))
+    return sum(
+        equal(ids.tolist(), reference(line)) for line, ids in zip(lines, Tokenizer(backend).ids(lines), strict=True)
+    )
+
+
+REFERENCES: dict[str, Callable[[Path, dict[str, Any]], Callable[[str], list[int]]]] = {
+    "albert": lambda folder, _: Albert(folder / "spiece.model"),
+    "bert": lambda folder, _: Bert(folder / "vocab.txt", cased=False),
+    "mpnet": lambda folder, _: Bert(folder / "vocab.txt", cased=False),
+    "roberta": lambda _, model: Roberta(model["vocab"], [(first, second) for first, second in model["merges"]]),
+    "xlm-roberta": lambda folder, _: Fairseq(folder / "sentencepiece.bpe.model", offset=1),
+    "camembert": lambda folder, _: Fairseq(folder / "sentencepiece.bpe.model", offset=4),
+}
+"""A kind's reference, from its folder and the model of its tokenizer.json."""
+PREPARED: dict[str, Callable[[str], str]] = {
+    "bert": lambda line: line.replace("Σ", "σ"),
+    "mpnet": lambda line: line.replace("Σ", "σ"),
+    "xlm-roberta": lambda line: unicodedata.normalize("NFC", line),
+    "camembert": lambda line: unicodedata.normalize("NFC", line),
+}
+"""What is done to a line first: the first WordPiece knows no letter for sigma at the end of a word, and what keeps
+accents may read another order of them otherwise."""

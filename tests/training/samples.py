@@ -4,7 +4,7 @@ import dataclasses
 import gzip
 import json
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def make_model(head: str = "Model", family: str = "Bert", seed: int = 0, **chang
     }  # fmt: skip
     config = getattr(transformers, f"{family}Config")(**(shape | changes))
     model: PreTrainedModel = getattr(transformers, f"{family}{head}")(config)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save_checkpoint(folder: Path, head: str = "Model", family: str = "Bert", **changes: Any) -> Path:
@@ -100,7 +101,8 @@ def write_text(path: Path, text: str) -> str:
     """Writes `text` as the path's suffix says: plain, .gz or .xz. Returns the path as recipes have it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = text.encode()
-    compress = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    compressors: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress}
+    compress = compressors.get(path.suffix, bytes)
     path.write_bytes(compress(content))
     return str(path)
 

@@ -3,7 +3,9 @@
 import io
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -18,18 +20,19 @@ FAIRSEQ = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenize
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
 
 
-def make(folder: Path) -> dict[str, Path]:
-    """Folders by kind: SentencePiece of three, WordPiece of two, and byte-level BPE."""
+def make(folder: Path, text: Sequence[str] = ()) -> dict[str, Path]:
+    """Folders by kind: SentencePiece of three, WordPiece of two, and byte-level BPE. Learnt from `text`, if given."""
     lines = [" ".join(line.split()) for line in mixed_script.lines(800)]
     lines += random.Random(0).choices(_PLAIN, k=200)
+    lines = [*text] or lines
     corpus = write_text(folder / "lines.txt", "\n".join(lines))
     made = {kind: folder / kind for kind in KINDS}
-    albert(made["albert"], sentencepiece_model())
+    albert(made["albert"], sentencepiece_model(text))
     pieces.learn(made["bert"], [corpus], kind="wordpiece", size=1500)
     pieces.learn(made["bert-cased"], [corpus], kind="wordpiece", size=1500, cased=True)
     pieces.learn(made["roberta"], [corpus], kind="bytebpe", size=1000)
     mpnet(made["mpnet"], made["bert"])
-    model = fairseq_model()
+    model = fairseq_model(text)
     for kind in FAIRSEQ:
         fairseq(made[kind], kind, model)
     for kind, path in made.items():
@@ -65,9 +68,9 @@ def fairseq(folder: Path, kind: str, model: bytes) -> Path:
     return folder
 
 
-def fairseq_model() -> bytes:
+def fairseq_model(text: Sequence[str] = ()) -> bytes:
     """A small model as XLM-RoBERTa's and CamemBERT's were made, with SentencePiece's own ids for what is special."""
-    lines = [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
+    lines = [*text] or [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(references.prepared(line, cased=True) for line in lines), model_writer=written,
@@ -77,9 +80,9 @@ def fairseq_model() -> bytes:
     return written.getvalue()
 
 
-def sentencepiece_model(*, cased: bool = False) -> bytes:
+def sentencepiece_model(text: Sequence[str] = (), *, cased: bool = False) -> bytes:
     """A small model as ALBERT's was made: symbols that stand alone, and numbers with their commas as pieces."""
-    lines = [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
+    lines = [*text] or [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(references.prepared(line, cased=cased) for line in lines), model_writer=written,
@@ -87,8 +90,9 @@ def sentencepiece_model(*, cased: bool = False) -> bytes:
         bos_id=-1, eos_id=-1, pad_piece="<pad>", num_threads=1, control_symbols=["[CLS]", "[SEP]", "[MASK]"],
         user_defined_symbols=list('()"-.–£€'), minloglevel=2, num_sub_iterations=1, seed_sentencepiece_size=20_000,
     )  # fmt: skip
-    model = sentencepiece_model_pb2.ModelProto.FromString(written.getvalue())
+    proto: Any = sentencepiece_model_pb2
+    model = proto.ModelProto.FromString(written.getvalue())
     for piece in model.pieces:  # such pieces begin a word in ALBERT's: "▁2010,", and no "0,"
         if piece.piece[-1] == "," and piece.piece[-2:-1].isdigit() and not piece.piece.startswith("▁"):
-            piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
+            piece.type = proto.ModelProto.SentencePiece.UNUSED
     return bytes(model.SerializeToString())

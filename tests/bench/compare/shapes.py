@@ -9,6 +9,7 @@ import pytest
 from bench import child
 from bench.compare import serving, steps, subjects, weights
 from bench.compare.subjects import Subject
+from bench.graphs import eager
 
 Calls = list[tuple[str, dict[str, Any]]]
 """Which measurement, and with what request."""
@@ -46,6 +47,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "bench.compare.weights": weights.write,
         "bench.compare.serving": serving.measure,
         "bench.compare.steps": steps.measure,
+        "bench.graphs.eager": eager.measure,
     }
 
     def call(module: str, request: dict[str, Any]) -> dict[str, Any]:
