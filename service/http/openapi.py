@@ -131,7 +131,7 @@ def document(
             operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
             if path in PATHS:
                 operation["requestBody"] = _request(path, components["schemas"], settings, can_answer)
-                answer = _json({"oneOf": _responses(path, components["schemas"])})
+                answer = _json({"anyOf": _responses(path, components["schemas"])})
                 answer["headers"]["Server-Timing"] = _SERVER_TIMING
             else:
                 answer = _json({"$ref": _REF.format(model=_ANSWERS[path].__name__)}) if path in _ANSWERS else _metrics()
