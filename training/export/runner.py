@@ -40,6 +40,8 @@ SHORTEST = 16
 """A bundle's longest row has at least so many tokens: below it, little is left beside the special tokens."""
 USUAL = 384
 """A bundle's longest row in tokens, where nobody says and the model has as many positions."""
+USUAL_STRIDE = 128
+"""Tokens that a bundle's windows share, where nobody says, and at most a quarter of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ def run(request: Request) -> Manifest:
     max_length = longest_row(model.config, wanted)
     if not wanted and (said := agreement.shortened(model.config, max_length, windows=kind.windows)):
         logger.warning("%s: %s", request.checkpoint, said)
-    doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
+    doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0)
+    doc_stride = doc_stride or min(USUAL_STRIDE, max_length // 4)
     if doc_stride < 0:
         raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
 

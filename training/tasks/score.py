@@ -109,7 +109,9 @@ class Score(Task[ScoredText, ScoreOutcome]):
     def misfit(self, served: Served, outcomes: Sequence[ScoreOutcome]) -> str:
         reached = correlations(outcomes)[self.main] / 100.0
         # Fisher 1915: the inverse hyperbolic tangent of a correlation has a variance of 1 / (n - 3).
-        if len(outcomes) < 4 or math.atanh(max(reached, -0.999999)) * math.sqrt(len(outcomes) - 3) > -IMPROBABLE:
+        if reached >= 0.0 or len(outcomes) < 4:
+            return ""
+        if math.atanh(max(reached, -0.999999)) * math.sqrt(len(outcomes) - 3) > -IMPROBABLE:
             return ""
         return (
             f"the rank correlation is {100.0 * reached:.2f}, below the 0 of guesses: are the numbers the other way up?"
