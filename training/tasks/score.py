@@ -207,8 +207,10 @@ def pearson(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 def average_precision(given: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     """The mean, over the right ones, of the share that is right among what scores as high or higher."""
-    as_high = given[None, :] >= given[right == 1.0, None]
-    return float(((as_high & (right == 1.0)).sum(axis=1) / as_high.sum(axis=1)).mean())
+    order = np.argsort(-given, kind="stable")
+    given, right = given[order], right[order]
+    as_high = np.searchsorted(-given, -given, side="right")
+    return float((np.cumsum(right)[as_high - 1] / as_high)[right == 1.0].mean())
 
 
 def reciprocal_rank(given: NDArray[np.float64], right: NDArray[np.float64]) -> float:
