@@ -86,6 +86,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "inference": {"premise": "A man is playing soccer outside.", "hypothesis": "A man is outside."},
         "a pair": {"text": "The dog is sleeping.", "text_pair": "The dog is not sleeping."},
         "zero-shot": {"text": "The team won the soccer game.", "candidate_labels": ["sports", "politics"]},
+        "rerank": {
+            "query": "What is the capital of France?",
+            "texts": ["The highest mountain is Everest.", "The capital of France is Paris."],
+        },
         "many": {"inputs": [{"text": "What a wonderful film!"}, {"text": "A boring film."}]},
     },
 }
@@ -127,7 +131,7 @@ def document(
             operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
             if path in PATHS:
                 operation["requestBody"] = _request(path, components["schemas"], settings, can_answer)
-                answer = _json({"oneOf": _responses(path, components["schemas"])})
+                answer = _json({"anyOf": _responses(path, components["schemas"])})
                 answer["headers"]["Server-Timing"] = _SERVER_TIMING
             else:
                 answer = _json({"$ref": _REF.format(model=_ANSWERS[path].__name__)}) if path in _ANSWERS else _metrics()

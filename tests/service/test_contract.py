@@ -22,7 +22,7 @@ schema.config.checks.negative_data_rejection.expected_statuses.append("413")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a service in a process of its own, with a bundle of each kind."""
     models = tmp_path_factory.mktemp("models")
-    for kind in ("choice", "nli", "qa", "sentiment"):
+    for kind in ("choice", "nli", "qa", "rerank", "sentiment"):
         make_bundle(models, kind)
     with running(models) as service:
         yield service.url
