@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 
+PADDING = 0.08
+"""A row joins a batch only while at most this share of the batch's tokens is padding."""
+
 Ids = NDArray[np.int64]
 RowLogits = tuple[NDArray[np.float32], ...]
 """One row's part of each of the graph's outputs, in the graph's order. A class graph has one output, shape [labels]; a

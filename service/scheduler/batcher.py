@@ -7,16 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.engine.batch import Batch, RowLogits, pad, row_logits
+from service.engine.batch import PADDING, Batch, RowLogits, pad, row_logits
 from service.engine.session import Engine, Outputs
 from service.errors import BertieError, InferenceError
 from service.metrics import Metrics
 from service.scheduler.queue import Job, Waiting
 
 logger = logging.getLogger(__name__)
-
-PADDING = 0.08
-"""A row joins a batch only while at most this share of the batch's tokens is padding."""
 
 Result = RowLogits | BertieError
 

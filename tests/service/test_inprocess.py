@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import service
-from service import inprocess
+from service.engine.batch import PADDING
 from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError, InferenceError, InvalidInput
-from service.inprocess import PIPELINES, Pipeline, load, spans
+from service.inprocess import PIPELINES, Pipeline, load, model
+from service.inprocess.question_answering import spans
 from service.repository import loading
 from service.tasks import TASKS, SpanExample, SpanTask, whole_words
 from tests.backends import LINES, backend
@@ -172,7 +173,7 @@ def test_what_cannot_be_asked_is_named(qa: Pipeline, options: dict[str, Any], ma
 
 
 def test_the_place_of_a_bad_input_is_told(qa: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inprocess, "EXAMPLES", 2)
+    monkeypatch.setattr(model, "EXAMPLES", 2)
     for bad, field in (({"question": " "}, "question"), ({"question": "who " * 100}, "question")):
         with pytest.raises(InvalidInput, match=r"^inputs\.3: ") as error:
             qa([CODE, CODE, CODE, CODE | bad])
@@ -438,14 +439,14 @@ def test_rows_run_in_batches_of_like_length_and_come_back_in_order(qa: Pipeline)
     type(qa)(model)(questions)
     assert engine.rows == len(questions)
     assert max(batch.input_ids.size for batch in engine.batches) <= 64
-    assert max(batch.padding_ratio for batch in engine.batches) < inprocess.PADDING + 1e-9
+    assert max(batch.padding_ratio for batch in engine.batches) < PADDING + 1e-9
     assert len(engine.batches) < len(questions)
 
 
 def test_a_row_alone_runs_on_all_cores(qa: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = FakeEngine(None, None)
-    monkeypatch.setattr(inprocess, "open_low_latency", lambda bundle, graph, cores: alone)
-    monkeypatch.setattr(inprocess, "LOW_LATENCY_TOKENS", 32)
+    monkeypatch.setattr(model, "open_low_latency", lambda bundle, graph, cores: alone)
+    monkeypatch.setattr(model, "LOW_LATENCY_TOKENS", 32)
     pipeline = type(qa)(replace(qa.model))
     pipeline(**CODE)
     assert alone.rows == 0  # a shorter row is sooner done on one
