@@ -105,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     shrink.add_argument("--layers", type=_count, default=0, help="times the one layer is applied; 0: the teacher's")
     shrink.set_defaults(run=_shrink)
 
-    export = commands.add_parser("export", help="export a Hugging Face folder to a bundle, through the gate")
-    export.add_argument("checkpoint", type=Path, help="a fine-tuned Hugging Face folder")
+    export = commands.add_parser("export", help="export a fine-tuned checkpoint to a bundle, through the gate")
+    _add_checkpoint(export)
     export.add_argument("output", type=Path, metavar="bundle", help="the folder to write; its name is the model's name")
     export.add_argument(
         "--precision", action="append", choices=PRECISIONS, dest="precisions", default=[],
@@ -133,8 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--base-model", default="", help="what was fine-tuned, for the card")
     export.set_defaults(run=_export)
 
-    check = commands.add_parser("check", help="say what a folder is and whether it can be served, without its weights")
-    check.add_argument("checkpoint", type=Path, help="a Hugging Face folder")
+    check = commands.add_parser("check", help="say what a checkpoint is and whether it can be served; fetches no weights")
+    _add_checkpoint(check)
     check.add_argument(
         "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"
     )
@@ -162,6 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     return parser
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", help="a Hugging Face folder, or a repository's name on a hub (HF_ENDPOINT)")
+    command.add_argument("--revision", default="", help="of the repository: a branch, a tag or a commit")
 
 
 def _add_layout(command: argparse.ArgumentParser) -> None:
@@ -258,7 +263,7 @@ def _check(options: argparse.Namespace) -> None:
     from training.export import check
 
     report = check.run(**_given(options))
-    _print_facts({"folder": str(report.folder), **report.facts})
+    _print_facts({"checkpoint": report.checkpoint, **report.facts})
     for note in report.notes:
         print(f"note: {note}")
     print(json.dumps(dataclasses.asdict(report), default=str, ensure_ascii=False))

@@ -74,6 +74,8 @@ def render(
         else f"- {precision}: not compared with fp32, for want of kernels"
         for precision, difference in (halves or {}).items()
     ]
+    if manifest.checkpoint:
+        lines.append("- exported from `{}`, commit {}".format(*manifest.checkpoint.rsplit("@", 1)))
     lines += [f"- {fact}" for fact in task.facts(manifest)]
     if recipe:
         lines.append("- recipe: " + ", ".join(f"{key} {recipe[key]}" for key in _RECIPE_KEYS if key in recipe))

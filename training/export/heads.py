@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from training import tasks
-from training.checkpoints import stored
+from training.checkpoints.source import Source
 from training.errors import CheckpointError
 
 HEADS = (("qa_outputs.", "QuestionAnswering"), ("classifier.", "SequenceClassification"))
 """How the names of a head's weights begin, and the end of the name of the class that has it."""
 
 
-def check(checkpoint: Path, config: Any) -> tasks.Task[Any, Any]:
+def check(source: Source, config: Any) -> tasks.Task[Any, Any]:
     """Return the task of a checkpoint. Raises `CheckpointError` where none is: why, and what to do."""
     task = tasks.of_config(config)
     if task is None:
-        raise CheckpointError(f"{checkpoint}: {_none(checkpoint, config)}")
+        raise CheckpointError(f"{source.name}: {_none(source, config)}")
     return task
 
 
-def _none(checkpoint: Path, config: Any) -> str:
+def _none(source: Source, config: Any) -> str:
     served = " or ".join(dict.fromkeys(f"...{task.head}" for task in tasks.TASKS))
     if config.architectures:
         named = " ".join(config.architectures)
         return f"{named} has no head to serve ({served}): fine-tune it first (python -m training finetune)"
     said = "a config without architectures has no head to serve"
-    names = list(stored.shapes(checkpoint))
+    names = list(source.shapes() or ())
     for beginning, head in HEADS:
         found = next((name for name in names if name.startswith(beginning)), None)
         if found is None:

@@ -11,7 +11,7 @@ import datetime
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from service.tasks import TaskSpec, build
 from training import files, folders, tasks
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config, max_positions, recorded
+from training.checkpoints.source import Source, find
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError, one_line
 from training.evaluate import runner as evaluate
@@ -46,8 +47,9 @@ USUAL = 384
 class Request:
     """What to export, and what the checkpoint does not say of itself. Zero and empty mean: as the checkpoint says."""
 
-    checkpoint: Path  # a Hugging Face folder
+    checkpoint: str | Path  # a Hugging Face folder, or a repository's name on a hub
     output: Path  # the bundle's folder; its name is the model's name
+    revision: str = ""  # of the repository: a branch, a tag or a commit
     precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `graphs.ENCODINGS`
     packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
     labels: tuple[str, ...] = ()  # names of the labels in the order of their ids
@@ -78,20 +80,27 @@ def run(request: Request) -> Manifest:
     except ValueError as error:
         raise TrainingError(f"{request.output.name!r} is no name for a bundle: {one_line(error)}") from error
     packable = graphs.packable(request.precisions) if request.packed else ()
-    record = recorded(request.checkpoint)
+    source = find(request.checkpoint, request.revision)
+    with source.named():
+        return _export(request, source, packable)
+
+
+def _export(request: Request, source: Source, packable: Sequence[str]) -> Manifest:
+    described = source.described()
+    record = recorded(source.folder)
     recipe = record.get("recipe", {})
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
     if len(set(map(_name, dev))) < len(dev):
         raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
-    model, kind = load_model(request.checkpoint)
+    model, kind = load_model(source)
     labels = kind.labels(model.config, request.labels, recipe.get("labels", ()))
-    agreement.check_side(request.checkpoint, windows=kind.windows)
+    agreement.check_side(source.folder, windows=kind.windows)
     wanted = request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0)
     max_length = longest_row(model.config, wanted)
     if not wanted and (said := agreement.shortened(model.config, max_length, windows=kind.windows)):
-        logger.warning("%s: %s", request.checkpoint, said)
+        logger.warning("%s: %s", source.name, said)
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
     if doc_stride < 0:
         raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
@@ -101,10 +110,10 @@ def run(request: Request) -> Manifest:
         tempfile.TemporaryDirectory(prefix=".export-", dir=request.output.parent) as temporary,
     ):
         folder.mkdir()
-        tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / manifests.TOKENIZER)
+        tokenizer = open_tokenizer(source.folder, model.config.vocab_size, folder / manifests.TOKENIZER)
         layout_of_tokens = json.loads((folder / manifests.TOKENIZER).read_text(encoding="utf-8"))
         for said in agreement.differences(model.config, tokenizer, layout_of_tokens):
-            logger.warning("%s: %s", request.checkpoint, said)
+            logger.warning("%s: %s", source.name, said)
         try:
             spec = TaskSpec(
                 task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
@@ -131,10 +140,11 @@ def run(request: Request) -> Manifest:
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             calibration=measured.calibration,
-            base_model=request.base_model or Path(recipe.get("model", "")).name,
+            checkpoint=f"{source.name}@{source.commit}" if source.commit else "",
+            base_model=request.base_model or Path(recipe.get("model", "")).name or _listed(described, "base_model"),
             data={_name(path): digest for path, digest in data.items()},
             layout=layout,
-            licence=request.licence,
+            licence=request.licence or _listed(described, "license"),
             versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
@@ -147,20 +157,21 @@ def run(request: Request) -> Manifest:
     return manifest
 
 
-def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
-    """Return the checkpoint's model in eval mode, and its task. Run no code of its own and unpickle nothing.
+def load_model(source: Source) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
+    """Return the checkpoint's model in eval mode, and its task. Run no code of its own and unpickle nothing. What is
+    refused by its config is not fetched.
 
     Raises:
         CheckpointError: it cannot be loaded, or its head is of no task that can be served.
     """
-    folders.check(checkpoint)
-    config: Any = load_config(checkpoint)
-    task = heads.check(checkpoint, config)
-    model, missing = pretrained.load(task.auto, checkpoint, config)
-    if missing:
-        raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
+    folders.check(source.folder)
+    config: Any = load_config(source.folder)
+    task = heads.check(source, config)
     if refusal := task.refusal(config):
-        raise CheckpointError(f"{checkpoint}: {refusal}")
+        raise CheckpointError(f"{source.name}: {refusal}")
+    model, missing = pretrained.load(task.auto, source.whole(), config)
+    if missing:
+        raise CheckpointError(f"{source.name}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
     return model.eval(), task
 
 
@@ -176,6 +187,12 @@ def longest_row(config: PreTrainedConfig, wanted: int) -> int:
     if wanted and wanted < SHORTEST:
         raise CheckpointError(f"a max_length of {wanted} is less than {SHORTEST}")
     return wanted or min(positions, USUAL)
+
+
+def _listed(described: Mapping[str, Any], key: str) -> str:
+    """What a card's front matter says of a key: one name or several."""
+    said = described.get(key) or ""
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said)
 
 
 def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:
