@@ -128,12 +128,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--gate-limit", type=_count, default=0, help="of those, examples to compare int8 with fp32 on, 0 for all"
     )
-    export.add_argument("--without-dev", action="store_true", help="export without a dev file to gate on")
+    export.add_argument(
+        "--without-dev", action="store_true", help="leave out the recipe's dev files; the gate goes by own examples"
+    )
     export.add_argument("--licence", default="", help="licence of the weights, for the card")
     export.add_argument("--base-model", default="", help="what was fine-tuned, for the card")
     export.set_defaults(run=_export)
 
-    check = commands.add_parser("check", help="say what a checkpoint is and whether it can be served; fetches no weights")
+    check = commands.add_parser(
+        "check", help="say what a checkpoint is and whether it can be served; fetches no weights"
+    )
     _add_checkpoint(check)
     check.add_argument(
         "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"

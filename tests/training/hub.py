@@ -49,7 +49,9 @@ class Hub:
     def push(self, name: str, folder: Path, revision: str = MAIN, **more: bytes) -> str:
         """Make a commit of a folder's files and `more`, and return its hash."""
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} | more
-        commit = hashlib.sha1(name.encode() + b"".join(files.values()) + b"".join(n.encode() for n in files)).hexdigest()
+        commit = hashlib.sha1(
+            name.encode() + b"".join(files.values()) + b"".join(n.encode() for n in files)
+        ).hexdigest()
         repo = self.repos.setdefault(name, Repo({}, {}))
         repo.commits[commit] = files
         repo.names[revision] = commit

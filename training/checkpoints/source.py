@@ -1,7 +1,7 @@
-"""Where a checkpoint is: in a folder, or in a repository on a hub, of which only the files that are needed are fetched.
+"""Where a checkpoint is: in a folder, or in a repository on a hub, of which the files that are needed are fetched.
 
-Owns the way to a hub, and one line for each way in which it fails. What is fetched lies in huggingface_hub's cache, each
-file whole or not at all; HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE and HF_HUB_OFFLINE are that library's.
+Owns the way to a hub, and one line for each way in which it fails. What is fetched lies in huggingface_hub's cache,
+each file whole or not at all; HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE and HF_HUB_OFFLINE are that library's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, errors, get_cached_repo_tree, get_token, metadata_load
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from training import folders
 from training.checkpoints import stored
@@ -123,7 +123,9 @@ class Repository(Source):
         except errors.OfflineModeIsEnabled:
             return None
         except errors.SafetensorsParsingError as error:
-            raise CheckpointError(f"{self.name}: {name} is no safetensors file ({' '.join(str(error).split())})") from error
+            raise CheckpointError(
+                f"{self.name}: {name} is no safetensors file ({' '.join(str(error).split())})"
+            ) from error
         except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
             raise CheckpointError(self._why(error, self._revision)) from error
         return stored.renamed(found, self.folder)
@@ -186,7 +188,8 @@ class Repository(Source):
         if isinstance(error, OSError):  # the library's, of a file that came shorter than announced
             return f"{name}: the transfer broke off ({said}): try again; files that came whole are kept"
         if type(error).__name__.startswith("Connect"):
-            return f"{name} is no folder here, {lacks}, and no hub answers at {hub} ({said}): check the network and HF_ENDPOINT"
+            nobody = f"no hub answers at {hub} ({said})"
+            return f"{name} is no folder here, {lacks}, and {nobody}: check the network and HF_ENDPOINT"
         return f"{name}: the transfer from {hub} broke off ({said}): try again; files that came whole are kept"
 
 
@@ -213,4 +216,3 @@ def _is_name(name: str) -> bool:
     except errors.HFValidationError:
         return False
     return True
-

@@ -1,4 +1,4 @@
-"""What a checkpoint is and whether it can be exported, in seconds: by its config, its tokenizer and its weights' shapes.
+"""What a checkpoint is and whether it can be exported, in seconds: by its config, tokenizer and weights' shapes.
 
 Owns the report. What is wrong with it is said by whoever would say so in an export; of weights no number is read, nor
 fetched from a hub, so that what hangs on those (NaN, the gate) an export alone can tell.

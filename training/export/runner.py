@@ -32,7 +32,7 @@ from training.checkpoints.source import Source, find
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError, one_line
 from training.evaluate import runner as evaluate
-from training.export import agreement, card, graphs, heads, measure
+from training.export import agreement, card, graphs, heads, measure, own
 from training.tokenizers.loading import open_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -49,27 +49,28 @@ class Request:
 
     checkpoint: str | Path  # a Hugging Face folder, or a repository's name on a hub
     output: Path  # the bundle's folder; its name is the model's name
-    revision: str = ""  # of the repository: a branch, a tag or a commit
     precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `graphs.ENCODINGS`
     packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
     labels: tuple[str, ...] = ()  # names of the labels in the order of their ids
     max_length: int = 0  # longest row in tokens
     doc_stride: int = 0  # overlap of windows in tokens
     dev: tuple[str, ...] = ()  # dev files to score on
-    without_dev: bool = False  # export without a dev file, the recipe's included, so that no score is gated
+    without_dev: bool = False  # leave out the dev files of the recipe that the checkpoint was fine-tuned by
     layout: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the dev files; see `evaluate.read`
     dev_limit: int = 0  # examples of each dev file, 0 for all
     gate_limit: int = 0  # of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all
     licence: str = ""  # of the weights
     base_model: str = ""  # what was fine-tuned, for the card
+    revision: str = ""  # of a repository: a branch, a tag or a commit
 
 
 def run(request: Request) -> Manifest:
-    """Builds, gates and writes the bundle; the folder appears whole or not at all.
+    """Builds, gates and writes the bundle; the folder appears whole or not at all. Where there is no dev file, the gate
+    goes by the bundle's own examples.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
-        DataError: a dev file cannot be read, or there is none.
+        DataError: a dev file cannot be read.
         GateError: a graph does not answer as the checkpoint does.
         TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
     """
@@ -92,8 +93,6 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
     if len(set(map(_name, dev))) < len(dev):
         raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
-    if not dev and not request.without_dev:
-        raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
     model, kind = load_model(source)
     labels = kind.labels(model.config, request.labels, recipe.get("labels", ()))
     agreement.check_side(source.folder, windows=kind.windows)
@@ -126,6 +125,7 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
         measured = measure.run(task, made.files, tokenizer.pad_id, examples, request.gate_limit)
+        compared = None if dev else own.compare(task, model, made.files, tokenizer.pad_id, folder / manifests.TOKENIZER)
         task = measured.task
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
@@ -149,7 +149,8 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
         sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
-        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, made.halves).items():
+        pages = card.render(manifest, measured.scores, recipe, sizes, measured.fit, made.halves, compared)
+        for name, text in pages.items():
             (folder / name).write_text(text, encoding="utf-8")
             manifest = dataclasses.replace(manifest, files={**manifest.files, name: sha256(folder / name)})
         (folder / manifests.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -66,9 +66,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     """What HF_ENDPOINT does before the library is imported."""
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 def leavings(cache: Path) -> list[Path]:
@@ -135,7 +133,9 @@ def test_shards_by_their_index(hub: Hub, film: Path, tmp_path: Path) -> None:
     assert "pytorch_model.bin" not in hub.fetched()
     (folder / "b.safetensors").unlink()
     hub.push(NAME, folder)
-    with pytest.raises(CheckpointError, match=r"has no b\.safetensors, which its model\.safetensors\.index\.json names"):
+    with pytest.raises(
+        CheckpointError, match=r"has no b\.safetensors, which its model\.safetensors\.index\.json names"
+    ):
         find(NAME).sizes()
 
 
@@ -186,7 +186,9 @@ def test_a_gated_repository_wants_the_token(hub: Hub, film: Path, monkeypatch: p
 
 
 def test_no_such_repository(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match=r"runs/finl is no folder here, and no repository on http.* without HF_TOKEN"):
+    with pytest.raises(
+        CheckpointError, match=r"runs/finl is no folder here, and no repository on http.* without HF_TOKEN"
+    ):
         find("runs/finl")
     hub.tokens = {"good"}
     monkeypatch.setenv("HF_TOKEN", "good")
@@ -243,7 +245,9 @@ def test_a_transfer_that_always_breaks_off(hub: Hub, film: Path, cache: Path, hu
     hub.push(NAME, film)
     hub.broken = {"model.safetensors": 99}
     hub.repos[NAME].commits[find(NAME).commit]["model.safetensors"] = b"\0" * 10  # no half of it is new for long
-    with pytest.raises(CheckpointError, match=r"owner/film: the transfer .*broke off .*: try again; files that came whole"):
+    with pytest.raises(
+        CheckpointError, match=r"owner/film: the transfer .*broke off .*: try again; files that came whole"
+    ):
         find(NAME).whole()
     assert not leavings(cache)
 
@@ -281,7 +285,9 @@ def test_no_network(hub: Hub, film: Path, monkeypatch: pytest.MonkeyPatch, hurri
     folder = find(NAME).whole()
     at(monkeypatch, "http://127.0.0.1:9")  # nobody listens there
     assert find(NAME).whole() == folder
-    with pytest.raises(CheckpointError, match=r"other/one is no folder here, it is not .* no hub answers at .*: check the"):
+    with pytest.raises(
+        CheckpointError, match=r"other/one is no folder here, it is not .* no hub answers at .*: check the"
+    ):
         find("other/one")
 
 
@@ -299,7 +305,9 @@ def test_a_full_disk(hub: Hub, film: Path, cache: Path, monkeypatch: pytest.Monk
 
         monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     try:
-        with pytest.raises(CheckpointError, match=r"owner/film: the disk is full where the cache is .*make room, or set"):
+        with pytest.raises(
+            CheckpointError, match=r"owner/film: the disk is full where the cache is .*make room, or set"
+        ):
             find(NAME).whole()
         assert not leavings(cache)
     finally:
