@@ -180,6 +180,20 @@ class Task(ABC, Generic[E, Out]):
     def answers(self, reference: E, prediction: Any) -> list[tuple[float, bool, float]]:
         """Return (score, whether it is right, likelihood of what is right) of each answer in a prediction."""
 
+    # Its own examples, where there are no data
+
+    @abstractmethod
+    def sample(self, served: Served, text: Callable[[int], str], words: int) -> Any:
+        """Return an example for the service's task whose longest text is of so many words.
+
+        Args:
+            text: makes a text of so many words.
+        """
+
+    @abstractmethod
+    def taken(self, example: Any, prediction: Any) -> E:
+        """Return an example with its prediction taken as right."""
+
     # The card
 
     @abstractmethod
