@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from service.tasks import ScoreTask
 from service.tasks.spec import TaskSpec
+from training import folders
 from training.data import Report, ScoredText, read_scores
 from training.errors import CheckpointError
 from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task
 
-OTHER_CONFIG = "config_sentence_transformers.json"
-"""Where sentence-transformers writes the activation, from 5.4 on."""
 ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
 """By the class of torch, as sentence-transformers names them."""
 LOSSES = {"identity": "regression", "sigmoid": "multi_label_classification"}
@@ -149,7 +148,7 @@ def said(config: Any, folder: Path) -> str:
     Raises:
         CheckpointError: it says something else.
     """
-    other = folder / OTHER_CONFIG
+    other = folder / folders.SENTENCE_TRANSFORMERS
     try:
         written = json.loads(other.read_text(encoding="utf-8")) if other.is_file() else {}
     except (OSError, ValueError) as error:
