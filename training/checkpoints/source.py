@@ -25,7 +25,16 @@ from training.tokenizers.loading import BESIDE, FILES
 CARD = "README.md"
 """A repository's card: its front matter names the licence and the base model."""
 ADAPTER = "adapter_config.json"
-BEFORE_WEIGHTS = (folders.CONFIG, ADAPTER, RECIPE_FILE, CARD, *FILES, *BESIDE, *stored.INDICES)
+BEFORE_WEIGHTS = (
+    folders.CONFIG,
+    folders.SENTENCE_TRANSFORMERS,
+    ADAPTER,
+    RECIPE_FILE,
+    CARD,
+    *FILES,
+    *BESIDE,
+    *stored.INDICES,
+)
 """What is fetched of a repository at once: all that is read of it but the weights."""
 LACKING = "it is not in the cache"
 

@@ -117,7 +117,7 @@ def _own(compared: Compared, task: tasks.Task[Any, Any]) -> list[str]:
     ]
     for precision, agreement in compared.agreements.items():
         lines.append(
-            f"- {precision}: {agreement.alike:.1f} % of the answers are fp32's, their scores {agreement.mean:.4f} "
+            f"- {precision}: {agreement.alike:.1f} % {task.alike}, their scores {agreement.mean:.4f} "
             f"apart on average and {agreement.largest:.3f} at most (of 1)"
             if agreement
             else f"- {precision}: not run, for want of kernels on the CPU"

@@ -67,9 +67,7 @@ class Report:
             return None
 
 
-def run(
-    checkpoint: str | Path, labels: Sequence[str] = (), revision: str = "", *, multi_label: bool = False
-) -> Report:
+def run(checkpoint: str | Path, labels: Sequence[str] = (), revision: str = "", *, multi_label: bool = False) -> Report:
     """Say what a folder is, or a repository on a hub. Never raises for what is wrong with it: that is in the report.
 
     Args:

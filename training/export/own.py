@@ -52,7 +52,7 @@ EACH = 5
 class Agreement:
     """How far a graph answers as the fp32 graph does."""
 
-    alike: float  # share of the examples with the same answer, in percent
+    alike: float  # in percent, as the task says: the examples with the same answer, or the correlation of scores
     mean: float  # difference of the answers' scores, of 1
     largest: float
 
@@ -112,14 +112,8 @@ def examples(task: Served, vocabulary: tokenizers.Tokenizer) -> list[Any]:
 
 def agreement(task: Served, asked: list[Any], reference: list[Any], found: list[Any]) -> Agreement:
     """Return how far the predictions `found` are those of `reference`."""
-    kind = tasks.of(task)
-    alike, differences = 0, []
-    for example, one, other in zip(asked, reference, found, strict=True):
-        right = kind.taken(example, one)
-        alike += right == kind.taken(example, other)
-        scores = (kind.answers(right, each) for each in (one, other))
-        differences += [abs(a[0] - b[0]) for a, b in zip(*scores, strict=True)]
-    return Agreement(100.0 * alike / len(asked), float(np.mean(differences)), float(np.max(differences)))
+    alike, differences = tasks.of(task).agreement(task, asked, reference, found)
+    return Agreement(alike, float(np.mean(differences)), float(np.max(differences)))
 
 
 def _encoded(task: Served, made: list[Any]) -> Iterator[tuple[Any, list[Encoded]]]:

@@ -199,9 +199,7 @@ def longest_row(config: PreTrainedConfig, wanted: int) -> int:
     return wanted or min(positions, USUAL)
 
 
-def _settings(
-    request: Request, source: Source, config: PreTrainedConfig, kind: tasks.Task[Any, Any]
-) -> dict[str, Any]:
+def _settings(request: Request, source: Source, config: PreTrainedConfig, kind: tasks.Task[Any, Any]) -> dict[str, Any]:
     """What the service must know of the task beside its labels, as is asked, or as the checkpoint says."""
     if request.activation:
         if kind.name != "score":

@@ -60,6 +60,7 @@ class Task(ABC, Generic[E, Out]):
     windows: ClassVar[bool] = False  # whether rows are windows over a text, which overlap by a `doc_stride`
     options: ClassVar[bool] = False  # whether an item's rows are options, collated to [items, options, tokens]
     smoothing: ClassVar[bool] = True  # whether its loss knows label smoothing
+    alike: ClassVar[str] = "of the answers are fp32's"  # what a percent of `agreement` is, on the card
     threshold: ClassVar[str] = ""  # the key of `TaskSpec` that is fitted on dev data
 
     # The model
@@ -190,9 +191,22 @@ class Task(ABC, Generic[E, Out]):
             text: makes a text of so many words.
         """
 
-    @abstractmethod
     def taken(self, example: Any, prediction: Any) -> E:
         """Return an example with its prediction taken as right."""
+        raise NotImplementedError
+
+    def agreement(
+        self, served: Served, asked: Sequence[Any], reference: Sequence[Any], found: Sequence[Any]
+    ) -> tuple[float, list[float]]:
+        """Return how far the predictions `found` of examples are those of `reference`: the percent that is `alike`, and
+        the difference of each score, of 1."""
+        alike, differences = 0, []
+        for example, one, other in zip(asked, reference, found, strict=True):
+            right = self.taken(example, one)
+            alike += right == self.taken(example, other)
+            scores = (self.answers(right, each) for each in (one, other))
+            differences += [abs(a[0] - b[0]) for a, b in zip(*scores, strict=True)]
+        return 100.0 * alike / len(asked), differences
 
     # The card
 
