@@ -284,7 +284,7 @@ def test_how_far_scores_agree(
     served = ScoreTask(load_tokenizer(), 16, activation=activation)
     ours, theirs = ([Score(score, truncated=False) for score in some] for some in (found, (0.0, 5.0, 10.0)))
     assert tasks.of(served).agreement(served, [], theirs, ours) == (
-        pytest.approx(alike, abs=0.01), pytest.approx(differences),
+        pytest.approx(alike, abs=0.05), pytest.approx(differences),
     )  # fmt: skip
 
 
