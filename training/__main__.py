@@ -105,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     shrink.add_argument("--layers", type=_count, default=0, help="times the one layer is applied; 0: the teacher's")
     shrink.set_defaults(run=_shrink)
 
-    export = commands.add_parser("export", help="export a Hugging Face folder to a bundle, through the gate")
-    export.add_argument("checkpoint", type=Path, help="a fine-tuned Hugging Face folder")
+    export = commands.add_parser("export", help="export a fine-tuned checkpoint to a bundle, through the gate")
+    _add_checkpoint(export)
     export.add_argument("output", type=Path, metavar="bundle", help="the folder to write; its name is the model's name")
     export.add_argument(
         "--precision", action="append", choices=PRECISIONS, dest="precisions", default=[],
@@ -136,13 +136,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--gate-limit", type=_count, default=0, help="of those, examples to compare int8 with fp32 on, 0 for all"
     )
-    export.add_argument("--without-dev", action="store_true", help="export without a dev file to gate on")
+    export.add_argument(
+        "--without-dev", action="store_true", help="leave out the recipe's dev files; the gate goes by own examples"
+    )
     export.add_argument("--licence", default="", help="licence of the weights, for the card")
     export.add_argument("--base-model", default="", help="what was fine-tuned, for the card")
     export.set_defaults(run=_export)
 
-    check = commands.add_parser("check", help="say what a folder is and whether it can be served, without its weights")
-    check.add_argument("checkpoint", type=Path, help="a Hugging Face folder")
+    check = commands.add_parser(
+        "check", help="say what a checkpoint is and whether it can be served; fetches no weights"
+    )
+    _add_checkpoint(check)
     check.add_argument(
         "--labels",
         type=_names,
@@ -180,6 +184,11 @@ def _add_multi_label(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--multi-label", action="store_true", help="labels do not exclude one another (where the config does not say)"
     )
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", help="a Hugging Face folder, or a repository's name on a hub (HF_ENDPOINT)")
+    command.add_argument("--revision", default="", help="of the repository: a branch, a tag or a commit")
 
 
 def _add_layout(command: argparse.ArgumentParser) -> None:
@@ -285,7 +294,7 @@ def _check(options: argparse.Namespace) -> None:
     from training.export import check
 
     report = check.run(**_given(options))
-    _print_facts({"folder": str(report.folder), **report.facts})
+    _print_facts({"checkpoint": report.checkpoint, **report.facts})
     for note in report.notes:
         print(f"note: {note}")
     print(json.dumps(dataclasses.asdict(report), default=str, ensure_ascii=False))

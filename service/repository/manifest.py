@@ -79,6 +79,7 @@ class Manifest(TaskSpec):
         graphs: the graphs, one a precision, or two: one of them packed.
         files: sha256 of every file of the bundle but the manifest, by name.
         calibration: of the scores; None where there was no dev file.
+        checkpoint: what was exported, "NAME@COMMIT" of a repository on a hub; empty for a folder.
         base_model: what was fine-tuned.
         data: sha256 of each training and dev file, by name.
         layout: how those are laid out: `data` and what `table` has in a recipe. For `training evaluate`.
@@ -94,6 +95,7 @@ class Manifest(TaskSpec):
     graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
     files: dict[FileName, Sha256]
     calibration: Calibration | None = None
+    checkpoint: str = ""
     base_model: str = ""
     data: dict[str, str | None] = field(default_factory=dict)
     layout: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,8 +23,12 @@ from safetensors import SafetensorError, safe_open
 from training import folders
 from training.errors import CheckpointError
 
+T = TypeVar("T")
+
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
-INDEX = ".index.json"
+INDICES = (f"{SAFE}.index.json", f"{PICKLED}.index.json")
+LOOKED = (SAFE, INDICES[0], PICKLED, INDICES[1])
+"""Where weights are looked for, in this order."""
 PREFIXES = ("module.", "_orig_mod.")
 """What torch's DataParallel and compiler put before every name."""
 OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
@@ -56,15 +60,14 @@ def files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: there are none, or not all that the index names; the message says what there is instead.
     """
-    looked = (SAFE, SAFE + INDEX, PICKLED, PICKLED + INDEX)
-    there = [folder / name for name in looked if (folder / name).is_file()]
+    there = [folder / name for name in LOOKED if (folder / name).is_file()]
     fetched = [path for path in there if folders.pointed_at(path) is None]
     chosen = next(iter(fetched or there), None)
     if chosen is None:
-        instead = folders.foreign(folder) or f"looked for {', '.join(looked)}; it holds {folders.listed(folder)}"
+        instead = folders.foreign(folder) or f"looked for {', '.join(LOOKED)}; it holds {folders.listed(folder)}"
         raise CheckpointError(f"{folder} has no weights: {instead}")
     folders.check_content(chosen)
-    return _shards(chosen) if chosen.suffix == ".json" else [chosen]
+    return _there(chosen) if chosen.suffix == ".json" else [chosen]
 
 
 def shapes(folder: Path) -> dict[str, Shape]:
@@ -82,6 +85,11 @@ def shapes(folder: Path) -> dict[str, Shape]:
             found.update(
                 {name: Shape(_TYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
             )
+    return renamed(found, folder)
+
+
+def renamed(found: Mapping[str, T], folder: Path) -> dict[str, T]:
+    """Return what is found of weights under their names of today. Raises `CheckpointError` where two have one name."""
     return {new: found[name] for name, new in _names(found, folder).items()}
 
 
@@ -98,10 +106,11 @@ def read(folder: Path) -> dict[str, torch.Tensor]:
                 raise CheckpointError(f"{path} is damaged ({error}): download it again") from error
         else:
             found.update(_unpickled(path, "cpu"))
-    return {new: found[name] for name, new in _names(found, folder).items()}
+    return renamed(found, folder)
 
 
-def _shards(index: Path) -> list[Path]:
+def shards(index: Path) -> list[str]:
+    """Return the names of the files that an index lists. Raises `CheckpointError` where it lists none of its folder."""
     try:
         named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         plain = all(isinstance(name, str) and name == Path(name).name for name in named)
@@ -109,6 +118,12 @@ def _shards(index: Path) -> list[Path]:
         raise CheckpointError(f"{index} lists no files of weights: download it again") from error
     if not named or not plain:
         raise CheckpointError(f"{index} names files that are not in its folder")
+    return named
+
+
+def _there(index: Path) -> list[Path]:
+    """The files that an index lists, all of them."""
+    named = shards(index)
     missing = [name for name in named if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(

@@ -11,6 +11,8 @@ from service.repository.manifest import Calibration, Manifest
 from training import tasks
 from training.checkpoints.families import FAMILIES
 from training.evaluate.calibration import Fit
+from training.export import own
+from training.export.own import Compared
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -27,6 +29,7 @@ def render(
     sizes: Mapping[str, int],
     fit: Fit | None = None,
     halves: Mapping[str, float | None] | None = None,
+    compared: Compared | None = None,
 ) -> dict[str, str]:
     """The card's files by name: README.md, and the diagram where a temperature was fitted.
 
@@ -36,6 +39,7 @@ def render(
         sizes: bytes of each file.
         fit: of the temperature.
         halves: largest difference of a logit, by precision, of graphs that compute in fp16; None where not compared.
+        compared: how far the graphs answer alike on the bundle's own examples; None where there are scores.
     """
     task = tasks.named(manifest.task, multi_label=manifest.multi_label)
     lines = [
@@ -50,19 +54,8 @@ def render(
         _curl(*task.request(manifest, manifest.name, manifest.layout)),
         "```",
         "",
-        "## Scores",
-        "",
-        "Measured at export through the service's own encode, engine and decode, in percent.",
-        "",
-        "| data | precision | scores |",
-        "|---|---|---|",
+        *(_own(compared, task) if compared else _scores(scores)),
     ]
-    for precision, by_data in scores.items():
-        for data, values in by_data.items():
-            shown = ", ".join(_shown(name, value) for name, value in values.items())
-            lines.append(f"| {data} | {precision} | {shown} |")
-    if not any(scores.values()):
-        lines.append("| none | | exported without a dev file |")
     if fit and manifest.calibration:
         lines += ["", *_calibration(manifest.temperature, manifest.calibration, task.right)]
     lines += ["", "## Files", "", "| file | MB |", "|---|---|"]
@@ -74,6 +67,8 @@ def render(
         else f"- {precision}: not compared with fp32, for want of kernels"
         for precision, difference in (halves or {}).items()
     ]
+    if manifest.checkpoint:
+        lines.append("- exported from `{}`, commit {}".format(*manifest.checkpoint.rsplit("@", 1)))
     lines += [f"- {fact}" for fact in task.facts(manifest)]
     if recipe:
         lines.append("- recipe: " + ", ".join(f"{key} {recipe[key]}" for key in _RECIPE_KEYS if key in recipe))
@@ -83,13 +78,52 @@ def render(
         f"- made {manifest.created} with "
         + ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
         "",
-        "Scores are of these data sets' kind of English; measure on your own text before you rely on them.",
+        "Measure on your own text before you rely on it."
+        if compared
+        else "Scores are of these data sets' kind of English; measure on your own text before you rely on them.",
         "",
     ]
     files = {"README.md": "\n".join(lines)}
     if fit:
         files[DIAGRAM] = diagram(fit)
     return files
+
+
+def _scores(scores: Scores) -> list[str]:
+    lines = [
+        "## Scores",
+        "",
+        "Measured at export through the service's own encode, engine and decode, in percent.",
+        "",
+        "| data | precision | scores |",
+        "|---|---|---|",
+    ]
+    for precision, by_data in scores.items():
+        for data, values in by_data.items():
+            shown = ", ".join(_shown(name, value) for name, value in values.items())
+            lines.append(f"| {data} | {precision} | {shown} |")
+    return lines
+
+
+def _own(compared: Compared, task: tasks.Task[Any, Any]) -> list[str]:
+    """What was measured without dev data, and what was not."""
+    lines = [
+        "## Measured without a dev file",
+        "",
+        f"On {compared.examples} examples of Bertie's own, of {own.LENGTHS[0]} to {own.LENGTHS[-1]} words, half in "
+        "English and half in the vocabulary's own pieces:",
+        "",
+        f"- fp32: logits within {compared.parity:.1e} of torch's",
+    ]
+    for precision, agreement in compared.agreements.items():
+        lines.append(
+            f"- {precision}: {agreement.alike:.1f} % {task.alike}, their scores {agreement.mean:.4f} "
+            f"apart on average and {agreement.largest:.3f} at most (of 1)"
+            if agreement
+            else f"- {precision}: not run, for want of kernels on the CPU"
+        )
+    fitted = " and ".join(["the temperature of scores", *([task.threshold] if task.threshold else [])])
+    return [*lines, "", f"Not measured: how often answers are right. Not fitted: {fitted.replace('_', ' ')}."]
 
 
 def _curl(route: str, body: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""What a folder is and whether it can be exported, in seconds: by its config, its tokenizer and its weights' shapes.
+"""What a checkpoint is and whether it can be exported, in seconds: by its config, tokenizer and weights' shapes.
 
-Owns the report. What is wrong with a folder is said by whoever would say so in an export; of weights no number is read,
-so that what hangs on those (NaN, the gate) an export alone can tell.
+Owns the report. What is wrong with it is said by whoever would say so in an export; of weights no number is read, nor
+fetched from a hub, so that what hangs on those (NaN, the gate) an export alone can tell.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 from service.engine.tokenizer import Tokenizer
 from service.repository.manifest import MANIFEST
 from training import folders, tasks
-from training.checkpoints import stored
 from training.checkpoints.configs import load_config, recorded
+from training.checkpoints.source import Source, find
 from training.checkpoints.stored import Shape
 from training.errors import CheckpointError
 from training.export import agreement, heads
@@ -41,12 +41,15 @@ class Report:
     """What was found out, in words.
 
     Attributes:
+        checkpoint: as it was asked for.
+        folder: where its files lie.
         facts: by name, in the order to be shown.
         problems: why it cannot be served; empty where it can.
         notes: what is told and stops nothing.
         next: the command to type next; empty where a problem says what to do.
     """
 
+    checkpoint: str
     folder: Path
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -58,32 +61,39 @@ class Report:
         try:
             return step()
         except CheckpointError as error:
-            said = str(error).removeprefix(f"{self.folder}: ")
+            said = str(error).replace(str(self.folder), self.checkpoint).removeprefix(f"{self.checkpoint}: ")
             if said not in self.problems:
                 self.problems.append(said)
             return None
 
 
-def run(checkpoint: Path, labels: Sequence[str] = (), *, multi_label: bool = False) -> Report:
-    """Say what the folder is. Never raises for what is wrong with it: that is in the report.
+def run(checkpoint: str | Path, labels: Sequence[str] = (), revision: str = "", *, multi_label: bool = False) -> Report:
+    """Say what a folder is, or a repository on a hub. Never raises for what is wrong with it: that is in the report.
 
     Args:
         labels: names of the labels in the order of their ids, as for `export`.
+        revision: of the repository.
         multi_label: whether labels do not exclude one another, as for `export`.
     """
-    report = Report(checkpoint)
-    if (checkpoint / MANIFEST).is_file():
+    report = Report(str(checkpoint), Path(checkpoint))
+    if (report.folder / MANIFEST).is_file():
         report.problems.append("it is a bundle already: serve it, or score it with python -m training evaluate")
         return report
-    report.tried(lambda: folders.check(checkpoint))
+    source = report.tried(lambda: find(checkpoint, revision))
+    if source is None:
+        return report
+    report.folder = source.folder
+    if source.commit:
+        report.facts["commit"] = source.commit
+    report.tried(lambda: folders.check(source.folder))
     if report.problems:
         return report
-    config: Any = report.tried(lambda: load_config(checkpoint))
-    shapes = report.tried(lambda: stored.shapes(checkpoint))
-    if shapes is not None:
-        report.facts["weights"] = _weights(stored.files(checkpoint), shapes)
+    config: Any = report.tried(lambda: load_config(source.folder))
+    sizes, shapes = report.tried(source.sizes), report.tried(source.shapes)
+    if sizes is not None:
+        report.facts["weights"] = _weights(sizes, shapes or {})
     if config is None:
-        report.facts = {"architecture": _architecture(checkpoint), **report.facts}
+        report.facts = {"architecture": _architecture(source.folder), **report.facts}
         return report
     task = tasks.of_config(config, multi_label=multi_label)
     report.facts = {
@@ -91,15 +101,14 @@ def run(checkpoint: Path, labels: Sequence[str] = (), *, multi_label: bool = Fal
         "task": _task(task) if task else "none",
         **report.facts,
     }
-    report.tried(lambda: heads.check(checkpoint, config, multi_label=multi_label))
+    report.tried(lambda: heads.check(source, config, multi_label=multi_label))
     if task is not None:
         _of_task(report, task, config, labels, shapes)
     _of_tokenizer(report, config)
     if task and not report.problems:
-        report.facts["served"] = "yes, if the gate finds that its graphs answer as it does"
-        report.next = _next(
-            checkpoint, labels, multi_label=multi_label, has_dev=bool(recorded(checkpoint).get("recipe", {}).get("dev"))
-        )
+        scored = "" if recorded(source.folder).get("recipe", {}).get("dev") else "; --dev FILE scores them too"
+        report.facts["served"] = f"yes, if the gate finds that its graphs answer as it does{scored}"
+        report.next = _next(source, labels, revision, multi_label=multi_label)
         report.facts["next"] = report.next
     else:
         report.facts["served"] = "no"
@@ -181,13 +190,15 @@ def _check_shapes(model: PreTrainedModel, shapes: Mapping[str, Shape]) -> None:
         raise CheckpointError(f"weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
 
 
-def _weights(paths: Sequence[Path], shapes: Mapping[str, Shape]) -> str:
-    size = sum(path.stat().st_size for path in paths)
+def _weights(sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> str:
+    """How large the weights' files are, and in what types, where that is known."""
     kinds: Counter[str] = Counter()
     for shape in shapes.values():
         kinds[shape.kind] += shape.count
-    where = paths[0].name if len(paths) == 1 else f"{len(paths)} files, {paths[0].name} and on"
-    return f"{_bytes(size)} in {where}, {' and '.join(kind for kind, _ in kinds.most_common(2))}"
+    first = next(iter(sizes))
+    where = first if len(sizes) == 1 else f"{len(sizes)} files, {first} and on"
+    types = f", {' and '.join(kind for kind, _ in kinds.most_common(2))}" if kinds else ""
+    return f"{_bytes(sum(sizes.values()))} in {where}{types}"
 
 
 def _bundle(model: PreTrainedModel) -> str:
@@ -217,12 +228,15 @@ def _architecture(folder: Path) -> str:
         return "unknown"
 
 
-def _next(folder: Path, labels: Sequence[str], *, multi_label: bool, has_dev: bool) -> str:
+def _next(source: Source, labels: Sequence[str], revision: str, *, multi_label: bool) -> str:
     """The command that exports it."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "model"
-    words = ["python", "-m", "training", "export", str(folder), f"models/{name}"]
+    name = source.name if source.commit else source.folder.resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2]).strip("-.") or "model"
+    words = ["python", "-m", "training", "export", source.name, f"models/{name}"]
+    if revision:
+        words += ["--revision", revision]
     if labels:
         words += ["--labels", ",".join(labels)]
     if multi_label:
         words.append("--multi-label")
-    return shlex.join(words) + ("" if has_dev else " --dev FILE")
+    return shlex.join(words)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from training import tasks
-from training.checkpoints import stored
+from training.checkpoints.source import Source
 from training.errors import CheckpointError
 
 HEADS = (("qa_outputs.", "QuestionAnswering"), ("classifier.", "SequenceClassification"))
 """How the names of a head's weights begin, and the end of the name of the class that has it."""
 
 
-def check(checkpoint: Path, config: Any, *, multi_label: bool = False) -> tasks.Task[Any, Any]:
+def check(source: Source, config: Any, *, multi_label: bool = False) -> tasks.Task[Any, Any]:
     """Return the task of a checkpoint. Raises `CheckpointError` where none is: why, and what to do.
 
     Args:
@@ -21,19 +20,19 @@ def check(checkpoint: Path, config: Any, *, multi_label: bool = False) -> tasks.
     """
     task = tasks.of_config(config, multi_label=multi_label)
     if task is None:
-        raise CheckpointError(f"{checkpoint}: {_none(checkpoint, config)}")
+        raise CheckpointError(f"{source.name}: {_none(source, config)}")
     if multi_label and not task.multi_label:
-        raise CheckpointError(f"{checkpoint}: --multi-label tells of several labels, and its task is {task.name}")
+        raise CheckpointError(f"{source.name}: --multi-label tells of several labels, and its task is {task.name}")
     return task
 
 
-def _none(checkpoint: Path, config: Any) -> str:
+def _none(source: Source, config: Any) -> str:
     served = " or ".join(dict.fromkeys(f"...{task.head}" for task in tasks.TASKS))
     if config.architectures:
         named = " ".join(config.architectures)
         return f"{named} has no head to serve ({served}): fine-tune it first (python -m training finetune)"
     said = "a config without architectures has no head to serve"
-    names = list(stored.shapes(checkpoint))
+    names = list(source.shapes() or ())
     for beginning, head in HEADS:
         found = next((name for name in names if name.startswith(beginning)), None)
         if found is None:

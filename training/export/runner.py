@@ -11,7 +11,7 @@ import datetime
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +28,11 @@ from service.tasks import TaskSpec, build
 from training import files, folders, tasks
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import load_config, max_positions, recorded
+from training.checkpoints.source import Source, find
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError, one_line
 from training.evaluate import runner as evaluate
-from training.export import agreement, card, graphs, heads, measure
+from training.export import agreement, card, graphs, heads, measure, own
 from training.tokenizers.loading import open_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ USUAL_STRIDE = 128
 class Request:
     """What to export, and what the checkpoint does not say of itself. Zero and empty mean: as the checkpoint says."""
 
-    checkpoint: Path  # a Hugging Face folder
+    checkpoint: str | Path  # a Hugging Face folder, or a repository's name on a hub
     output: Path  # the bundle's folder; its name is the model's name
     precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `graphs.ENCODINGS`
     packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
@@ -58,20 +59,22 @@ class Request:
     max_length: int = 0  # longest row in tokens
     doc_stride: int = 0  # overlap of windows in tokens
     dev: tuple[str, ...] = ()  # dev files to score on
-    without_dev: bool = False  # export without a dev file, the recipe's included, so that no score is gated
+    without_dev: bool = False  # leave out the dev files of the recipe that the checkpoint was fine-tuned by
     layout: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the dev files; see `evaluate.read`
     dev_limit: int = 0  # examples of each dev file, 0 for all
     gate_limit: int = 0  # of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all
     licence: str = ""  # of the weights
     base_model: str = ""  # what was fine-tuned, for the card
+    revision: str = ""  # of a repository: a branch, a tag or a commit
 
 
 def run(request: Request) -> Manifest:
-    """Builds, gates and writes the bundle; the folder appears whole or not at all.
+    """Builds, gates and writes the bundle; the folder appears whole or not at all. Where there is no dev file, the gate
+    goes by the bundle's own examples.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
-        DataError: a dev file cannot be read, or there is none.
+        DataError: a dev file cannot be read.
         GateError: a graph does not answer as the checkpoint does.
         TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
     """
@@ -82,21 +85,26 @@ def run(request: Request) -> Manifest:
     except ValueError as error:
         raise TrainingError(f"{request.output.name!r} is no name for a bundle: {one_line(error)}") from error
     packable = graphs.packable(request.precisions) if request.packed else ()
-    record = recorded(request.checkpoint)
+    source = find(request.checkpoint, request.revision)
+    with source.named():
+        return _export(request, source, packable)
+
+
+def _export(request: Request, source: Source, packable: Sequence[str]) -> Manifest:
+    described = source.described()
+    record = recorded(source.folder)
     recipe = record.get("recipe", {})
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
     if len(set(map(_name, dev))) < len(dev):
         raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
-    if not dev and not request.without_dev:
-        raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
-    model, kind = load_model(request.checkpoint, multi_label=request.multi_label)
-    settings = _settings(request, model.config, kind)
+    model, kind = load_model(source, multi_label=request.multi_label)
+    settings = _settings(request, source, model.config, kind)
     labels = kind.labels(model.config, request.labels, recipe.get("labels", ()))
-    agreement.check_side(request.checkpoint, windows=kind.windows)
+    agreement.check_side(source.folder, windows=kind.windows)
     wanted = request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0)
     max_length = longest_row(model.config, wanted)
     if not wanted and (said := agreement.shortened(model.config, max_length, windows=kind.windows)):
-        logger.warning("%s: %s", request.checkpoint, said)
+        logger.warning("%s: %s", source.name, said)
     doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0)
     doc_stride = doc_stride or min(USUAL_STRIDE, max_length // 4)
     if doc_stride < 0:
@@ -107,10 +115,10 @@ def run(request: Request) -> Manifest:
         tempfile.TemporaryDirectory(prefix=".export-", dir=request.output.parent) as temporary,
     ):
         folder.mkdir()
-        tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / manifests.TOKENIZER)
+        tokenizer = open_tokenizer(source.folder, model.config.vocab_size, folder / manifests.TOKENIZER)
         layout_of_tokens = json.loads((folder / manifests.TOKENIZER).read_text(encoding="utf-8"))
         for said in agreement.differences(model.config, tokenizer, layout_of_tokens):
-            logger.warning("%s: %s", request.checkpoint, said)
+            logger.warning("%s: %s", source.name, said)
         try:
             spec = TaskSpec(
                 task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
@@ -123,6 +131,7 @@ def run(request: Request) -> Manifest:
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
         measured = measure.run(task, made.files, tokenizer.pad_id, examples, request.gate_limit)
+        compared = None if dev else own.compare(task, model, made.files, tokenizer.pad_id, folder / manifests.TOKENIZER)
         task = measured.task
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
@@ -137,15 +146,17 @@ def run(request: Request) -> Manifest:
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             calibration=measured.calibration,
-            base_model=request.base_model or Path(recipe.get("model", "")).name,
+            checkpoint=f"{source.name}@{source.commit}" if source.commit else "",
+            base_model=request.base_model or Path(recipe.get("model", "")).name or _listed(described, "base_model"),
             data={_name(path): digest for path, digest in data.items()},
             layout=layout,
-            licence=request.licence,
+            licence=request.licence or _listed(described, "license"),
             versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
         sizes = {p.name: p.stat().st_size for p in folder.iterdir()}
-        for name, text in card.render(manifest, measured.scores, recipe, sizes, measured.fit, made.halves).items():
+        pages = card.render(manifest, measured.scores, recipe, sizes, measured.fit, made.halves, compared)
+        for name, text in pages.items():
             (folder / name).write_text(text, encoding="utf-8")
             manifest = dataclasses.replace(manifest, files={**manifest.files, name: sha256(folder / name)})
         (folder / manifests.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -153,8 +164,9 @@ def run(request: Request) -> Manifest:
     return manifest
 
 
-def load_model(checkpoint: Path, *, multi_label: bool = False) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
-    """Return the checkpoint's model in eval mode, and its task. Run no code of its own and unpickle nothing.
+def load_model(source: Source, *, multi_label: bool = False) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
+    """Return the checkpoint's model in eval mode, and its task. Run no code of its own and unpickle nothing. What is
+    refused by its config is not fetched.
 
     Args:
         multi_label: whether its labels do not exclude one another, where its config does not say so.
@@ -162,14 +174,14 @@ def load_model(checkpoint: Path, *, multi_label: bool = False) -> tuple[PreTrain
     Raises:
         CheckpointError: it cannot be loaded, or its head is of no task that can be served.
     """
-    folders.check(checkpoint)
-    config: Any = load_config(checkpoint)
-    task = heads.check(checkpoint, config, multi_label=multi_label)
-    model, missing = pretrained.load(task.auto, checkpoint, config)
-    if missing:
-        raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
+    folders.check(source.folder)
+    config: Any = load_config(source.folder)
+    task = heads.check(source, config, multi_label=multi_label)
     if refusal := task.refusal(config):
-        raise CheckpointError(f"{checkpoint}: {refusal}")
+        raise CheckpointError(f"{source.name}: {refusal}")
+    model, missing = pretrained.load(task.auto, source.whole(), config)
+    if missing:
+        raise CheckpointError(f"{source.name}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
     return model.eval(), task
 
 
@@ -187,15 +199,21 @@ def longest_row(config: PreTrainedConfig, wanted: int) -> int:
     return wanted or min(positions, USUAL)
 
 
-def _settings(request: Request, config: PreTrainedConfig, kind: tasks.Task[Any, Any]) -> dict[str, Any]:
+def _settings(request: Request, source: Source, config: PreTrainedConfig, kind: tasks.Task[Any, Any]) -> dict[str, Any]:
     """What the service must know of the task beside its labels, as is asked, or as the checkpoint says."""
     if request.activation:
         if kind.name != "score":
             raise CheckpointError(f"--activation is of a model with one label, and its task is {kind.name}")
         return {"activation": request.activation}
-    for said in kind.doubts(config, request.checkpoint):
-        logger.warning("%s: %s", request.checkpoint, said)
-    return kind.settings(config, request.checkpoint)
+    for said in kind.doubts(config, source.folder):
+        logger.warning("%s: %s", source.name, said)
+    return kind.settings(config, source.folder)
+
+
+def _listed(described: Mapping[str, Any], key: str) -> str:
+    """What a card's front matter says of a key: one name or several."""
+    said = described.get(key) or ""
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said)
 
 
 def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:

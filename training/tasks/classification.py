@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from service.tasks import ClassificationTask
+from service.tasks import ClassificationExample, ClassificationTask
 from service.tasks.spec import TaskSpec
 from training.data import LabelledText, Report, read_nli, read_sst2, read_table
 from training.errors import CheckpointError
@@ -24,6 +24,8 @@ KNOWN_LABELS = (
     *LAYOUT_OF_LABELS, frozenset({"positive", "neutral", "negative"}), frozenset({"entailment", "not_entailment"}),
 )  # fmt: skip
 """Labels that are written in lower case, whatever the checkpoint has."""
+ENTAILMENT = {"entailment", "contradiction"}
+"""Labels that say how one text follows from another."""
 UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
 """Labels that say nothing but their number."""
 SHOWN = 20
@@ -86,10 +88,15 @@ class Labels(Task[E, Out]):
     def purpose(self, spec: TaskSpec) -> str:
         return f"the labels {some(spec.labels)}"
 
+    def sample(self, served: Served, text: Callable[[int], str], words: int) -> ClassificationExample:
+        """Return a text alone, or a pair where the labels say how one text follows from another."""
+        first = text(words)
+        return ClassificationExample(first, text(min(words, 12)) if set(served.labels) >= ENTAILMENT else None)
+
     def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
         labels = set(spec.labels)
         first = "A man is playing a guitar on stage."
-        if {"entailment", "contradiction"} <= labels:
+        if labels >= ENTAILMENT:
             return "/classify", {"premise": first, "hypothesis": "Somebody makes music."}
         if layout.get("text_pair"):
             return "/classify", {"text": first, "text_pair": "Somebody makes music.", "model": name}
@@ -131,6 +138,9 @@ class Classification(Labels[LabelledText, LabelOutcome]):
 
     def predictions(self, served: Served, outcomes: Sequence[LabelOutcome]) -> Predictions:
         return [outcome.predicted for outcome in outcomes]
+
+    def taken(self, example: ClassificationExample, prediction: Any) -> LabelledText:
+        return LabelledText(example, prediction.label)
 
     def answers(self, reference: LabelledText, prediction: Any) -> list[tuple[float, bool, float]]:
         return [(prediction.score, prediction.label == reference.label, prediction.scores[reference.label])]

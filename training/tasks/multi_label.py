@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.tasks import MultiLabelTask
+from service.tasks import ClassificationExample, MultiLabelTask
 from service.tasks.spec import TaskSpec
 from training.data import TaggedText, read_tags
 from training.tasks import chance
@@ -79,6 +79,9 @@ class MultiLabel(Labels[TaggedText, TagOutcome]):
 
     def fitted(self, served: Served) -> dict[str, Any]:
         return {self.threshold: served.threshold}
+
+    def taken(self, example: ClassificationExample, prediction: Any) -> TaggedText:
+        return TaggedText(example, frozenset(prediction.labels))
 
     def answers(self, reference: TaggedText, prediction: Any) -> list[tuple[float, bool, float]]:
         holds = {label: label in reference.labels for label in prediction.scores}

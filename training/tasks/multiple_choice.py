@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from service.tasks import MultipleChoiceTask
+from service.tasks import MultipleChoiceExample, MultipleChoiceTask
 from service.tasks.spec import TaskSpec
 from training.data import ChoiceQuestion, Report, read_race
 from training.tasks import chance
@@ -69,6 +69,13 @@ class MultipleChoice(Task[ChoiceQuestion, ChoiceOutcome]):
 
     def predictions(self, served: Served, outcomes: Sequence[ChoiceOutcome]) -> Predictions:
         return [outcome.option for outcome in outcomes]
+
+    def sample(self, served: Served, text: Callable[[int], str], words: int) -> MultipleChoiceExample:
+        short = min(words, 8)
+        return MultipleChoiceExample(text(short), text(words), tuple(text(short) for _ in range(4)))
+
+    def taken(self, example: MultipleChoiceExample, prediction: Any) -> ChoiceQuestion:
+        return ChoiceQuestion(example, prediction.answer.option, "", "")
 
     def answers(self, reference: ChoiceQuestion, prediction: Any) -> list[tuple[float, bool, float]]:
         scores = {answer.option: answer.score for answer in prediction.answers}

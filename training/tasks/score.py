@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.tasks import ScoreTask
+from service.tasks import ClassificationExample, ScoreTask
 from service.tasks.spec import TaskSpec
 from training import folders
 from training.data import Report, ScoredText, read_scores
@@ -56,6 +56,7 @@ class Score(Task[ScoredText, ScoreOutcome]):
     main = "spearman"
     right = "nothing"
     smoothing = False
+    alike = "is the correlation with fp32"
 
     def fits(self, config: Any) -> bool:
         return super().fits(config) and config.num_labels == 1
@@ -124,6 +125,20 @@ class Score(Task[ScoredText, ScoreOutcome]):
 
     def answers(self, reference: ScoredText, prediction: Any) -> list[tuple[float, bool, float]]:
         return []
+
+    def sample(self, served: Served, text: Callable[[int], str], words: int) -> ClassificationExample:
+        """Return a pair: of longer texts the second one holds the first, as what answers a query holds its words."""
+        first, second = text(min(words, 8)), text(words)
+        return ClassificationExample(first, f"{second} {first}" if words > 8 else second)
+
+    def agreement(
+        self, served: Served, asked: Sequence[Any], reference: Sequence[Any], found: Sequence[Any]
+    ) -> tuple[float, list[float]]:
+        """Return 100 times the correlation of the scores, and their differences: of 1 under a sigmoid, else of the
+        range of the reference's."""
+        ours, theirs = (np.array([each.score for each in some], dtype=np.float64) for some in (found, reference))
+        scale = 1.0 if served.activation == "sigmoid" else float(np.ptp(theirs)) or 1.0
+        return 100.0 * pearson(ours, theirs), (np.abs(ours - theirs) / scale).tolist()
 
     def purpose(self, spec: TaskSpec) -> str:
         return "a score of a text or a pair of texts"

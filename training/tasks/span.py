@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from service.tasks import SpanTask, Window
+from service.tasks import SpanExample, SpanTask, Window
 from service.tasks.spec import TaskSpec
 from training.data import Question, Report, read_squad
 from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task, tower
@@ -141,6 +141,13 @@ class Span(Task[Question, SpanOutcome]):
 
     def with_answer(self, examples: Sequence[Question]) -> Sequence[Question]:
         return [question for question in examples if not question.is_impossible]
+
+    def sample(self, served: Served, text: Callable[[int], str], words: int) -> SpanExample:
+        return SpanExample(text(min(words, 8)), (text(words),), no_answer=False)
+
+    def taken(self, example: SpanExample, prediction: Any) -> Question:
+        answers = tuple((answer.text, answer.start) for answer in prediction.answers)
+        return Question("", example.question, example.documents[0], answers, is_impossible=False)
 
     def answers(self, reference: Question, prediction: Any) -> list[tuple[float, bool, float]]:
         best = prediction.answers[0] if prediction.answers else None

@@ -60,6 +60,7 @@ class Task(ABC, Generic[E, Out]):
     windows: ClassVar[bool] = False  # whether rows are windows over a text, which overlap by a `doc_stride`
     options: ClassVar[bool] = False  # whether an item's rows are options, collated to [items, options, tokens]
     smoothing: ClassVar[bool] = True  # whether its loss knows label smoothing
+    alike: ClassVar[str] = "of the answers are fp32's"  # what a percent of `agreement` is, on the card
     threshold: ClassVar[str] = ""  # the key of `TaskSpec` that is fitted on dev data
 
     # The model
@@ -179,6 +180,33 @@ class Task(ABC, Generic[E, Out]):
     @abstractmethod
     def answers(self, reference: E, prediction: Any) -> list[tuple[float, bool, float]]:
         """Return (score, whether it is right, likelihood of what is right) of each answer in a prediction."""
+
+    # Its own examples, where there are no data
+
+    @abstractmethod
+    def sample(self, served: Served, text: Callable[[int], str], words: int) -> Any:
+        """Return an example for the service's task whose longest text is of so many words.
+
+        Args:
+            text: makes a text of so many words.
+        """
+
+    def taken(self, example: Any, prediction: Any) -> E:
+        """Return an example with its prediction taken as right."""
+        raise NotImplementedError
+
+    def agreement(
+        self, served: Served, asked: Sequence[Any], reference: Sequence[Any], found: Sequence[Any]
+    ) -> tuple[float, list[float]]:
+        """Return how far the predictions `found` of examples are those of `reference`: the percent that is `alike`, and
+        the difference of each score, of 1."""
+        alike, differences = 0, []
+        for example, one, other in zip(asked, reference, found, strict=True):
+            right = self.taken(example, one)
+            alike += right == self.taken(example, other)
+            scores = (self.answers(right, each) for each in (one, other))
+            differences += [abs(a[0] - b[0]) for a, b in zip(*scores, strict=True)]
+        return 100.0 * alike / len(asked), differences
 
     # The card
 

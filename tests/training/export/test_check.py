@@ -39,7 +39,7 @@ def test_a_checkpoint_that_can_be_served(tmp_path: Path) -> None:
     assert facts["parameters"] == f"{parameters:,}"
     assert facts["weights"].endswith("MB in model.safetensors, F32")
     assert facts["tokenizer"].startswith("WordPiece, ")
-    assert report.next == f"python -m training export '{folder}' models/My-model --dev FILE"
+    assert report.next == f"python -m training export '{folder}' models/My-model"
 
 
 def test_the_bundle_is_as_large_as_was_said(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_named_labels_are_carried_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder = unnamed(tmp_path / "c")
     assert main(["check", str(folder), "--labels", "entailment,neutral,contradiction"]) == 0
     output = capsys.readouterr().out
-    assert f"export {folder} models/c --labels entailment,neutral,contradiction --dev FILE" in output
-    assert output.splitlines()[0] == f"folder        {folder}"
+    assert f"export {folder} models/c --labels entailment,neutral,contradiction" in output
+    assert output.splitlines()[0] == f"checkpoint    {folder}"
 
 
 def test_notes_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

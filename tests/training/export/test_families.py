@@ -19,6 +19,7 @@ from service.repository.opening import open_engine
 from service.tasks import build
 from tests.training import mixed_script
 from tests.training.samples import make_model, recipe
+from training.checkpoints.source import Source
 from training.evaluate import runner as evaluate
 from training.evaluate.engine import TorchEngine
 from training.export import graph
@@ -90,7 +91,7 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
     assert {key: found[key] for key in exported} == exported
 
     # And fp32 gives what torch does, on rows that the task makes.
-    model, _ = export.load_model(final)
+    model, _ = export.load_model(Source(final))
     task = build(bundle.manifest, tokenizer)
     examples = evaluate.read(task, data, layout=manifest.layout)
     batch = pad([row for rows in task.encode([e.example for e in examples]) for row in rows], tokenizer.pad_id)  # type: ignore[arg-type, union-attr]

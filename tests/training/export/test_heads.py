@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import service
 from service.repository import bundle as bundles
 from service.repository.manifest import Manifest
-from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, recipe, save_checkpoint, write_text
+from service.tasks import Score, ScoreTask
+from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, load_tokenizer, recipe, save_checkpoint, write_text
+from training import tasks
 from training.__main__ import main
 from training.data import Table
 from training.errors import CheckpointError, DataError, GateError
@@ -251,6 +254,38 @@ def test_a_sigmoid_does_not_learn_numbers_beyond_it(encoder: Path, tmp_path: Pat
     made = recipe(encoder, tmp_path / "run", path, task="score", labels=(), activation="sigmoid")
     with pytest.raises(DataError, match=r"q.tsv:2: a number that no sigmoid gives \(4 is not in 0 to 1\)"):
         finetune.run(made)
+
+
+@pytest.mark.parametrize("run", ["regression", "reranker"])
+def test_scores_without_a_dev_file_are_held_to_fp32s(
+    run: str, regression: Path, reranker: Path, tmp_path: Path
+) -> None:
+    checkpoint = {"regression": regression, "reranker": reranker}[run] / "final"
+    export.run(Request(checkpoint, tmp_path / "m", without_dev=True))
+    card = (tmp_path / "m" / "README.md").read_text()
+    found = re.search(r"- int8: (\d+\.\d) % is the correlation with fp32, their scores (\d\.\d+) apart", card)
+    assert found, card
+    assert float(found[1]) > 95
+    assert float(found[2]) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("activation", "found", "alike", "differences"),
+    [
+        ("identity", (0.0, 5.0, 10.0), 100.0, [0.0, 0.0, 0.0]),
+        ("identity", (0.0, 6.0, 10.0), 99.34, [0.0, 0.1, 0.0]),
+        ("identity", (10.0, 5.0, 0.0), -100.0, [1.0, 0.0, 1.0]),
+        ("sigmoid", (0.0, 5.0, 10.5), 100.0, [0.0, 0.0, 0.5]),
+    ],
+)
+def test_how_far_scores_agree(
+    activation: Any, found: Sequence[float], alike: float, differences: Sequence[float]
+) -> None:
+    served = ScoreTask(load_tokenizer(), 16, activation=activation)
+    ours, theirs = ([Score(score, truncated=False) for score in some] for some in (found, (0.0, 5.0, 10.0)))
+    assert tasks.of(served).agreement(served, [], theirs, ours) == (
+        pytest.approx(alike, abs=0.05), pytest.approx(differences),
+    )  # fmt: skip
 
 
 # ---- several labels, and thousands ----------------------------------------------------------------------------------

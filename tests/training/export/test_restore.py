@@ -14,6 +14,7 @@ from tests.training.samples import make_model, save_tokenizer
 from tests.training.tiny import rows, torch_logits
 from training.__main__ import main
 from training.checkpoints.configs import recorded
+from training.checkpoints.source import Source
 from training.errors import CheckpointError, TrainingError
 from training.export import restore
 from training.export import runner as export
@@ -49,7 +50,7 @@ def test_a_bundle_in_fp32_gives_the_checkpoint_back(family: str, vocabularies: d
     encoder = encoder_of(family, vocabularies, tmp_path / "e", seed=1)
     bundle = exported(checkpoint, tmp_path / "b", "fp32")
     assert restore.run(bundle, encoder, tmp_path / "r") == "fp32"
-    (before, kind), (after, found) = export.load_model(checkpoint), export.load_model(tmp_path / "r")
+    (before, kind), (after, found) = export.load_model(Source(checkpoint)), export.load_model(Source(tmp_path / "r"))
     assert found.name == kind.name == task
     for count, tokens in ((1, 7), (4, 40)):
         batch = rows(before, count, tokens)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tokenizers
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
@@ -38,7 +40,7 @@ from tests.training.samples import (
 from training.data import Table
 from training.errors import CheckpointError, DataError, GateError, TrainingError
 from training.evaluate import runner as evaluate
-from training.export import gate, graph, graphs
+from training.export import gate, graph, graphs, own
 from training.export import runner as export
 from training.export.runner import Request
 from training.finetune import runner as finetune
@@ -584,8 +586,6 @@ def test_broken_recipe_file(tmp_path: Path) -> None:
 
 def test_dev_files(tmp_path: Path, sentiment_run: Path) -> None:
     checkpoint = classifier(tmp_path / "c")
-    with pytest.raises(DataError, match="name one with --dev, or say --without-dev"):
-        run(checkpoint, tmp_path / "models", without_dev=False)
     with pytest.raises(DataError, match="absent"):
         run(checkpoint, tmp_path / "models", dev=(str(tmp_path / "absent.tsv"),))
     same = tuple(write_sst2(tmp_path / folder / "x" / "dev.tsv") for folder in "ab")
@@ -596,6 +596,7 @@ def test_dev_files(tmp_path: Path, sentiment_run: Path) -> None:
     assert not list((tmp_path / "models").iterdir())
     recorded = sentiment_run / "final"
     assert not export.run(Request(recorded, tmp_path / "models" / "x", without_dev=True)).graphs[0].scores
+    assert export.run(Request(recorded, tmp_path / "models" / "x")).graphs[0].scores
 
 
 def test_dev_limit(tmp_path: Path, sentiment_run: Path, data_dir: Path) -> None:
@@ -627,6 +628,79 @@ def test_gate_stops_a_wrong_graph(
     with pytest.raises(GateError, match=message):
         export.run(Request(sentiment_run / "final", tmp_path / "models" / "new"))
     assert contents(tmp_path / "models") == before
+
+
+PRECISIONS = ("fp32", "int8", "w8a16", "fp16")
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMultipleChoice", "ForQuestionAnswering", "several"])
+def test_without_a_dev_file_the_card_says_what_was_measured(tmp_path: Path, head: str) -> None:
+    """And is held to torch and to fp32 on examples of its own, by every task."""
+    several = {"problem_type": "multi_label_classification"} if head == "several" else {}
+    more = {} if head in ("ForMultipleChoice", "ForQuestionAnswering") else SENTIMENT | several
+    checkpoint = save_checkpoint(tmp_path / "c", "ForSequenceClassification" if several else head, **more)
+    manifest = export.run(Request(checkpoint, tmp_path / "models" / "c", PRECISIONS, doc_stride=16))
+    assert not any(each.scores for each in manifest.graphs)
+    card = (tmp_path / "models" / "c" / "README.md").read_text()
+    count = re.search(r"On (\d+) examples of Bertie's own, of 2 to 300 words, half in English and half in the", card)
+    assert int(count[1]) >= 40  # type: ignore[index]  # of 60: rows of 80 tokens do not hold every question
+    worst = float(re.search(r"- fp32: logits within (\S+) of torch's", card)[1])  # type: ignore[index]
+    assert 0 < worst < gate.FP32_TOLERANCE
+    for precision in PRECISIONS[1:]:
+        found = re.search(rf"- {precision}: (\S+) % of the answers are fp32's, their scores (\S+) apart", card)
+        assert found
+        assert float(found[1]) >= gate.ALIKE
+        assert 0 <= float(found[2]) <= gate.DISTANCE
+    fitted = {"several": " and label threshold", "ForQuestionAnswering": " and no answer threshold"}.get(head, "")
+    assert f"Not measured: how often answers are right. Not fitted: the temperature of scores{fitted}." in card
+
+
+def test_own_examples_are_of_every_length_and_not_in_english_alone(sentiment: Path) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(sentiment / TOKENIZER))
+    task = build(bundles.load(sentiment).manifest, Tokenizer.from_file(sentiment / TOKENIZER))
+    made = own.examples(task, backend)
+    assert made == own.examples(task, backend)  # the same each time
+    assert len({example.text for example in made}) == len(made) == 2 * len(own.LENGTHS) * own.EACH
+    english = [e.text for e in made if set(e.text.split()) <= set(own.TEXT.split())]
+    assert sorted({len(text.split()) for text in english}) == list(own.LENGTHS)
+    assert len(english) == len(made) // 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("fp32", r"logits differ from torch's by .* on the bundle's own examples"),
+        ("int8", r"the int8 graph answers \d+\.\d % .* the limits are 80 % and 0\.03"),
+        ("w8a16", r"the w8a16 graph answers"),
+    ],
+)
+def test_gate_stops_a_wrong_graph_without_a_dev_file(
+    tmp_path: Path, sentiment_run: Path, monkeypatch: pytest.MonkeyPatch, spoil: str, message: str
+) -> None:
+    """Where random rows are blind to it."""
+    monkeypatch.setattr(gate, "parity", lambda *given: 0.0)
+    monkeypatch.setattr(gate, "half", lambda *given: 0.0)
+    build = graph.build
+
+    def spoilt(model: Any, *, encoding: Any, **options: Any) -> onnx.ModelProto:
+        proto = build(model, encoding=encoding, **options)
+        if encoding is graphs.ENCODINGS[spoil]:
+            last = next(tensor for tensor in proto.graph.initializer if tensor.name.startswith("classifier.weight"))
+            last.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(last), last.name))
+        return proto
+
+    monkeypatch.setattr(graph, "build", spoilt)
+    precisions = ("fp32",) if spoil == "fp32" else ("fp32", spoil)
+    with pytest.raises(GateError, match=message):
+        export.run(Request(sentiment_run / "final", tmp_path / "models" / "x", precisions, without_dev=True))
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_scores_that_are_far_from_fp32_s_are_refused() -> None:
+    gate.agreement("int8", 100.0, 0.02)
+    for alike, mean in ((79.0, 0.0), (100.0, 0.04), (100.0, float("nan"))):
+        with pytest.raises(GateError, match="Name a dev file"):
+            gate.agreement("int8", alike, mean)
 
 
 def test_gate_counts_attentions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
