@@ -118,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"
     )
+    export.add_argument(
+        "--markers", type=_names, default=None,
+        help="the checkpoint's own special tokens that are no plain text where they stand in a text, comma-separated; "
+        "'' for none (all)",
+    )  # fmt: skip
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(

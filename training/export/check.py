@@ -28,12 +28,12 @@ from training.checkpoints.stored import Shape
 from training.errors import CheckpointError
 from training.export import agreement, heads
 from training.export.runner import longest_row
-from training.tokenizers.loading import load_tokenizer
+from training.tokenizers.loading import load_tokenizer, own_special
 
 T = TypeVar("T")
 
 SHOWN = 8
-"""Most labels that are listed."""
+"""Most labels or markers that are listed."""
 
 
 @dataclass
@@ -124,8 +124,7 @@ def _of_task(
     elif task.labelled:
         named = report.tried(lambda: task.labels(config, labels))
         if named:
-            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-            report.facts["labels"] = f"{len(named)}: {', '.join(named[:SHOWN])}{more}"
+            report.facts["labels"] = f"{len(named)}: {_some(named)}"
     record = report.tried(lambda: recorded(report.folder).get("recipe", {})) or {}
     wanted = record.get("serve_max_length") or record.get("max_length", 0)
     longest = report.tried(lambda: longest_row(config, wanted))
@@ -153,11 +152,13 @@ def _of_tokenizer(report: Report, config: Any) -> None:
     if ids > config.vocab_size:
         report.problems.append(f"the tokenizer has ids up to {ids - 1}, the embedding {config.vocab_size} rows")
     try:
-        tokenizer = Tokenizer(backend)
+        tokenizer = Tokenizer(backend, own_special(backend))
     except ValueError as error:
         report.problems.append(str(error))
         return
-    report.notes += agreement.differences(config, tokenizer, layout)
+    if tokenizer.markers:
+        report.facts["markers"] = f"{_some(tokenizer.markers)}: no plain text where they stand in a text"
+    report.notes += agreement.differences(config, tokenizer)
 
 
 def _without_weights(task: tasks.Task[Any, Any], config: Any) -> PreTrainedModel:
@@ -209,6 +210,10 @@ def _bundle(model: PreTrainedModel) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _task(task: tasks.Task[Any, Any]) -> str:
