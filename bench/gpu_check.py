@@ -39,11 +39,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, set_seed
 
 from bench import child, command
-from bench.compare import flops
 from bench.graphs import full
 from service.engine.batch import Batch, Encoded, pad
 from service.engine.session import OrtEngine, Provider
 from service.errors import ConfigurationError
+from training.checkpoints import flops
 from training.evaluate.engine import TorchEngine
 from training.export import graph, packing
 from training.export.graphs import ENCODINGS

@@ -126,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         "--activation", choices=("identity", "sigmoid"), default="",
         help="what the score of a model with one label goes through (as the checkpoint says, else a sigmoid)",
     )  # fmt: skip
+    export.add_argument(
+        "--markers", type=_names, default=None,
+        help="the checkpoint's own special tokens that are no plain text where they stand in a text, comma-separated; "
+        "'' for none (all)",
+    )  # fmt: skip
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(

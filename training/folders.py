@@ -7,6 +7,7 @@ nothing of what configs, weights and tokenizers mean.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,23 @@ def _adapter(folder: Path, path: Path) -> str:
         kind = base = task = None
     auto = f"AutoPeftModelFor{MERGED_BY[task]}" if task in MERGED_BY else "AutoPeftModel"
     merged = f"{folder}-merged"
+    count = _labels(folder / "adapter_model.safetensors") if task in MERGED_BY else 0
+    given = repr(str(folder)) + (f", num_labels={count}" if count else "")
     return (
         f"is a PEFT adapter ({kind or 'of an unknown kind'}, over {base or 'an unnamed base'}), no whole model. Merge "
         f'it where peft is installed: python -c "from peft import {auto} as M; '
-        f"M.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained({merged!r})\", and copy the base's "
+        f"M.from_pretrained({given}).merge_and_unload().save_pretrained({merged!r})\", and copy the base's "
         "tokenizer files there"
     )
+
+
+def _labels(path: Path) -> int:
+    """How many labels the head has that an adapter keeps; 0 where it keeps none. The base's config says another number,
+    where that has no head."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        heads = [each["shape"] for name, each in header.items() if re.search(r"(classifier|score)\b.*weight$", name)]
+        return int(heads[-1][0]) if heads else 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+        return 0

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import child, machine
-from bench.compare import budget, flops, parameters, weights
+from bench.compare import budget, parameters, weights
 from bench.compare.options import Options
 from bench.compare.results import Comparison, Row
 from bench.compare.subjects import Subject
 from bench.errors import BenchError
 from bench.report.figure import Figure
 from service.engine.processor import cpu_quota
-from training.checkpoints import families
+from training.checkpoints import families, flops
 from training.checkpoints.configs import max_positions
 
 logger = logging.getLogger(__name__)

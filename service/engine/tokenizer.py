@@ -7,6 +7,7 @@ raises "Already borrowed"). Knows nothing of tasks.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,43 +87,46 @@ class Template:
 
 class Tokenizer:
     """A `tokenizer.json` set up for serving: no truncation, no padding, and special tokens spelled out in a text
-    ("[SEP]") treated as the plain text that they are.
+    ("[SEP]") treated as the plain text that they are, but for those that the model has learned as markers ("[E1]").
 
     Attributes:
+        markers: special tokens that become their own ids where they stand in a text.
         single: template of a row with one text.
         pair: template of a row with two texts.
         pad_id: id to pad with.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, markers: Iterable[str] = ()) -> None:
         """
         Raises:
-            ValueError: it lays out no rows of one and of two texts, or takes a text for special tokens.
+            ValueError: it lays out no rows of one and of two texts, takes a text for special tokens, or has no special
+                token of a marker's name.
         """
+        self.markers = tuple(markers)
         pad_ids = (backend.token_to_id(token) for token in PAD_TOKENS)
         self.pad_id = next((pad_id for pad_id in pad_ids if pad_id is not None), 0)
-        self._backend = backend = _plain(backend)
+        self._backend = backend = _plain(backend, self.markers)
         self._trims = backend.encode("a b", add_special_tokens=False).offsets[-1:] == [(2, 3)]
         self.single = _template(backend.encode("a"), texts=1)
         self.pair = _template(backend.encode("a", "a"), texts=2)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Tokenizer:
+    def from_bytes(cls, content: bytes, markers: Iterable[str] = ()) -> Tokenizer:
         """Read the content of a `tokenizer.json`.
 
         Raises:
             Exception: what `tokenizers` raises for what it cannot read.
         """
-        return cls(tokenizers.Tokenizer.from_buffer(content))
+        return cls(tokenizers.Tokenizer.from_buffer(content), markers)
 
     @classmethod
-    def from_file(cls, path: Path) -> Tokenizer:
+    def from_file(cls, path: Path, markers: Iterable[str] = ()) -> Tokenizer:
         """Read a `tokenizer.json`.
 
         Raises:
             Exception: what `tokenizers` raises for a file that it cannot read.
         """
-        return cls(tokenizers.Tokenizer.from_file(str(path)))
+        return cls(tokenizers.Tokenizer.from_file(str(path)), markers)
 
     @property
     def vocabulary_size(self) -> int:
@@ -151,7 +155,7 @@ class Tokenizer:
                 begin += len(piece)
             return Tokens(np.concatenate([p.ids for p in found]), np.concatenate([p.offsets for p in found]))
 
-        return _each(texts, tokens, whole)
+        return self._each(texts, tokens, whole)
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """Tokenise as `__call__` does, without offsets: the faster way where a task needs none."""
@@ -160,30 +164,46 @@ class Tokenizer:
             for encoding in self._backend.encode_batch_fast(pieces, add_special_tokens=False):
                 yield _array(encoding.ids)
 
-        return _each(texts, ids, lambda pieces: np.concatenate([part for piece in pieces for part in ids([piece])]))
+        return self._each(
+            texts, ids, lambda pieces: np.concatenate([part for piece in pieces for part in ids([piece])])
+        )
+
+    def _each(
+        self, texts: Sequence[str], short: Callable[[list[str]], Iterable[T]], long: Callable[[list[str]], T]
+    ) -> list[T]:
+        """Tokenise each distinct text once: the short ones together, a long one in pieces."""
+        distinct = list(dict.fromkeys(texts)) if len(texts) > 1 else list(texts)
+        together = [text for text in distinct if len(text) <= PIECE]
+        by_text = dict(zip(together, short(together), strict=True)) if together else {}
+        for text in distinct:
+            if len(text) > PIECE:
+                by_text[text] = long(list(_pieces(text, self.markers)))
+        return [by_text[text] for text in texts]
 
 
 def _array(values: object) -> Ids:
     return np.array(values, dtype=np.int64)
 
 
-def _each(texts: Sequence[str], short: Callable[[list[str]], Iterable[T]], long: Callable[[list[str]], T]) -> list[T]:
-    """Tokenise each distinct text once: the short ones together, a long one in pieces."""
-    distinct = list(dict.fromkeys(texts)) if len(texts) > 1 else list(texts)
-    together = [text for text in distinct if len(text) <= PIECE]
-    by_text = dict(zip(together, short(together), strict=True)) if together else {}
-    for text in distinct:
-        if len(text) > PIECE:
-            by_text[text] = long(list(_pieces(text)))
-    return [by_text[text] for text in texts]
-
-
-def _pieces(text: str) -> Iterator[str]:
+def _pieces(text: str, markers: Sequence[str] = ()) -> Iterator[str]:
     """Cut a long text before white space, where every tokenizer begins a word anew; where there is none for a piece's
-    length, anywhere."""
+    length, anywhere. Never within a marker, nor within the spaces beside one, which it may take, if that can be."""
+
+    def within(i: int, behind: bool = False) -> bool:
+        return any(
+            text.find(marker, max(0, i - len(marker) + (not behind)), i + len(marker) - 1) >= 0 for marker in markers
+        )
+
+    def beside(i: int) -> bool:
+        return bool(markers) and (text[i - 1].isspace() or within(i, behind=text[i].isspace()))
+
     begin = 0
     while len(text) - begin > PIECE:
-        cut = next((i for i in range(begin + PIECE, begin + PIECE // 2, -1) if _begins_word(text, i)), begin + PIECE)
+        places = range(begin + PIECE, begin + PIECE // 2, -1)
+        words = (i for i in places if _begins_word(text, i) and not beside(i))
+        anywhere = (i for i in places if markers and not beside(i))
+        outside = (i for i in places if not within(i))
+        cut = next(itertools.chain(words, anywhere, outside), begin + PIECE)
         yield text[begin:cut]
         begin = cut
     yield text[begin:]
@@ -194,8 +214,10 @@ def _begins_word(text: str, i: int) -> bool:
     return text[i] == " " and not text[i - 1].isspace() and not text[i + 1 : i + 2].isspace()
 
 
-def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Make a tokenizer that neither cuts nor pads, and to which special tokens in a text are plain text."""
+def _plain(backend: tokenizers.Tokenizer, markers: Sequence[str]) -> tokenizers.Tokenizer:
+    """Make a tokenizer that neither cuts nor pads, and to which special tokens but markers are plain text in a text."""
+    if markers:
+        backend = _marked(backend, markers)
     special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     unknown = getattr(backend.model, "unk_token", None)
     if isinstance(backend.model, Unigram):
@@ -219,6 +241,17 @@ def _plain(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         if content != unknown and i in backend.encode(content, add_special_tokens=False).ids:
             raise ValueError(f"the tokenizer takes {content!r} in a text for its special token")
     return backend
+
+
+def _marked(backend: tokenizers.Tokenizer, markers: Sequence[str]) -> tokenizers.Tokenizer:
+    """Make a tokenizer to which the markers are ordinary added tokens: those are found in any text."""
+    layout = json.loads(backend.to_str())
+    special = {token["content"]: token for token in layout["added_tokens"] if token["special"]}
+    for marker in markers:
+        if marker not in special:
+            raise ValueError(f"the tokenizer has no special token {marker!r}, which is to be a marker")
+        special[marker]["special"] = False
+    return tokenizers.Tokenizer.from_str(json.dumps(layout))
 
 
 def _template(encoding: tokenizers.Encoding, texts: int) -> Template:

@@ -60,6 +60,8 @@ class ModelInfo(BaseModel):
     temperature: float = Field(description="What logits are divided by in scores.")
     calibration: Calibration | None = Field(description="Of the scores; null where there was no dev file.")
     scores: dict[str, dict[str, float]] = Field(description="Of the served file on the dev sets.")
+    markers: tuple[str, ...] = Field(description="Special tokens that are no plain text where they stand in a text.")
+    checkpoint: str = Field(description="The hub's repository that was exported, NAME@COMMIT; empty for a folder.")
     base_model: str
     licence: str
     version: str = Field(description="Names the bundle's content.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from service import tasks
 from service.engine import allocator
@@ -28,6 +29,9 @@ from service.tasks import AnyTask
 
 BATCH_TOKENS: Mapping[Provider, int] = {"cpu": 256, "cuda": 16384}
 """Tokens of a batch from which twice as many run no quicker a token, as measured (docs/lab.md)."""
+TokenizerKey: TypeAlias = tuple[str, tuple[str, ...]]
+"""A tokenizer's file by its sha256, and its markers."""
+
 LOW_LATENCY_TOKENS = 8
 """From so many tokens on, all cores run a batch on the CPU sooner than one, by a fifth and more (docs/lab.md)."""
 
@@ -53,7 +57,7 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     cores = cpu_quota()
     allocator.share_arenas(cores)
     opened: list[Opened] = []
-    tokenizers: dict[str, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
+    tokenizers: dict[TokenizerKey, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
     for folder in bundles.find(settings.models_dir, settings.models):
         bundle = bundles.load(folder)
         if any(bundle.name == other.bundle.name for other in opened):
@@ -97,28 +101,30 @@ def runner(
     return Runner(bundle.name, engine, tokenizer.pad_id, most, low_latency, LOW_LATENCY_TOKENS)
 
 
-def open_task(bundle: Bundle, tokenizers: dict[str, Tokenizer] | None = None) -> tuple[Tokenizer, AnyTask]:
+def open_task(bundle: Bundle, tokenizers: dict[TokenizerKey, Tokenizer] | None = None) -> tuple[Tokenizer, AnyTask]:
     """Open a bundle's tokenizer and build its task.
 
     Args:
-        tokenizers: those that are open, by their files' sha256; the bundle's is added.
+        tokenizers: those that are open, by their files' sha256 and their markers; the bundle's is added.
 
     Raises:
         BundleError: they cannot be used.
     """
     tokenizers = {} if tokenizers is None else tokenizers
-    digest = bundle.manifest.files[TOKENIZER]
+    key = bundle.manifest.files[TOKENIZER], bundle.manifest.markers
     try:
-        if digest not in tokenizers:
-            tokenizers[digest] = Tokenizer.from_bytes(bundle.read(TOKENIZER))
-        return tokenizers[digest], tasks.build(bundle.manifest, tokenizers[digest])
+        if key not in tokenizers:
+            tokenizers[key] = Tokenizer.from_bytes(bundle.read(TOKENIZER), bundle.manifest.markers)
+        return tokenizers[key], tasks.build(bundle.manifest, tokenizers[key])
     except BundleError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exceptions
         raise BundleError(f"bundle {bundle.name!r}: its tokenizer or task cannot be used: {error}") from error
 
 
-def _open(bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[str, Tokenizer], cores: int) -> Opened:
+def _open(
+    bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer], cores: int
+) -> Opened:
     tokenizer, task = open_task(bundle, tokenizers)
     engine, graph = open_engine(
         bundle,

@@ -79,6 +79,8 @@ class Manifest(TaskSpec):
         graphs: the graphs, one a precision, or two: one of them packed.
         files: sha256 of every file of the bundle but the manifest, by name.
         calibration: of the scores; None where there was no dev file.
+        markers: special tokens that are what they are where they stand in a text, as the model has learned them
+            ("[E1]"); every other ("[SEP]") is plain text there.
         checkpoint: what was exported, "NAME@COMMIT" of a repository on a hub; empty for a folder.
         base_model: what was fine-tuned.
         data: sha256 of each training and dev file, by name.
@@ -95,6 +97,7 @@ class Manifest(TaskSpec):
     graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
     files: dict[FileName, Sha256]
     calibration: Calibration | None = None
+    markers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     checkpoint: str = ""
     base_model: str = ""
     data: dict[str, str | None] = field(default_factory=dict)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from training import folders
 from training.checkpoints import stored
@@ -138,3 +140,18 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path, kind: str) -> None:
 def test_many_files_are_counted(tmp_path: Path) -> None:
     folder = write(tmp_path / "c", **{f"f{i}": "x" for i in range(9)})
     assert folders.listed(folder) == "f0, f1, f2, f3, f4, f5 and 3 more"
+
+
+def test_an_adapter_s_head_says_how_many_labels(tmp_path: Path) -> None:
+    """The config of a base without a head says two, and peft goes by that unless it is told."""
+    folder = write(tmp_path / "a", adapter_config__json=json.dumps({"task_type": "SEQ_CLS", "peft_type": "LORA"}))
+    name = "base_model.model.classifier.weight"
+    tensors = {name: torch.zeros(5, 8), "base_model.model.x.lora_A.weight": torch.zeros(2, 8)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"AutoPeftModelForSequenceClassification .*a', num_labels=5\)\.merge_and"
+    ):
+        folders.check(folder)
+    (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match=r"from_pretrained\('[^']*'\)\.merge_and_unload"):
+        folders.check(folder)

@@ -7,28 +7,27 @@ mean to make sense. Knows nothing of scores: whether a mean is better, `export` 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from service.repository.files import sha256
 from training import files
+from training.checkpoints import stored
 from training.checkpoints.configs import RECIPE_FILE, load_config, recorded
 from training.errors import CheckpointError
 from training.tokenizers.loading import load_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
 RECIPE_KEYS = ("task", "labels", "multi_label")
 """What two recipes must agree on to have trained models of the same answers."""
 INDIFFERENT = (
@@ -47,7 +46,7 @@ def run(output: Path, checkpoints: Sequence[Path], weights: Sequence[float] = ()
 
     Args:
         output: the folder to write; it appears whole or not at all.
-        checkpoints: two or more Hugging Face folders with safetensors.
+        checkpoints: two or more Hugging Face folders.
         weights: the share of each, 0 or more, of any sum; equal ones where there are none.
 
     Raises:
@@ -68,7 +67,7 @@ def run(output: Path, checkpoints: Sequence[Path], weights: Sequence[float] = ()
         "recipe": _agreed([record.get("recipe", {}) for record in records]),
         "data": {path: digest for record in records for path, digest in record.get("data", {}).items()},
         "average": [
-            {"checkpoint": str(checkpoint), "sha256": sha256(checkpoint / WEIGHTS), "share": share}
+            {"checkpoint": str(checkpoint), "sha256": _digest(checkpoint), "share": share}
             for checkpoint, share in zip(checkpoints, shares, strict=True)
         ],
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors")},
@@ -76,7 +75,7 @@ def run(output: Path, checkpoints: Sequence[Path], weights: Sequence[float] = ()
     with files.written_aside(output) as folder:
         load_config(checkpoints[0]).save_pretrained(folder)
         save_tokenizer(checkpoints[0], folder)
-        save_file(mean, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(mean, folder / stored.SAFE, metadata={"format": "pt"})
         for name in ("metrics.json", RECIPE_FILE):
             (folder / name).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
@@ -133,45 +132,36 @@ def _agreed(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(checkpoints: Sequence[Path], shares: Sequence[float]) -> dict[str, torch.Tensor]:
-    """The mean of each weight, summed in float64 and kept in the checkpoints' own type; one weight at a time is read.
-    What is no floating-point number (a table of position ids) must be equal in all."""
-    with ExitStack() as stack:
-        files = [stack.enter_context(_open(checkpoint)) for checkpoint in checkpoints]
-        names = [set(file.keys()) for file in files]
-        for checkpoint, other in zip(checkpoints[1:], names[1:], strict=True):
-            for name in sorted(names[0] ^ other):
-                lacking, having = (checkpoint, checkpoints[0]) if name in names[0] else (checkpoints[0], checkpoint)
-                raise CheckpointError(f"{lacking}: the weight {name} is missing, which {having} has")
-        return {
-            name: _mean_of(name, checkpoints, [file.get_tensor(name) for file in files], shares)
-            for name in sorted(names[0])
-        }
+    """The mean of each weight, summed in float64 and kept in the checkpoints' own type; one checkpoint at a time is
+    read. What is no floating-point number (a table of position ids) must be equal in all."""
+    first = stored.read(checkpoints[0])
+    total = {
+        name: torch.zeros(tensor.shape, dtype=torch.float64) if tensor.is_floating_point() else tensor
+        for name, tensor in first.items()
+    }
+    types = {name: tensor.dtype for name, tensor in first.items()}
+    for checkpoint, share in zip(checkpoints, shares, strict=True):
+        tensors = first if checkpoint == checkpoints[0] else stored.read(checkpoint)
+        for name in sorted(total.keys() ^ tensors.keys()):
+            lacking, having = (checkpoint, checkpoints[0]) if name in total else (checkpoints[0], checkpoint)
+            raise CheckpointError(f"{lacking}: the weight {name} is missing, which {having} has")
+        for name, tensor in tensors.items():
+            _check_equal(
+                checkpoint, f"the shape of {name}", list(tensor.shape), checkpoints[0], list(total[name].shape)
+            )
+            _check_equal(checkpoint, f"the type of {name}", tensor.dtype, checkpoints[0], types[name])
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{checkpoint}: {name} holds what is no finite number")
+            if tensor.is_floating_point():
+                total[name].add_(tensor.double(), alpha=share)
+            elif not torch.equal(tensor, total[name]):
+                raise CheckpointError(
+                    f"{checkpoint}: {name}, which holds whole numbers, is not that of {checkpoints[0]}"
+                )
+    return {name: tensor.to(types[name]) for name, tensor in sorted(total.items())}
 
 
-def _open(checkpoint: Path) -> Any:
-    """The checkpoint's weights, to be read one by one. Other files, which might want unpickling, are not looked at."""
-    try:
-        return safe_open(checkpoint / WEIGHTS, framework="pt")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{checkpoint} has no {WEIGHTS}") from error
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{checkpoint / WEIGHTS}: {error}") from error
-
-
-def _mean_of(
-    name: str, checkpoints: Sequence[Path], tensors: Sequence[torch.Tensor], shares: Sequence[float]
-) -> torch.Tensor:
-    first = tensors[0]
-    for checkpoint, tensor in zip(checkpoints, tensors, strict=True):
-        _check_equal(checkpoint, f"the shape of {name}", list(tensor.shape), checkpoints[0], list(first.shape))
-        _check_equal(checkpoint, f"the type of {name}", tensor.dtype, checkpoints[0], first.dtype)
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{checkpoint}: {name} holds what is no finite number")
-        if not tensor.is_floating_point() and not torch.equal(tensor, first):
-            raise CheckpointError(f"{checkpoint}: {name}, which holds whole numbers, is not that of {checkpoints[0]}")
-    if not first.is_floating_point():
-        return first
-    total = torch.zeros(first.shape, dtype=torch.float64)
-    for tensor, share in zip(tensors, shares, strict=True):
-        total.add_(tensor.double(), alpha=share)
-    return total.to(first.dtype)
+def _digest(checkpoint: Path) -> str:
+    """The SHA-256 of the file of weights; of shards, that of their hashes."""
+    digests = [sha256(path) for path in stored.files(checkpoint)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

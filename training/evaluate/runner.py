@@ -58,7 +58,7 @@ def bundle(
         BertieError: the bundle cannot run on the device.
         DataError: the file cannot be read or holds a bad record.
     """
-    tokenizer = Tokenizer.from_file(served.folder / TOKENIZER)
+    tokenizer = Tokenizer.from_file(served.folder / TOKENIZER, served.manifest.markers)
     task = build(served.manifest, tokenizer)
     examples = read(task, path, limit, {**served.manifest.layout, **(layout or {})})
     engine, graph = open_engine(served, device=device, workers=0, intra_op_threads=0, cores=cpu_quota())

@@ -6,7 +6,6 @@ tokenizer's, padding is masked, and the graph counts positions from the row's be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,6 @@ from service.engine.tokenizer import Tokenizer
 from training.checkpoints.configs import max_positions
 from training.errors import CheckpointError
 from training.tokenizers.loading import cut_side
-
-USUAL = frozenset(
-    (
-        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<s>NOTUSED",
-        "</s>NOTUSED", "<unk>NOTUSED",
-    )
-)  # fmt: skip
-"""Special tokens that every tokenizer of a family has. Others are a checkpoint's own markers."""
-LISTED = 5
-"""Most tokens that a line lists."""
 
 
 def check_side(folder: Path, *, windows: bool) -> None:
@@ -47,12 +36,8 @@ def shortened(config: Any, max_length: int, *, windows: bool) -> str:
     return f"texts are cut at {max_length} tokens, of the model's {positions}; --max-length {positions} serves all"
 
 
-def differences(config: Any, tokenizer: Tokenizer, layout: Mapping[str, Any]) -> list[str]:
-    """Return what a model's config and its tokenizer say differently, a line each.
-
-    Args:
-        layout: what the tokenizer's `tokenizer.json` holds.
-    """
+def differences(config: Any, tokenizer: Tokenizer) -> list[str]:
+    """Return what a model's config and its tokenizer say differently, a line each."""
     single = tokenizer.single.parts
     ours = {
         "pad_token_id": tokenizer.pad_id,
@@ -65,12 +50,4 @@ def differences(config: Any, tokenizer: Tokenizer, layout: Mapping[str, Any]) ->
         if theirs is None or ours_id is None or theirs == ours_id:
             continue
         found.append(f"its config says {key} {theirs}, its tokenizer uses {ours_id}")
-    added = [token["content"] for token in layout.get("added_tokens", ()) if token.get("special")]
-    own = [content for content in added if content not in USUAL and not content.startswith("[unused")]
-    if own:
-        more = f" and {len(own) - LISTED} more" if len(own) > LISTED else ""
-        found.append(
-            f"its tokenizer has {len(own)} special tokens of its own ({', '.join(own[:LISTED])}{more}): in a text they "
-            "are plain text, cut into pieces, so a model that learned from them as markers does not see them"
-        )
     return found

@@ -69,6 +69,9 @@ def render(
     ]
     if manifest.checkpoint:
         lines.append("- exported from `{}`, commit {}".format(*manifest.checkpoint.rsplit("@", 1)))
+    if manifest.markers:
+        markers = ", ".join(f"`{marker}`" for marker in manifest.markers)
+        lines.append(f"- markers, which are no plain text where they stand in a text: {markers}")
     lines += [f"- {fact}" for fact in task.facts(manifest)]
     if recipe:
         lines.append("- recipe: " + ", ".join(f"{key} {recipe[key]}" for key in _RECIPE_KEYS if key in recipe))

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedModel
 
+from service.engine.processor import cpu_quota
 from service.engine.tokenizer import Tokenizer
 from service.repository.manifest import MANIFEST
 from training import folders, tasks
@@ -26,14 +27,14 @@ from training.checkpoints.configs import load_config, recorded
 from training.checkpoints.source import Source, find
 from training.checkpoints.stored import Shape
 from training.errors import CheckpointError
-from training.export import agreement, heads
+from training.export import agreement, heads, speed
 from training.export.runner import longest_row
-from training.tokenizers.loading import load_tokenizer
+from training.tokenizers.loading import load_tokenizer, own_special
 
 T = TypeVar("T")
 
 SHOWN = 8
-"""Most labels that are listed."""
+"""Most labels or markers that are listed."""
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Report:
         facts: by name, in the order to be shown.
         problems: why it cannot be served; empty where it can.
         notes: what is told and stops nothing.
+        longest: row in tokens; 0 where it is not known.
         next: the command to type next; empty where a problem says what to do.
     """
 
@@ -54,6 +56,7 @@ class Report:
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    longest: int = 0
     next: str = ""
 
     def tried(self, step: Callable[[], T]) -> T | None:
@@ -106,6 +109,7 @@ def run(checkpoint: str | Path, labels: Sequence[str] = (), revision: str = "", 
         _of_task(report, task, config, labels, shapes)
     _of_tokenizer(report, config)
     if task and not report.problems:
+        report.facts["speed"] = _speed(config, report.longest)
         scored = "" if recorded(source.folder).get("recipe", {}).get("dev") else "; --dev FILE scores them too"
         report.facts["served"] = f"yes, if the gate finds that its graphs answer as it does{scored}"
         report.next = _next(source, labels, revision, multi_label=multi_label)
@@ -124,8 +128,7 @@ def _of_task(
     elif task.labelled:
         named = report.tried(lambda: task.labels(config, labels))
         if named:
-            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-            report.facts["labels"] = f"{len(named)}: {', '.join(named[:SHOWN])}{more}"
+            report.facts["labels"] = f"{len(named)}: {_some(named)}"
     if settings := report.tried(lambda: task.settings(config, report.folder)):
         report.facts |= settings
         report.notes += task.doubts(config, report.folder)
@@ -133,6 +136,7 @@ def _of_task(
     wanted = record.get("serve_max_length") or record.get("max_length", 0)
     longest = report.tried(lambda: longest_row(config, wanted))
     if longest is not None:
+        report.longest = longest
         report.facts["row"] = f"{longest} tokens at most"
         if not wanted and (said := agreement.shortened(config, longest, windows=task.windows)):
             report.notes.append(said)
@@ -156,11 +160,13 @@ def _of_tokenizer(report: Report, config: Any) -> None:
     if ids > config.vocab_size:
         report.problems.append(f"the tokenizer has ids up to {ids - 1}, the embedding {config.vocab_size} rows")
     try:
-        tokenizer = Tokenizer(backend)
+        tokenizer = Tokenizer(backend, own_special(backend))
     except ValueError as error:
         report.problems.append(str(error))
         return
-    report.notes += agreement.differences(config, tokenizer, layout)
+    if tokenizer.markers:
+        report.facts["markers"] = f"{_some(tokenizer.markers)}: no plain text where they stand in a text"
+    report.notes += agreement.differences(config, tokenizer)
 
 
 def _without_weights(task: tasks.Task[Any, Any], config: Any) -> PreTrainedModel:
@@ -207,11 +213,24 @@ def _bundle(model: PreTrainedModel) -> str:
     sizes = [tuple(parameter.shape) for parameter in model.parameters()]
     fp32 = 4 * sum(map(math.prod, sizes))
     int8 = sum(math.prod(size) + 4 * size[0] for size in sizes if len(size) > 1)
-    return f"about {_bytes(fp32 + int8)} (fp32 {_bytes(fp32)}, int8 {_bytes(int8)})"
+    alone = f"fp32 {_bytes(fp32)}, int8 or w8a16 {_bytes(int8)}, fp16 {_bytes(fp32 // 2)}"
+    return f"about {_bytes(fp32 + int8)} of weights, in fp32 and int8 ({alone})"
+
+
+def _speed(config: Any, longest: int) -> str:
+    """How fast the graphs will be here, in the words of an estimate."""
+    tokens = min(speed.TOKENS, longest)
+    found = speed.rows_per_second(config, tokens)
+    shown = ", ".join(f"{precision} {float(f'{rows:.2g}'):g}" for precision, rows in found.items())
+    return f"{shown} rows of {tokens} tokens a second on {cpu_quota()} cores here, an estimate from a short measurement"
 
 
 def _bytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _task(task: tasks.Task[Any, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -65,6 +64,7 @@ class Request:
     gate_limit: int = 0  # of those, examples on which int8 is held to fp32 (which takes twice as long), 0 for all
     licence: str = ""  # of the weights
     base_model: str = ""  # what was fine-tuned, for the card
+    markers: tuple[str, ...] | None = None  # special tokens that are no plain text in a text; None: all of its own
     revision: str = ""  # of a repository: a branch, a tag or a commit
 
 
@@ -115,10 +115,12 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
         tempfile.TemporaryDirectory(prefix=".export-", dir=request.output.parent) as temporary,
     ):
         folder.mkdir()
-        tokenizer = open_tokenizer(source.folder, model.config.vocab_size, folder / manifests.TOKENIZER)
-        layout_of_tokens = json.loads((folder / manifests.TOKENIZER).read_text(encoding="utf-8"))
-        for said in agreement.differences(model.config, tokenizer, layout_of_tokens):
+        file = folder / manifests.TOKENIZER
+        tokenizer = open_tokenizer(source.folder, model.config.vocab_size, file, request.markers)
+        for said in agreement.differences(model.config, tokenizer):
             logger.warning("%s: %s", source.name, said)
+        if tokenizer.markers:
+            logger.info("%s: markers, no plain text in a text: %s", source.name, ", ".join(tokenizer.markers))
         try:
             spec = TaskSpec(
                 task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
@@ -131,7 +133,7 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
         layout = {**_layout(recipe), **request.layout}
         examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
         measured = measure.run(task, made.files, tokenizer.pad_id, examples, request.gate_limit)
-        compared = None if dev else own.compare(task, model, made.files, tokenizer.pad_id, folder / manifests.TOKENIZER)
+        compared = None if dev else own.compare(task, model, made.files, tokenizer.pad_id, file)
         task = measured.task
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
@@ -146,6 +148,7 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             calibration=measured.calibration,
+            markers=tokenizer.markers,
             checkpoint=f"{source.name}@{source.commit}" if source.commit else "",
             base_model=request.base_model or Path(recipe.get("model", "")).name or _listed(described, "base_model"),
             data={_name(path): digest for path, digest in data.items()},

@@ -28,7 +28,7 @@ class Recipe(Keys):
         data: layout of the data files. `sst2`: GLUE TSV; `nli`: JSONL, or MNLI's and SNLI's own TSV and JSONL;
             `squad`: official JSON, 1.1 or 2.0; `race`: JSONL, a passage a line, or the published folder; `table`: CSV,
             TSV or JSONL with columns of your own. Each plain, .gz or .xz.
-        model: pre-trained encoder: a folder in the Hugging Face layout, or a hub name.
+        model: pre-trained encoder: a folder in the Hugging Face layout, or a repository's name on a hub.
         train: training files, or `hub:NAME[:CONFIG]#SPLIT`. In the keys of files and folders `$NAME` is replaced by the
             environment's NAME.
         dev: dev files, likewise. Each is scored by itself; the first one's scores are the run's.
@@ -129,7 +129,7 @@ class Recipe(Keys):
         if self.source_weights and self.data != "nli":
             raise RecipeError(f"source_weights weighs data 'nli'; data {self.data!r} names no sources")
         if self.data != "table" and (self.multi_label or self.table != Table()):
-            raise RecipeError(f"multi_label and table tell of data 'table', not of {self.data!r}")
+            raise RecipeError(f"multi_label and table are for data 'table', and data is {self.data!r}")
         if self.data not in self.kind.layouts:
             raise RecipeError(
                 f"task {self.task!r} reads data {' or '.join(map(repr, self.kind.layouts))}, not {self.data!r}"
@@ -192,7 +192,7 @@ def layout(settings: Sequence[str]) -> dict[str, str]:
             raise RecipeError(f"data is one of {known}, not {value!r}{nearest(value, tasks.LAYOUTS)}")
         found[key.removeprefix("table.")] = value
     if found and found.setdefault("data", "table") != "table" and len(found) > 1:
-        raise RecipeError(f"table tells of data 'table', not of {found['data']!r}")
+        raise RecipeError(f"table.* is for data 'table', and data is {found['data']!r}")
     try:
         Table(**{name: value for name, value in found.items() if name != "data"})  # type: ignore[arg-type]
     except ValidationError as error:

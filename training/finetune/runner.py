@@ -24,6 +24,7 @@ from training import files, tasks
 from training.checkpoints import families, precision, sealed
 from training.checkpoints import weights as pretrained
 from training.checkpoints.configs import RECIPE_FILE, load_config, max_positions
+from training.checkpoints.source import find
 from training.checkpoints.teacher import Teacher
 from training.data import Report, labels_of
 from training.data.records import sha256
@@ -58,8 +59,12 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     checkpoint = checkpoints.newest(output) if resume else None
     if not resume and sealed.found(output):  # a later --resume would take the older for the newer
         raise CheckpointError(f"{output} holds the checkpoints of an earlier run: --resume it, or remove them")
-    config = _load_config(recipe)
-    tokenizer = open_tokenizer(recipe.model, config.vocab_size)
+    source = find(recipe.model)
+    place, recipe = recipe.model, dataclasses.replace(recipe, model=str(source.folder))
+    with source.named():
+        config = _load_config(recipe)
+        source.whole()
+        tokenizer = open_tokenizer(recipe.model, config.vocab_size)
     report = Report()
     train = [read(recipe, path, report) for path in recipe.train]
     known = dict(zip(recipe.train, train, strict=True))  # a file that is both is read, and its faults told, once
@@ -75,7 +80,8 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
         asked = _limited(found, recipe.dev_limit, recipe.seed)
         dev[path] = [example for example, _ in kind.encoded(task, asked, report, f"{Path(path).name}: ")]
     data = {path: sha256(path) for path in (*recipe.train, *recipe.dev)}  # of what was read: files change in hours
-    made = checkpoints.run_of(dataclasses.asdict(recipe), data)
+    named = dataclasses.asdict(dataclasses.replace(recipe, model=place))
+    made = checkpoints.run_of(named, data)
     if checkpoint:
         checkpoints.check_run(checkpoint, made)
     examples = _weighted(recipe, train_examples)
@@ -137,7 +143,8 @@ def run(recipe: Recipe, *, resume: bool = False, allow_bad_data: bool = False) -
     others, threshold = _scores(task, model, tokenizer.pad_id, dev)
     reached = others.pop(recipe.dev[0])
     metrics = {
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": named,
+        "model_commit": source.commit,
         "data": data,
         "examples": len(train_examples),
         "rows": rows.count,
@@ -233,12 +240,12 @@ def _load_config(recipe: Recipe) -> PreTrainedConfig:
 
 def _load_teacher(recipe: Recipe, checkpoint: str) -> PreTrainedModel:
     """A fine-tuned checkpoint that answers the same question about the same ids; `CheckpointError` for any other."""
-    student, recipe = recipe.model, dataclasses.replace(recipe, model=checkpoint)
+    student, recipe = recipe.model, dataclasses.replace(recipe, model=str(find(checkpoint).whole()))
     config: Any = _load_config(recipe)
     labels = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
     if recipe.kind.labelled and labels != [label.lower() for label in recipe.labels]:
         raise CheckpointError(f"the teacher {checkpoint} has the labels {', '.join(labels)}, not the recipe's")
-    if load_tokenizer(checkpoint).get_vocab() != load_tokenizer(student).get_vocab():
+    if load_tokenizer(recipe.model).get_vocab() != load_tokenizer(student).get_vocab():
         raise CheckpointError(f"the teacher {checkpoint} has another vocabulary than {student}")
     model, new = _load_model(recipe, config)
     if new:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ FILES = ("tokenizer.json", "vocab.txt", "vocab.json", PIECES, "sentencepiece.bpe
 """One of these holds a tokenizer's vocabulary; vocab.json has merges.txt beside it."""
 BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What may lie beside that."""
+USUAL = frozenset(
+    (
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<s>NOTUSED",
+        "</s>NOTUSED", "<unk>NOTUSED", "<|padding|>", "<|endoftext|>",
+    )
+)  # fmt: skip
+"""Special tokens that every tokenizer of a family has. Others are a checkpoint's own: markers."""
 LETTERS = "AEIST"
 """Capitals that every cased vocabulary of the Latin script has."""
 MOST_CAPITALS = 0.05
@@ -62,14 +69,19 @@ def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Tokenizer:
+def open_tokenizer(
+    model: str | Path, rows: int, to: Path | None = None, markers: Sequence[str] | None = None
+) -> Tokenizer:
     """Return the tokenizer of a checkpoint as the service uses it; from the file `to`, where it is to be written there.
 
     It is tried on a few texts first. Offsets that leave letters out are mended where they can be.
 
+    Args:
+        markers: the special tokens that are no plain text where they stand in a text; None for all of `own_special`.
+
     Raises:
         CheckpointError: there is none that can be used so, or it gives ids that an embedding of so many rows has not,
-            or offsets that are not where its tokens stand.
+            or offsets that are not where its tokens stand; or it has no special tokens of its own like the markers.
     """
     backend = _sound(model, load_tokenizer(model))
     ids = max(backend.get_vocab().values()) + 1  # not their number: a vocabulary may have gaps
@@ -77,13 +89,25 @@ def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Toke
         raise CheckpointError(
             f"{model}: the tokenizer has ids up to {ids - 1}, the embedding {rows} rows: is it another checkpoint's?"
         )
+    own = own_special(backend)
+    markers = own if markers is None else markers
+    if foreign := [marker for marker in markers if marker not in own]:
+        known = f"the tokenizer's own special tokens are {', '.join(own)}" if own else "it has none of its own"
+        raise CheckpointError(f"{model}: {foreign[0]} cannot be a marker: {known}")
     try:
         if to is None:
-            return Tokenizer(backend)
+            return Tokenizer(backend, markers)
         backend.save(str(to))
-        return Tokenizer.from_file(to)
+        return Tokenizer.from_file(to, markers)
     except ValueError as error:
         raise CheckpointError(f"{model}: {error}") from error
+
+
+def own_special(backend: tokenizers.Tokenizer) -> tuple[str, ...]:
+    """Return the special tokens that a checkpoint has beside its family's, by id: it learned them as markers."""
+    added = sorted(backend.get_added_tokens_decoder().items(), key=lambda item: item[0])
+    special = [token.content for _, token in added if token.special]
+    return tuple(token for token in special if token not in USUAL and not token.startswith("[unused"))
 
 
 def save_tokenizer(model: str | Path, folder: Path) -> None:

@@ -194,6 +194,100 @@ def test_fill_keeps_texts_of_any_length(first: int, second: int) -> None:
     assert row.token_type_ids.sum() == second + 1
 
 
+# ---- markers --------------------------------------------------------------------------------------------------------
+
+MARKERS = ("[E1]", "[/E1]", "<a b>")
+MARKED = "The [E1]quick[/E1] fox [E1] Ada [/E1], [e1] and<a b>the [E1][E1]dog."
+
+
+def marked(family: str, **options: Any) -> tokenizers.Tokenizer:
+    made = backend(family)
+    made.add_special_tokens([tokenizers.AddedToken(marker, special=True, **options) for marker in MARKERS])
+    return made
+
+
+@family
+@pytest.mark.parametrize("strips", [{}, {"lstrip": True}, {"rstrip": True}])
+def test_markers_are_their_ids_at_their_places(family: str, strips: dict[str, bool]) -> None:
+    own = marked(family, **strips)
+    tokenizer = Tokenizer(marked(family, **strips), MARKERS)
+    expected = own.encode(
+        MARKED, add_special_tokens=False
+    )  # it takes every special token for one, and there is no other
+    [tokens], [ids] = tokenizer([MARKED]), tokenizer.ids([MARKED])
+    assert tokens.ids.tolist() == ids.tolist() == expected.ids
+    assert tokens.offsets.tolist() == [list(span) for span in expected.offsets]
+    at = {marker: own.token_to_id(marker) for marker in MARKERS}
+    found = list(zip(tokens.ids.tolist(), tokens.offsets.tolist(), strict=True))
+    places = [[MARKED[a:b].strip() for i, (a, b) in found if i == at[marker]] for marker in MARKERS]
+    assert places == [["[E1]"] * 4, ["[/E1]"] * 2, ["<a b>"]]
+    assert tokenizer.markers == MARKERS
+    assert [part.tolist() for part in tokenizer.pair.parts] == [part.tolist() for part in TOKENIZERS[family].pair.parts]
+
+
+@family
+def test_what_is_no_marker_is_plain_text(family: str) -> None:
+    some, none = Tokenizer(marked(family), ["[E1]"]), Tokenizer(marked(family))
+    special = {int(i) for part in some.pair.parts for i in part} | {some.pad_id}
+    one, other, _ = (marked(family).token_to_id(marker) for marker in MARKERS)
+    for text in ("a [SEP] b [E1]", "[CLS][E1] </s><s><pad>", "[PAD] [MASK] [E1] <mask>"):
+        found = some.ids([text])[0].tolist()
+        assert found.count(one) == 1
+        assert not special & set(found)
+        assert one not in none.ids([text])[0]
+    assert other not in some.ids(["[/E1]"])[0]
+
+
+def test_a_marker_that_the_tokenizer_has_not_is_refused() -> None:
+    for wrong in ("[E2]", "quick"):
+        with pytest.raises(ValueError, match=r"has no special token '.*', which is to be a marker"):
+            Tokenizer(marked("bert"), [wrong])
+
+
+@family
+@given(data=st.data(), piece=st.integers(40, 90))
+@settings(deadline=None, max_examples=60)
+def test_markers_of_a_long_text_are_not_cut(family: str, data: st.DataObject, piece: int) -> None:
+    words = st.sampled_from([*MARKERS, "fox", "Ada,", "x" * 30, " [E1] ", "<a b><a b>"])
+    text = data.draw(st.sampled_from([" ", ""])).join(data.draw(st.lists(words, min_size=20, max_size=60)))
+    strips = data.draw(st.sampled_from([{}, {"rstrip": True}, {"lstrip": True}]))
+    whole = Tokenizer(marked(family, **strips), MARKERS)
+    own = {marked(family).token_to_id(marker) for marker in MARKERS}
+    [tokens] = whole([text])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.engine.tokenizer.PIECE", piece)
+        [cut], [cut_ids] = whole([text]), whole.ids([text])
+        begins = [part[:1] for part in module._pieces(text, MARKERS)][1:]
+
+    def markers(of: Any) -> list[tuple[int, int, str]]:
+        """Each marker with its place, without the spaces that it took."""
+        found = zip(of.ids.tolist(), of.offsets.tolist(), strict=True)
+        spans = [(i, a, text[a:b]) for i, (a, b) in found if i in own]
+        return [(i, a + len(span) - len(span.lstrip()), span.strip()) for i, a, span in spans]
+
+    assert markers(cut) == markers(tokens)
+    assert cut_ids.tolist() == cut.ids.tolist()
+    if set(begins) <= {" "} and not strips:  # among markers alone there may be no place but beside one
+        assert cut.ids.tolist() == tokens.ids.tolist()
+        assert cut.offsets.tolist() == tokens.offsets.tolist()
+
+
+@family
+@pytest.mark.parametrize("strips", [{}, {"lstrip": True}, {"rstrip": True}])
+def test_a_long_text_is_not_cut_beside_a_marker(
+    family: str, strips: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer(marked(family, **strips), MARKERS)
+    text = " ".join([MARKED] * 30)
+    [whole] = tokenizer([text])
+    for piece in range(60, 90):
+        monkeypatch.setattr(module, "PIECE", piece)
+        [cut] = tokenizer([text])
+        assert cut.ids.tolist() == whole.ids.tolist()
+        if strips != {"lstrip": True}:  # a marker at the beginning of a piece may leave its space out
+            assert cut.offsets.tolist() == whole.offsets.tolist()
+
+
 # ---- long texts -----------------------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,7 @@ async def test_bundles_of_one_encoder_share_a_tokenizer(
 ) -> None:
     read = loading.Tokenizer.from_bytes
     times: list[int] = []
-    monkeypatch.setattr(loading.Tokenizer, "from_bytes", lambda content: times.append(1) or read(content))
+    monkeypatch.setattr(loading.Tokenizer, "from_bytes", lambda *given: times.append(1) or read(*given))
     predictor = loading.load(Settings(models_dir=models_dir, low_latency=False), metrics)
     assert len(times) == 1
     await closed(predictor)

@@ -22,7 +22,7 @@ from tests.training.samples import (
     write_sst2,
 )
 from training.__main__ import main
-from training.checkpoints import average
+from training.checkpoints import average, stored
 from training.checkpoints.configs import RECIPE_FILE
 from training.errors import CheckpointError
 from training.export import runner as export
@@ -162,6 +162,11 @@ def pickled(folder: Path) -> Path:
     return folder
 
 
+def bare(folder: Path) -> Path:
+    (checkpoint(folder) / "model.safetensors").unlink()
+    return folder
+
+
 def torn(folder: Path) -> Path:
     path = checkpoint(folder) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
@@ -177,10 +182,38 @@ def swapped(folder: Path) -> Path:
     return checkpoint(folder, id2label={0: "positive", 1: "negative"}, label2id={"negative": 1, "positive": 0})
 
 
+def sharded(folder: Path) -> Path:
+    """In torch's format, in two files."""
+    path = checkpoint(folder) / "model.safetensors"
+    tensors = load_file(path)
+    path.unlink()
+    parts = {"a.bin": list(tensors)[::2], "b.bin": list(tensors)[1::2]}
+    for file, names in parts.items():
+        torch.save({name: tensors[name] for name in names}, folder / file)
+    index = {"weight_map": {name: file for file, names in parts.items() for name in names}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_weights_in_any_files_that_can_be_exported(tmp_path: Path) -> None:
+    """Of the same numbers, whichever files they are in: the mean of all of them is each."""
+    folders = [checkpoint(tmp_path / "a"), pickled(tmp_path / "b"), sharded(tmp_path / "c")]
+    metrics = average.run(tmp_path / "mean", folders)
+    mean = load_file(tmp_path / "mean" / "model.safetensors")
+    for folder in folders:
+        read = stored.read(folder)
+        assert read.keys() == mean.keys()
+        assert all(torch.allclose(mean[name], read[name]) for name in mean)
+    digests = [part["sha256"] for part in metrics["average"]]
+    assert digests[1] == hashlib.sha256((folders[1] / "pytorch_model.bin").read_bytes()).hexdigest()
+    parts = [hashlib.sha256((folders[2] / name).read_bytes()).hexdigest() for name in ("a.bin", "b.bin")]
+    assert digests[2] == hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no folder": (lambda folder: folder, "bad is no folder"),
-    "pickled": (pickled, "bad has no model.safetensors"),
-    "torn": (torn, r"bad.model\.safetensors: "),
+    "no weights": (bare, r"bad has no weights: looked for model\.safetensors, "),
+    "torn": (torn, r"bad.model\.safetensors is cut off: it has 5,000 of"),
     "another family": (
         lambda folder: save_checkpoint(folder, "ForSequenceClassification", "Electra", **LABELS),
         "bad: .*'Electra",

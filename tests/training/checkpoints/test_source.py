@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from service.repository.manifest import MANIFEST
 from tests.training.hub import Hub, serving
-from tests.training.samples import save_checkpoint
+from tests.training.samples import recipe, save_checkpoint
 from training.__main__ import main
 from training.checkpoints import stored
 from training.checkpoints.source import Repository, find
 from training.errors import CheckpointError
+from training.finetune import runner as finetune
 
 NAME = "owner/film"
 LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
@@ -371,3 +372,19 @@ def test_the_environment_names_the_hub(hub: Hub, film: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "next          python -m training export owner/film models/film" in done.stdout
+
+
+def test_fine_tuning_by_name(hub: Hub, encoder: Path, data_dir: Path, tmp_path: Path) -> None:
+    """The encoder and a teacher from the hub; what is recorded is their names."""
+    commit = hub.push("owner/encoder", encoder)
+    made = recipe(encoder, tmp_path / "run", str(data_dir / "sst2.tsv"), model="owner/encoder", max_steps=2)
+    metrics = finetune.run(made)
+    assert (metrics["recipe"]["model"], metrics["model_commit"]) == ("owner/encoder", commit)
+    hub.push("owner/teacher", tmp_path / "run" / "final")
+    taught = recipe(
+        encoder, tmp_path / "taught", str(data_dir / "sst2.tsv"), max_steps=2, teacher=("owner/teacher",)
+    )  # fmt: skip
+    assert finetune.run(taught)["recipe"]["teacher"] == ("owner/teacher",)
+    assert "model.safetensors" in hub.fetched()
+    with pytest.raises(CheckpointError, match="owner/none is no folder here, and no repository on"):
+        finetune.run(recipe(encoder, tmp_path / "none", str(data_dir / "sst2.tsv"), model="owner/none"))

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 from tokenizers.normalizers import BertNormalizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from service import load
 from tests.bundles import make_tokenizer
 from tests.training.samples import save_checkpoint, save_tokenizer
 from training.errors import CheckpointError
-from training.export import agreement
+from training.export import agreement, check
 from training.export import runner as export
 from training.export.runner import Request
 
@@ -78,13 +80,46 @@ def test_a_padding_id_that_positions_go_by_is_told(tmp_path: Path, caplog: pytes
     assert "its config says pad_token_id 1, its tokenizer uses 0" in caplog.text
 
 
-def test_markers_of_a_checkpoint_s_own_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def marked(folder: Path, *markers: str) -> Path:
+    """A checkpoint with special tokens of its own, its embedding resized, as R-BERT's is."""
     backend = make_tokenizer()
-    backend.add_special_tokens([AddedToken(f"[E{i}]", special=True) for i in range(7)])
-    folder = classifier(tmp_path / "c", vocab_size=backend.get_vocab_size())
+    backend.add_special_tokens([AddedToken(marker, special=True) for marker in markers])
+    classifier(folder, vocab_size=backend.get_vocab_size())
     save_tokenizer(folder, backend)
+    return folder
+
+
+def test_markers_of_a_checkpoint_s_own_are_in_the_manifest(tmp_path: Path) -> None:
+    folder = marked(tmp_path / "c", "[E1]", "[/E1]", "[PAD]")
+    assert run(folder).markers == ("[E1]", "[/E1]")
+    card = (tmp_path / "models" / "m" / "README.md").read_text()
+    assert "- markers, which are no plain text where they stand in a text: `[E1]`, `[/E1]`" in card
+    assert check.run(folder).facts["markers"] == "[E1], [/E1]: no plain text where they stand in a text"
+    assert run(folder, markers=("[/E1]",)).markers == ("[/E1]",)
+    assert run(folder, markers=()).markers == ()
+    for wrong in ("[SEP]", "[PAD]", "E1"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot be a marker: the tokenizer's own special tokens are \[E1\], "
+        ):
+            run(folder, markers=(wrong,))
+    with pytest.raises(CheckpointError, match=r"\[E1\] cannot be a marker: it has none of its own"):
+        run(classifier(tmp_path / "plain"), markers=("[E1]",))
+
+
+def test_a_bundle_answers_to_its_markers(tmp_path: Path) -> None:
+    """As torch does to transformers' rows, in a process and as it is scored; and not to another special token."""
+    folder = marked(tmp_path / "c", "[E1]", "[/E1]")
     run(folder)
-    assert "7 special tokens of its own ([E0], [E1], [E2], [E3], [E4] and 2 more): in a text they are" in caplog.text
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    theirs = AutoTokenizer.from_pretrained(folder)
+    ask = load(tmp_path / "models" / "m")
+    scores = {}
+    for text in ("a good [E1]film[/E1] , [E1] ada [/E1]", "a good film , ada", "a good [SEP] film"):
+        rows = theirs(text, return_tensors="pt", split_special_tokens="[E1]" not in text)
+        expected = model(**rows).logits.softmax(-1)[0].tolist()
+        scores[text] = {each["label"]: each["score"] for each in ask(text, top_k=None)}
+        assert [scores[text][label] for label in ("negative", "positive")] == pytest.approx(expected, abs=1e-4)
+    assert len({round(found["positive"], 6) for found in scores.values()}) == 3
 
 
 def test_ids_beyond_the_embedding_are_refused_with_both_numbers(tmp_path: Path) -> None:

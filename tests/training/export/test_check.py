@@ -2,16 +2,22 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from service.engine.batch import Batch
+from service.engine.session import OrtEngine
 from service.repository.manifest import WEIGHTS
 from tests.training.samples import make_model, save_checkpoint
 from training.__main__ import main
-from training.export import check
+from training.checkpoints.configs import load_config
+from training.export import check, speed
 from training.export import runner as export
 from training.export.runner import Request
 
@@ -49,6 +55,36 @@ def test_the_bundle_is_as_large_as_was_said(tmp_path: Path) -> None:
     written = (tmp_path / "models" / "c" / WEIGHTS).stat().st_size
     said = float(check._bundle(model).split()[1]) * 1e6
     assert said == pytest.approx(written, rel=0.1, abs=60_000)
+
+
+def test_how_fast_it_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = classifier(tmp_path / "c")
+    said = check.run(folder).facts["speed"]
+    found = re.fullmatch(r"int8 (\S+), fp32 (\S+) rows of 80 tokens a second on \d+ cores here, an estimate .*", said)
+    assert found
+    assert float(found[1]) > 0 < float(found[2])
+    monkeypatch.setattr(
+        speed, "_operations_per_second", lambda config, precision: {"int8": 3e9, "fp32": 1e9}[precision]
+    )
+    config = load_config(folder)
+    linear, products = 1e9 / (80 * 2 * (8 * 32**2 + 4 * 32 * 64)), 2 * 4 * 80**2 * 32 / 1e9
+    rows = speed.rows_per_second(config, 80)
+    assert rows["fp32"] == pytest.approx(1 / (1 / linear + products), rel=0.01)
+    assert rows["int8"] == pytest.approx(1 / (1 / (3 * linear) + products), rel=0.01)  # attention is in fp32
+
+
+def test_the_blocks_are_the_model_s_own_in_each_precision(tmp_path: Path) -> None:
+    """What is timed computes: a batch through it has the shape and the numbers of a layer norm's output."""
+    for precision in speed.PRECISIONS:
+        path = tmp_path / f"{precision}.onnx"
+        onnx.save(speed._blocks(32, 64, precision), path)
+        engine = OrtEngine(path, provider="cpu", precision=precision, workers=1, intra_op_threads=1)
+        ids = np.zeros((2, 9), dtype=np.int64)
+        (states,) = engine.run(Batch(ids, ids, ids))
+        assert states.shape == (2, 9, 32)
+        assert 0.5 < states.std() < 2
+        kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+        assert kinds["MatMulIntegerToFloat" if precision == "int8" else "MatMul"] == 2 * speed.BLOCKS
 
 
 def test_weights_are_not_read(tmp_path: Path) -> None:

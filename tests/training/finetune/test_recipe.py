@@ -168,8 +168,8 @@ def test_values_out_of_range_are_named(key: str, value: float) -> None:
         ({"task": "multiple_choice"}, "'multiple_choice' reads data 'race', not 'nli'"),
         ({"dev": []}, "dev names no file"),
         ({"data": "table", "labels": ["a"]}, "needs labels"),
-        ({"multi_label": True}, "multi_label and table tell of data 'table', not of 'nli'"),
-        ({"table": {"text": "x"}}, "multi_label and table tell of data 'table', not of 'nli'"),
+        ({"multi_label": True}, "multi_label and table are for data 'table', and data is 'nli'"),
+        ({"table": {"text": "x"}}, "multi_label and table are for data 'table', and data is 'nli'"),
         ({"data": "table", "multi_label": True, "label_smoothing": 0.1}, "label_smoothing"),
         ({"data": "table", "labels": ["1", "1.0"]}, "needs labels"),
         ({"task": "score"}, "task 'score' reads data 'table', not 'nli'"),
@@ -226,7 +226,7 @@ def test_layout() -> None:
     assert recipe.layout(["data=table", "table.text=review"]) == {"data": "table", "text": "review"}
     assert recipe.layout(["table.text=review"]) == {"data": "table", "text": "review"}
     assert recipe.layout(["data=nli"]) == {"data": "nli"}
-    with pytest.raises(RecipeError, match="table tells of data 'table', not of 'nli'"):
+    with pytest.raises(RecipeError, match=r"table\.\* is for data 'table', and data is 'nli'"):
         recipe.layout(["data=nli", "table.text=review"])
     for setting, message in (
         ("text=review", r"unknown key 'text'; did you mean 'table.text'\?"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
-from transformers import AlbertTokenizer, BertTokenizer
+from transformers import AlbertTokenizer, AutoTokenizer, BertTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from service.engine.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ from tests.training import mixed_script, references
 from tests.training.vocabularies import KINDS, albert, sentencepiece_model
 from training.errors import CheckpointError
 from training.tokenizers import unigram
-from training.tokenizers.loading import load_tokenizer, save_tokenizer
+from training.tokenizers.loading import load_tokenizer, open_tokenizer, save_tokenizer
 
 LINES = mixed_script.lines(2000)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>")
@@ -389,3 +389,34 @@ def test_special_tokens_in_a_text_are_plain_text(kind: str, vocabularies: dict[s
         assert not found, text
         assert len(tokens) >= len(text.split()) * 2 or kind in SENTENCEPIECE  # "<", "pad", ">" and not "<pad>"
         check_offsets(tokenizer, [text], shortest=0)
+
+
+# ---- markers of a checkpoint's own ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "bert-cased", "roberta", "mpnet", "xlm-roberta", "camembert", "albert"])
+def test_markers_are_as_transformers_has_them(vocabularies: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """In texts that have no other special token. Those stay text here."""
+    theirs = AutoTokenizer.from_pretrained(vocabularies[kind])
+    theirs.add_special_tokens({"additional_special_tokens": ["[E1]", "[/E1]"]})
+    save_tokenizer(vocabularies[kind], tmp_path)  # the SentencePiece model is left behind
+    theirs.save_pretrained(tmp_path)
+    tokenizer = open_tokenizer(tmp_path, len(theirs))
+    assert tokenizer.markers == ("[E1]", "[/E1]")
+    ids = set(theirs.convert_tokens_to_ids(list(tokenizer.markers)))
+    plain = open_tokenizer(tmp_path, len(theirs), markers=())
+    for text in ("[E1] a film [/E1] by a [E1]man[/E1].", "it[/E1] was [E1][/E1] good", "[E1]", "no", "[e1] a [E1"):
+        [tokens] = tokenizer([text])
+        encoded = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
+        assert tokenizer.ids([text])[0].tolist() == tokens.ids.tolist()
+        if kind not in ("xlm-roberta", "camembert", "albert"):  # those are held to SentencePiece's library, above
+            assert tokens.ids.tolist() == encoded["input_ids"]
+        places = [(i, *offsets) for i, offsets in zip(tokens.ids.tolist(), tokens.offsets.tolist(), strict=True)]
+        others = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        assert [place for place in places if place[0] in ids] == [(i, *o) for i, o in others if i in ids]
+        assert not ids & set(plain.ids([text])[0].tolist())
+    special = {theirs.sep_token_id, theirs.cls_token_id, theirs.pad_token_id, theirs.mask_token_id}
+    for token in SPECIAL:
+        found = tokenizer.ids([f"[E1]a {token} film[/E1] {token}"])[0].tolist()
+        assert not special & set(found)
+        assert len(ids & set(found)) == 2

@@ -5,8 +5,8 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.compare import flops
 from tests.training import tiny
+from training.checkpoints import flops
 
 
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))

@@ -34,6 +34,13 @@ def forward(config: PreTrainedConfig, tokens: int) -> int:
     return operations
 
 
+def attention(config: PreTrainedConfig, tokens: int) -> int:
+    """Count those of `forward` that no weight takes part in: scores of attention and their use."""
+    shape: Any = config
+    operations: int = len(families.layer_names(config)) * 4 * tokens**2 * shape.hidden_size
+    return operations
+
+
 def served(config: PreTrainedConfig, tokens: int) -> int:
     """Count those that the served graph of a classifier really does (`training.export.graph`).
 
