@@ -64,7 +64,7 @@ def write_shards(folder: Path, tensors: Tensors, name: str, save: Callable[..., 
         file = name.replace(".", f"-{i:05d}-of-00002.")
         save(part, folder / file)
         named |= dict.fromkeys(part, file)
-    (folder / (name + stored.INDEX)).write_text(json.dumps({"metadata": {}, "weight_map": named}))
+    (folder / (f"{name}.index.json")).write_text(json.dumps({"metadata": {}, "weight_map": named}))
 
 
 def of_a_training_loop(folder: Path, tensors: Tensors) -> None:
@@ -199,7 +199,7 @@ def test_a_shard_that_is_missing(folder: Path) -> None:
 )
 def test_an_index_that_lists_nothing_to_read(folder: Path, content: str, message: str) -> None:
     take(folder)
-    (folder / (stored.PICKLED + stored.INDEX)).write_text(content)
+    (folder / (stored.INDICES[1])).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         loaded(folder)
 
