@@ -445,7 +445,7 @@ export class FilePanel {
     const order = $("#order").value;
     if (order !== "first") indices.sort((a, b) => (job.scores[a] - job.scores[b]) * (order === "least" ? 1 : -1));
     const fields = Object.keys(job.task.rows.fields);
-    const titles = ["row", ...fields, "prediction", "score"];
+    const titles = ["row", "prediction", "score", ...fields];
     $("#rows table").replaceChildren(
       el("thead", {}, el("tr", {}, ...titles.map((title) => el("th", { scope: "col" }, title)))),
       el("tbody", {}, ...indices.slice(0, SHOWN).map((index) => {
@@ -456,9 +456,9 @@ export class FilePanel {
         const score = job.scores[index];
         return el("tr", {},
           el("td", { className: "number" }, count(index + 1)),
-          ...fields.map((field) => el("td", { dir: "auto" }, String(input[field]).slice(0, 300))),
           el("td", { className: "said", dir: "auto" }, said),
-          el("td", { className: "number" }, score >= 0 && score <= 1 ? percent(score) : score.toFixed(3)));
+          el("td", { className: "number" }, score >= 0 && score <= 1 ? percent(score) : score.toFixed(3)),
+          ...fields.map((field) => el("td", { dir: "auto" }, String(input[field]).slice(0, 300))));
       })));
     $("#rows p").textContent = indices.length > SHOWN ? `${SHOWN} of ${many(indices.length, "row")}${about}; the download has all.` : `${many(indices.length, "row")}${about}.`;
   }

@@ -26,9 +26,9 @@ export function figures(before, now, seconds) {
   return [
     ["Rows waiting", count(waiting), waiting],
     ["Tokens waiting", count(now.get("bertie_queue_tokens") ?? 0), null],
-    ["Rows a second", ran ? figure(ran) : "0", ran],
-    ["Batches a second", batches ? figure(batches / seconds) : "0", null],
-    ["Rows a batch", batches ? figure(mean("bertie_batch_rows")) : "–", null],
+    ["Rows/s", ran ? figure(ran) : "0", ran],
+    ["Batches/s", batches ? figure(batches / seconds) : "0", null],
+    ["Rows/batch", batches ? figure(mean("bertie_batch_rows")) : "–", null],
     ["Padding", batches ? percent(mean("bertie_padding_ratio")) : "–", null],
   ];
 }
