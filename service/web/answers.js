@@ -94,26 +94,47 @@ export function renderAnswers(reply, request, model) {
   };
 }
 
-/** Labels as bars; a score that stands alone, of a model with one label, as a number. */
+const MOST_BARS = 20;
+
+/** Labels as bars. */
 export function renderLabels(reply, request, model) {
-  const facts = (...rest) => el("p", { className: "facts" }, fact("Model", reply.model), ...rest);
-  if (!reply.scores) {
-    const [share, said] = reply.score >= 0 && reply.score <= 1 ? [reply.score, percent(reply.score)] : [null, reply.score.toFixed(3)];
-    return { nodes: [
-      el("p", { className: "verdict" }, said, reply.label && el("span", {}, reply.label)),
-      cut(reply, model),
-      share !== null && el("div", { className: "bar best" }, track(share)),
-      facts("One score, not a choice among labels."),
-    ] };
-  }
   const chosen = reply.labels ?? [reply.label];
   const scores = Object.entries(reply.scores).sort((a, b) => b[1] - a[1]);
   const alone = request.multi_label === true || scores.length === 1 || reply.labels !== undefined;
   return { nodes: [
     verdict(chosen.join(", ") || "No label holds", chosen.length === 1 ? reply.scores[chosen[0]] : null),
     cut(reply, model),
-    bars(scores.map(([label, score]) => [label, score, chosen.includes(label)]), reply.labels && model?.label_threshold),
-    facts(alone ? "Each label is scored on its own." : "Scores sum to 100 %."),
+    bars(scores.slice(0, MOST_BARS).map(([label, score]) => [label, score, chosen.includes(label)]), reply.labels && model?.label_threshold),
+    el("p", { className: "facts" }, fact("Model", reply.model),
+      alone ? "Each label is scored on its own." : "Scores sum to 100 %.",
+      scores.length > MOST_BARS && many(scores.length - MOST_BARS, "more label")),
+  ] };
+}
+
+/** A model's one number: as a share of a bar where it went through a sigmoid. */
+export function renderScore(reply, request, model) {
+  const share = model?.activation === "sigmoid" ? reply.score : null;
+  return { nodes: [
+    el("p", { className: "verdict" }, share === null ? reply.score.toFixed(4) : percent(share)),
+    cut(reply, model),
+    share !== null && el("div", { className: "bar best" }, track(share)),
+    el("p", { className: "facts" }, fact("Model", reply.model), "One number, not a choice among labels."),
+  ] };
+}
+
+/** Texts in the order of their scores: as bars where those went through a sigmoid, else between the best and the worst. */
+export function renderRanking(reply, request, model) {
+  const { ranking } = reply;
+  const [most, least] = [ranking[0].score, ranking.at(-1).score];
+  const bounded = model?.activation === "sigmoid";
+  const share = (score) => (bounded ? score : most > least ? (score - least) / (most - least) : 1);
+  return { nodes: [
+    verdict(request.texts[ranking[0].index], bounded ? most : null),
+    cut(reply, model),
+    el("ol", { className: "bars" }, ...ranking.map(({ index, score }, place) =>
+      el("li", { className: `bar${place ? "" : " best"}` },
+        ...barParts(request.texts[index], bounded ? percent(score) : score.toFixed(3), share(score))))),
+    el("p", { className: "facts" }, fact("Model", reply.model), "Each text is scored on its own."),
   ] };
 }
 

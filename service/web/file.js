@@ -20,7 +20,7 @@ const SHOWN = 25; // rows of the table of results
 const LABELS = 12; // bars of the counts
 const EVERY = 200; // ms between two drawings
 const IN_CODE = 3; // rows that the snippets ask of
-const SAME = "same";
+const [SAME, NONE] = ["same", "none"]; // instead of a column
 const SEPARATORS = { ",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars" };
 const SAMPLES = {
   Reviews: ["reviews.csv", [
@@ -54,13 +54,15 @@ const cell = (value) =>
     ? value
     : value === undefined || value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
 
-/** The column that a field is most likely in: one with such a name, else the wordiest that no other field has. */
-export function likelyColumn({ columns, rows }, names, taken) {
+/** The column that a field is most likely in: one with such a name, else the wordiest that no other field has; an optional
+ * one is in none that has no such name. */
+export function likelyColumn({ columns, rows }, names, taken, optional = false) {
   const lower = columns.map((name) => name.toLowerCase());
   for (const name of names) {
     const index = lower.indexOf(name);
     if (index >= 0 && !taken.has(index)) return index;
   }
+  if (optional) return null;
   const width = (index) => rows.slice(0, 20).reduce((sum, row) => sum + cell(row[index]).length, 0);
   const free = columns.map((_, index) => index).filter((index) => !taken.has(index));
   return free.sort((a, b) => width(b) - width(a))[0] ?? 0;
@@ -76,14 +78,13 @@ class Job {
     this.reasons = new Map(); // index to why there is no prediction
     this.counts = new Map(); // label to rows
     this.done = 0;
-    this.waits = null; // why nothing is asked just now, in words
+    this.held = { until: 0, words: "" }; // why nothing is asked just now, and how long, by performance.now()
     this.running = null; // the AbortController while it runs
     this.stopped = null; // the problem that ended it early
   }
 
   settle(index, prediction, reason) {
     this.done += 1;
-    this.waits = null;
     if (!prediction) return void this.reasons.set(index, reason);
     this.predictions[index] = prediction;
     this.scores[index] = this.task.rows.scored(prediction);
@@ -233,17 +234,18 @@ export class FilePanel {
   chooseTask() {
     const task = this.task();
     if (!task || !this.table) return;
-    offerModels(this.controls.model, loaded().filter(task.suits));
+    offerModels(this.controls.model, task);
     for (const part of this.form.querySelectorAll("[data-task]")) part.hidden = part.dataset.task !== this.controls.task.value;
     const taken = new Set();
     $("#fields").replaceChildren(...Object.entries(task.rows.fields).map(([field, names]) => {
-      const index = likelyColumn(this.table, names, taken);
+      const index = likelyColumn(this.table, names, taken, task.rows.optional?.includes(field));
       taken.add(index);
       const select = el("select", { name: `column-${field}`, id: `column-${field}` },
         ...this.table.columns.map((column, value) => el("option", { value }, column)),
-        el("option", { value: SAME }, "the same for every row…"));
+        el("option", { value: SAME }, "the same for every row…"),
+        task.rows.optional?.includes(field) && el("option", { value: NONE }, "nothing"));
       const same = el("input", { name: `same-${field}`, hidden: true, dir: "auto", autocomplete: "off", aria: { label: `${field} of every row` } });
-      select.value = String(index);
+      select.value = String(index ?? NONE);
       select.addEventListener("change", () => (same.hidden = select.value !== SAME) || same.focus());
       return el("div", { className: "field" }, el("label", { htmlFor: select.id }, `${field[0].toUpperCase()}${field.slice(1)}`), select, same);
     }));
@@ -271,8 +273,9 @@ export class FilePanel {
     const task = this.task();
     const each = task.rows.each?.(controls) ?? {};
     const fields = Object.keys(task.rows.fields).map((field) => [field, controls[`column-${field}`].value, controls[`same-${field}`].value]);
+    const chosen = fields.filter(([, column]) => column !== NONE);
     return (index) => ({
-      ...Object.fromEntries(fields.map(([field, column, same]) => [field, column === SAME ? same : cell(table.rows[index][column])])),
+      ...Object.fromEntries(chosen.map(([field, column, same]) => [field, column === SAME ? same : cell(table.rows[index][column])])),
       ...each,
     });
   }
@@ -340,8 +343,10 @@ export class FilePanel {
           const reached = Math.floor((4 * job.done) / job.total);
           if (reached > quarter && reached < 4) this.say(`${25 * (quarter = reached)} % done.`);
         },
-        waits: (seconds, problem) => (job.waits =
-          problem.status === 429 ? `the service is full and asks to wait ${duration(seconds)}` : `${problem.title}: trying again in ${duration(seconds)}`),
+        waits: (seconds, { status, title }) => (job.held = {
+          until: performance.now() + 1000 * seconds,
+          words: status === 429 ? `the service is full and asks to wait ${duration(seconds)}` : `${title}: trying again in ${duration(seconds)}`,
+        }),
       });
       const { size } = job.reasons;
       this.say(`Done: ${many(job.total - size, "prediction")}${size ? `, ${many(size, "row")} without` : ""}.`);
@@ -384,7 +389,7 @@ export class FilePanel {
       rate > 0 && `${figure(rate)} rows a second`,
       running && rate > 0 && left > 0 && seconds > 1 && `about ${duration(left / rate)} left`,
       !running && left === 0 && `in ${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`,
-      running && job.waits,
+      running && performance.now() < job.held.until && job.held.words,
     ].filter(Boolean).join(" · ");
     $("#cancel").hidden = !running;
     $("#continue").hidden = running || left === 0;
@@ -452,13 +457,13 @@ export class FilePanel {
         const input = job.input(index);
         const prediction = job.predictions[index];
         const { answer } = prediction;
-        const said = answer ? answer.text : job.task.rows.counted(prediction).join(", ");
+        const said = answer ? answer.text : job.task.rows.counted(prediction).join(", ") || "–";
         const score = job.scores[index];
         return el("tr", {},
           el("td", { className: "number" }, count(index + 1)),
           el("td", { className: "said", dir: "auto" }, said),
           el("td", { className: "number" }, score >= 0 && score <= 1 ? percent(score) : score.toFixed(3)),
-          ...fields.map((field) => el("td", { dir: "auto" }, String(input[field]).slice(0, 300))));
+          ...fields.map((field) => el("td", { dir: "auto" }, String(input[field] ?? "").slice(0, 300))));
       })));
     $("#rows p").textContent = indices.length > SHOWN ? `${SHOWN} of ${many(indices.length, "row")}${about}; the download has all.` : `${many(indices.length, "row")}${about}.`;
   }

@@ -9,10 +9,13 @@ import { milliseconds, serverTiming } from "./text.js";
 
 const PHASES = ["tokenize", "queue", "inference", "decode"];
 
-/** Lets a form choose among `suited` models; hidden where there is no choice. */
-export function offerModels(select, suited) {
+/** Lets a form choose among the models that suit its task; hidden where there is no choice. */
+export function offerModels(select, { suits, named }) {
   const before = select.value;
-  select.replaceChildren(select.options[0], ...suited.map(({ name }) => el("option", { value: name }, name)));
+  const suited = loaded().filter(suits);
+  select.replaceChildren(
+    ...(named ? [] : [el("option", { value: "" }, "the service's choice")]),
+    ...suited.map(({ name }) => el("option", { value: name }, name)));
   if (suited.some(({ name }) => name === before)) select.value = before;
   select.closest("label").hidden = suited.length < 2;
 }
@@ -183,9 +186,8 @@ export class FormPanel {
 
   /** Offers what the loaded models can do: nothing, where none suits. */
   offer() {
-    const suited = loaded().filter(this.task.suits);
-    this.tab.hidden = suited.length === 0;
-    offerModels(this.form.elements.model, suited);
+    this.tab.hidden = !loaded().some(this.task.suits);
+    offerModels(this.form.elements.model, this.task);
     this.changed();
   }
 }

@@ -3,7 +3,7 @@
 import { $, el } from "./dom.js";
 import { curve } from "./charts.js";
 import { metrics } from "./service.js";
-import { count, figure, percent } from "./text.js";
+import { count, figure, milliseconds, percent } from "./text.js";
 
 const EVERY = 2000; // ms
 const KEPT = 60; // values of a curve
@@ -30,6 +30,7 @@ export function figures(before, now, seconds) {
     ["Batches/s", batches ? figure(batches / seconds) : "0", null],
     ["Rows/batch", batches ? figure(mean("bertie_batch_rows")) : "–", null],
     ["Padding", batches ? percent(mean("bertie_padding_ratio")) : "–", null],
+    ...(now.has("bertie_queue_wait_seconds") ? [["Estimated wait", milliseconds(1000 * now.get("bertie_queue_wait_seconds")), null]] : []),
   ];
 }
 

@@ -1,7 +1,7 @@
 // What the page knows of each task, one entry a tab: the route, which models do it, examples, how a form is a body, how a
 // body is a call of huggingface_hub's InferenceClient, how a reply is shown, and how rows of a file are asked and told.
 
-import { renderAnswers, renderLabels, renderOptions } from "./answers.js";
+import { renderAnswers, renderLabels, renderOptions, renderRanking, renderScore } from "./answers.js";
 
 const ZERO_SHOT_TEMPLATE = "This example is about {}.";
 const BRIDGE =
@@ -16,16 +16,20 @@ const holds = (model, ...labels) => {
 const isInference = (model) => holds(model, "entailment", "contradiction");
 const separated = (text, separator) => text.split(separator).map((part) => part.trim()).filter(Boolean);
 
+const MOST_COLUMNS = 50; // of a table: a model with more labels adds the best one's score alone
+
 /** What a classified row adds to the table: columns by name, and what is counted and drawn of it. */
 const labelled = {
-  columns: ({ label, labels, score, scores }) => ({
-    predicted: labels ? labels.join("; ") : label,
-    score,
-    ...Object.fromEntries(Object.entries(scores ?? {}).map(([name, each]) => [`score: ${name}`, each])),
-  }),
-  counted: ({ label, labels }) => (labels ? (labels.length ? labels : ["no label holds"]) : label === undefined ? [] : [label]),
+  columns({ label, labels, score, scores }) {
+    const each = Object.entries(scores).map(([name, value]) => [`score: ${name}`, value]);
+    return { predicted: labels ? labels.join("; ") : label, score, ...(each.length <= MOST_COLUMNS && Object.fromEntries(each)) };
+  },
+  counted: ({ label, labels }) => (!labels ? [label] : labels.length ? labels : ["no label holds"]),
   scored: ({ score }) => score,
 };
+
+/** What a scored row adds. */
+const numbered = { columns: ({ score }) => ({ score }), counted: () => [], scored: ({ score }) => score };
 
 /** What an answered row adds. */
 const answered = {
@@ -36,11 +40,15 @@ const answered = {
   scored: ({ answer, answers, no_answer_score }) => answer?.score ?? answers[0]?.score ?? 1 - no_answer_score,
 };
 
+/** What makes the client's answers those of /qa: its defaults are transformers' own. */
+const OWN_ANSWERS = { max_answer_len: 30, align_to_words: false };
+
 const classified = (text) => ({ method: "text_classification", arguments: { text } });
 
 /**
- * By tab. `rows` is of tasks that a file can be asked of: `fields` are filled from its columns, with the names that such
- * columns often have; `shared` is a form's part that holds for all rows.
+ * By tab. With `named` a model is always named: the service would choose another for such a body. `rows` is of tasks that
+ * a file can be asked of: `fields` are filled from its columns, with the names that such columns often have, and may be
+ * left out where they are `optional`; `shared` is a form's part that holds for all rows, `each` one that goes with each.
  */
 export const TASKS = {
   qa: {
@@ -73,7 +81,7 @@ export const TASKS = {
       };
     },
     client: ({ question, context, top_k, no_answer }) => typeof context === "string"
-      ? { method: "question_answering", arguments: { question, context, top_k, handle_impossible_answer: no_answer } }
+      ? { method: "question_answering", arguments: { question, context, top_k, handle_impossible_answer: no_answer, ...OWN_ANSWERS } }
       : "InferenceClient asks one context at a time; this request has several documents.",
     rows: {
       fields: { question: ["question", "query"], context: ["context", "passage", "document", "article", "paragraph", "text"] },
@@ -178,7 +186,53 @@ export const TASKS = {
       ...labelled,
     },
   },
+  score: {
+    title: "Score",
+    route: "classify",
+    suits: (model) => model.task === "score",
+    named: true,
+    render: renderScore,
+    examples: {
+      "A pair": {
+        text: "When was the Forth Bridge opened?",
+        text_pair: "The bridge was opened on 4 March 1890 by the Prince of Wales.",
+      },
+      "A text": { text: "The bridge was opened on 4 March 1890 by the Prince of Wales.", text_pair: "" },
+    },
+    body: ({ text, text_pair }) => pair(text.value, text_pair.value),
+    client: ({ text, text_pair }) => classified(text_pair === undefined ? text : { text, text_pair }),
+    rows: {
+      fields: {
+        text: ["text", "query", "question", "sentence1", "text1", "sentence"],
+        text_pair: ["text_pair", "passage", "document", "answer", "sentence2", "text2"],
+      },
+      optional: ["text_pair"],
+      ...numbered,
+    },
+  },
+  rank: {
+    title: "Ranking",
+    route: "classify",
+    suits: (model) => model.rerank === true,
+    named: true,
+    render: renderRanking,
+    examples: {
+      Passages: {
+        query: "When was the Forth Bridge opened?",
+        texts: [
+          "Painting the bridge was long a byword for a job that never ends.",
+          "The bridge was opened on 4 March 1890 by the Prince of Wales.",
+          "The Quebec Bridge was finished in 1919.",
+          "Tickets cost 12 euros at the door.",
+        ].join("\n"),
+      },
+    },
+    body: ({ query, texts }) => ({ query: query.value, texts: separated(texts.value, "\n") }),
+    client: () => "InferenceClient has no call for ranking.",
+  },
 };
+
+const pair = (text, text_pair) => ({ text, ...(text_pair.trim() && { text_pair }) });
 
 function candidates({ candidate_labels, hypothesis_template, multi_label }) {
   return {

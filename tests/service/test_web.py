@@ -34,6 +34,9 @@ FIELDS = {"question", "context", "options", "top_k", "no_answer", "text", "premi
     "candidate_labels",
     "hypothesis_template",
     "multi_label",
+    "text_pair",
+    "query",
+    "texts",
 }
 # Controls of the file's tab that choose what is sent, and are not sent.
 LOCAL = {"file", "paste", "header", "task", "lanes", "size"}
@@ -491,6 +494,7 @@ bertie_batch_rows_bucket{le="1.0",model="a b"} 9.0
 bertie_batch_rows_count{model="a b"} %d
 bertie_batch_rows_sum{model="a b"} %d
 bertie_padding_ratio_sum{model="a b"} %.1f
+bertie_queue_wait_seconds 0.0125
 """
     expression = "page.figures(page.sums(before), page.sums(now), 2).map(([name, words]) => [name, words])"
     figures = node("live.js", expression, before=text % (10, 40, 1.0), now=text % (20, 140, 1.4))
@@ -501,4 +505,5 @@ bertie_padding_ratio_sum{model="a b"} %.1f
         ["Batches/s", "5.0"],
         ["Rows/batch", "10"],
         ["Padding", "4.0 %"],
+        ["Estimated wait", "12.5 ms"],
     ]
