@@ -26,9 +26,11 @@ export class CodeBox {
     }
     tabKeys($("[role=tablist]", this.root), (tab) => this.choose(tab));
     const button = $(".copy", this.root);
+    let timer = 0;
     button.addEventListener("click", async () => {
+      clearTimeout(timer);
       button.textContent = (await copy(this.pre)) ? "Copied" : "Selected: press Ctrl+C";
-      setTimeout(() => (button.textContent = "Copy"), 1600);
+      timer = setTimeout(() => (button.textContent = "Copy"), 1600);
     });
     boxes.push(this);
   }

@@ -134,9 +134,16 @@ class Page:
     def code(self, way: str) -> str:
         """The snippet that the Copy button copies."""
         self.click(".ways [role=tab]", way)
+        # Watched from inside: "Copied" stands there for a moment only.
+        self.driver.execute_script("""
+            const button = [...document.querySelectorAll(".copy")].find((element) => element.checkVisibility());
+            window.copied = new Promise((resolve) => new MutationObserver(() => {
+                if (button.textContent === "Copied") resolve();
+            }).observe(button, { childList: true }));
+        """)
         self.click(".copy")
-        self.until(lambda: self.text(".copy") == "Copied")
-        return str(self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
+        script = "window.copied.then(() => navigator.clipboard.readText()).then(arguments[0])"
+        return str(self.driver.execute_async_script(script))
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +324,8 @@ class TestLabels:
 @pytest.mark.skipif("score" not in TASKS, reason="there is no such task yet")
 class TestScores:
     @pytest.fixture(scope="class")
-    def service(self, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    @classmethod
+    def service(cls, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         """Beside the other models, one that scores: the page has to name it, or another would answer."""
         folder = tmp_path_factory.mktemp("scores")
         for kind in ("nli", "sentiment"):
