@@ -34,7 +34,7 @@ export function figures(before, now, seconds) {
   ];
 }
 
-/** Keeps the strip of figures in step with the service while somebody looks at the page. */
+/** Keeps the strip of figures in step with the service while somebody looks at the page, for as long as it shows them. */
 export async function watch(strip = $("#live")) {
   const history = new Map();
   let before = null;
@@ -45,12 +45,14 @@ export async function watch(strip = $("#live")) {
       before = null;
       continue;
     }
-    const text = await metrics();
+    const text = await metrics().catch(() => "");
     const time = performance.now();
-    const now = text && sums(text);
-    if (!now?.has("bertie_queue_rows")) return (strip.hidden = true);
-    if (before) draw(strip, figures(before, now, (time - at) / 1000), history);
-    [before, at] = [now, time];
+    const now = sums(text ?? "");
+    const shown = now.has("bertie_queue_rows");
+    if (!shown) strip.hidden = true;
+    if (text !== "" && !shown) return; // not ours to show; a service that is gone comes back
+    if (before && shown) draw(strip, figures(before, now, (time - at) / 1000), history);
+    [before, at] = [shown ? now : null, time];
     await new Promise((resolve) => setTimeout(resolve, EVERY));
   }
 }

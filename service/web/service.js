@@ -52,12 +52,8 @@ export async function askModels() {
   return outcome;
 }
 
-/** The metrics' text (Prometheus' format); null where the service does not show them here. */
-export async function metrics(signal) {
-  try {
-    const response = await fetch("metrics", { signal, headers: { Accept: "text/plain" } });
-    return response.ok ? await response.text() : null;
-  } catch {
-    return null;
-  }
+/** The metrics' text (Prometheus' format); null where the service does not show them here. Rejects when it is gone. */
+export async function metrics() {
+  const response = await fetch("metrics", { headers: { Accept: "text/plain" } });
+  return response.ok ? await response.text() : null;
 }

@@ -129,7 +129,8 @@ export async function readTable(text, { header = null, collect = async (items) =
   const named = header ?? namesColumns(rows[0]);
   const width = rows.slice(0, SAMPLE).reduce((most, row) => Math.max(most, row.length), 0);
   const first = named ? rows.shift() : [];
-  const columns = Array.from({ length: width }, (_, index) => first[index]?.trim() || `column ${index + 1}`);
+  const taken = new Set();
+  const columns = Array.from({ length: width }, (_, index) => free(first[index]?.trim() || `column ${index + 1}`, taken));
   if (!rows.length) throw new TableError("It holds the names of columns and no rows.");
   return { kind: "csv", separator, header: named, columns, rows };
 }

@@ -469,6 +469,25 @@ class TestFiles:
         (first, *_) = [json.loads(line) for line in page.download("#save-jsonl").decode().splitlines()]
         assert first["score: film"] + first["score: sad"] == pytest.approx(1)
 
+    def test_a_file_dropped_anywhere_and_a_large_paste(self, page: Page) -> None:
+        """As the browser tells of them: its own drag and clipboard cannot be driven."""
+        page.open("qa")
+        page.driver.execute_script("""
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File(["text\\ngood\\nbad\\n"], "dropped.csv"));
+            const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+            document.querySelector("h1").dispatchEvent(event);
+        """)
+        page.until(lambda: page.text("#table-said").startswith("dropped.csv: 2 rows"))
+        page.driver.execute_script("""
+            const clipboardData = new DataTransfer();
+            clipboardData.setData("text/plain", "text\\n" + "a good film\\n".repeat(6000));
+            const event = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+            document.querySelector("#paste").dispatchEvent(event);
+        """)
+        page.until(lambda: page.text("#table-said").startswith("pasted rows: 6,000 rows"))
+        assert page.one("#paste").get_attribute("value") == ""
+
     def test_the_first_row_may_be_a_row(self, page: Page, tmp_path: Path) -> None:
         path = tmp_path / "rows.csv"
         path.write_text("good,bad\nfun,sad\n")

@@ -312,6 +312,7 @@ class TestTables:
     def test_the_first_row_is_what_the_reader_says(self, node: Node) -> None:
         assert self.read(node, "a,b\n1,2\n", header=False)["rows"] == [["a", "b"], ["1", "2"]]
         assert self.read(node, "It is fine.,1\nBad.,0\n", header=True)["columns"] == ["It is fine.", "1"]
+        assert self.read(node, "a,,a\n1,2,3\n", header=True)["columns"] == ["a", "column 2", "a 2"]
 
     def test_ragged_rows_keep_what_they_have(self, node: Node) -> None:
         text = "a,b\n" + "1,2\n" * 20 + "3\n4,5,6\n"
