@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -673,17 +674,39 @@ class TestUse:
         assert page.texts("#live dt")[0] == "Rows waiting"
 
     def test_no_figures_where_metrics_are_hidden(self, page: Page) -> None:
-        page.driver.execute_cdp_cmd("Network.enable", {})
-        page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/metrics", "*/qa"]})
+        """As by a proxy that lets nobody ask for them."""
+        script = """
+            const real = window.fetch;
+            window.asked = 0;
+            window.fetch = (url, options) => {
+                if (url !== "metrics") return real(url, options);
+                window.asked += 1;
+                return Promise.resolve(new Response("", { status: 404 }));
+            };
+        """
+        added = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
         try:
             page.open()
-            page.click(".run")
-            page.until(lambda: page.all(".problem"))
-            assert "cannot be reached" in page.text(".problem h2")
+            page.run()
+            time.sleep(2.5)
             assert page.all("#live") == []
+            assert page.driver.execute_script("return window.asked") == 1  # and it does not ask again and again
+        finally:
+            page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+    def test_a_service_that_is_gone_is_said_in_words(self, page: Page) -> None:
+        page.open()
+        page.until(lambda: page.all("#live"))
+        page.driver.execute_cdp_cmd("Network.enable", {})
+        page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": [f"{page.url}/*"]})
+        try:
+            page.click(".run")
+            page.until(lambda: "cannot be reached" in page.text(".problem h2"))
+            page.until(lambda: not page.all("#live"))
         finally:
             page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
-            page.driver.get_log("browser")
+        page.until(lambda: page.all("#live"))  # and it comes back
+        page.driver.get_log("browser")
 
     def test_an_error_is_told_in_words_where_it_is(self, page: Page) -> None:
         page.open("nli")
