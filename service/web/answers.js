@@ -12,9 +12,10 @@ const cut = (reply, model) => reply.truncated && el("p", { className: "notice" }
   `The text was longer than the model's limit${model ? ` of ${model.max_length} tokens` : ""}: its end was not read.`);
 
 /** How the documents were read: the answer tells how many windows, the model how long they are. */
-function reading(reply, model) {
+function reading(reply, documents, model) {
   if (!model || reply.windows === 1) return many(reply.windows, "window");
-  return `${many(reply.windows, "window")} of up to ${model.max_length} tokens, sharing ${model.doc_stride} or more`;
+  const shared = documents.length === 1 ? `, neighbours sharing ${model.doc_stride} or more` : "";
+  return `${many(reply.windows, "window")} of up to ${model.max_length} tokens${shared}`;
 }
 
 /** The documents, with the places of all answers marked, and a function that lights up one of them. */
@@ -87,7 +88,7 @@ export function renderAnswers(reply, request, model) {
         el("ol", {}, ...buttons.map((button) => el("li", {}, button)), none)),
       el("p", { className: "facts" },
         !request.no_answer && fact("No-answer score", percent(reply.no_answer_score)),
-        fact("Read in", reading(reply, model)),
+        fact("Read in", reading(reply, documents, model)),
         fact("Model", reply.model)),
     ],
     shown: () => light(found), // only in the page does a mark have a place to scroll to
