@@ -51,7 +51,8 @@ export async function watch(strip = $("#live")) {
     const shown = now.has("bertie_queue_rows");
     if (!shown) strip.hidden = true;
     if (text !== "" && !shown) return; // not ours to show; a service that is gone comes back
-    if (before && shown) draw(strip, figures(before, now, (time - at) / 1000), history);
+    // At once, if with nothing yet to compare: later it would push away what is being clicked.
+    if (shown) draw(strip, figures(before ?? now, now, (time - at) / 1000), history);
     [before, at] = [shown ? now : null, time];
     await new Promise((resolve) => setTimeout(resolve, EVERY));
   }

@@ -50,11 +50,15 @@ class Page:
     def __init__(self, driver: Any, url: str, downloads: Path) -> None:
         self.driver, self.url, self.downloads = driver, url, downloads
 
-    def open(self, tab: str = "qa") -> None:
-        """Load the page anew and choose a tab, once the models are known."""
+    def open(self, tab: str = "qa", *, live: bool = True) -> None:
+        """Load the page anew and choose a tab. Waits for all that is drawn by itself, which moves the rest.
+
+        Args:
+            live: whether the strip of live figures is expected.
+        """
         self.driver.get("about:blank")
         self.driver.get(f"{self.url}/#{tab}")
-        self.until(lambda: self.all("#models a"))
+        self.until(lambda: self.all("#models a") and (not live or self.all("#live")))
 
     def all(self, selector: str) -> list[Any]:
         """The elements that can be seen."""
@@ -129,8 +133,13 @@ class Page:
         for old in self.downloads.iterdir():
             old.unlink()
         self.click(button)
-        (saved,) = self.until(lambda: [path for path in self.downloads.iterdir() if path.suffix != ".crdownload"])
-        return bytes(saved.read_bytes())
+
+        def saved() -> list[Path]:
+            found = list(self.downloads.iterdir())
+            return found if len(found) == 1 and found[0].suffix != ".crdownload" and found[0].stat().st_size else []
+
+        (path,) = self.until(saved)
+        return bytes(path.read_bytes())
 
     def code(self, way: str) -> str:
         """The snippet that the Copy button copies."""
@@ -686,7 +695,7 @@ class TestUse:
         """
         added = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
         try:
-            page.open()
+            page.open(live=False)
             page.run()
             time.sleep(2.5)
             assert page.all("#live") == []
