@@ -19,7 +19,7 @@ Use = Callable[[str, str], str]
 """Writes the nodes that use a stored weight: (name of the input, name for the output) -> name of the output."""
 
 Normalise = Callable[[str, str, str, str], str]
-"""Writes the layer norm of x + skip + bias: (x, skip, bias or "", name for the output) -> name of the output."""
+"""Writes the layer norm of x + skip + bias: (x, skip or "", bias or "", name for the output) -> name of the output."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Float:
         stored = builder.weight(name, table.astype(self.dtype))
         return lambda ids, to: builder.node("Gather", [stored, ids], to)
 
+    def exact(self, builder: GraphBuilder, name: str) -> str:
+        """Write the stored matrix or table `name` in fp32, as it is computed with. It is folded as it is loaded."""
+        if self.dtype == np.float32:
+            return name
+        return builder.node("Cast", [name], f"{name}.exact", to=TensorProto.FLOAT)
+
     def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
         stored = [
@@ -46,6 +52,9 @@ class Float:
         ]
 
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
+            if not skip:
+                x = builder.node("Add", [x, bias], f"{to}.biased") if bias else x
+                return builder.node("LayerNormalization", [x, *stored], to, epsilon=epsilon)
             inputs = [x, skip, *stored, *([bias] if bias else [])]
             return builder.node("com.microsoft.SkipLayerNormalization", inputs, to, epsilon=epsilon)
 
@@ -97,6 +106,9 @@ class Int8:
 
         return use
 
+    def exact(self, builder: GraphBuilder, name: str) -> str:
+        return _decoded(builder, f"{name}.codes", f"{name}.scales", name)
+
     def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         # Spelled out, because the runtime's fused norm is a scalar loop on CPUs, 2.5 times as slow as all these passes;
         # beside int8 products it would take a fifth of the time.
@@ -107,7 +119,8 @@ class Int8:
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
             if bias:
                 x = node("Add", [x, bias], f"{to}.biased")
-            x = node("Add", [x, skip], f"{to}.sum")
+            if skip:
+                x = node("Add", [x, skip], f"{to}.sum")
             x = node("Sub", [x, node("ReduceMean", [x, last], f"{to}.mean")], f"{to}.centred")
             variance = node("ReduceMean", [node("Mul", [x, x], f"{to}.squares"), last], f"{to}.variance")
             deviation = node("Sqrt", [node("Add", [variance, floor], f"{to}.floored")], f"{to}.deviation")
@@ -142,11 +155,19 @@ class WeightOnly(Float):
 
         return use
 
+    def exact(self, builder: GraphBuilder, name: str) -> str:
+        return _decoded(builder, f"{name}.codes", f"{name}.scales", f"{name}.unrounded")
+
     def _decode(self, builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
         """codes * scales, rounded once, at the end."""
-        exact = builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT)
-        exact = builder.node("Mul", [exact, scales], f"{to}.exact")
+        exact = _decoded(builder, codes, scales, to)
         return builder.node("Cast", [exact], f"{to}.decoded", to=helper.np_dtype_to_tensor_dtype(self.dtype))
+
+
+def _decoded(builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
+    """codes * scales, in fp32."""
+    exact = builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT)
+    return builder.node("Mul", [exact, scales], f"{to}.exact")
 
 
 def symmetric(values: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
