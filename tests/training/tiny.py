@@ -44,8 +44,12 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "DebertaV2": (
         DebertaV2Config,
         {
-            "relative_attention": True, "position_biased_input": False, "pos_att_type": "p2c|c2p",
-            "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 256,
+            "relative_attention": True,
+            "position_biased_input": False,
+            "pos_att_type": "p2c|c2p",
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_buckets": 256,
         },
     ),
 }

@@ -168,8 +168,7 @@ class DisentangledWriter(Writer):
         return found
 
     def table(self, matrix: str, bias: str, to: str) -> str:
-        """Write the table of distances projected for a layer: [heads, head size, table's rows]. Once, as it is loaded.
-        """
+        """Write the table of distances projected for a layer: [heads, head size, table's rows]. Once, as it is loaded."""
         x = self.node("Add", [self.node("MatMul", [self.states, matrix], f"{to}.product"), bias], f"{to}.biased")
         x = self.node("Mul", [x, self.constant(np.float32(self.described.scale))], f"{to}.scaled")
         x = self.node("Reshape", [x, self.constant([0, self.config.num_attention_heads, -1])], f"{to}.by_head")
@@ -178,12 +177,13 @@ class DisentangledWriter(Writer):
 
     def layer(self, layer: Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
         x = super().layer(layer, x, lengths, bias, to, first_only=first_only)
-        if not self.convolved:
+        convolution = self.described.convolution
+        if not convolution or not self.convolved:
             return x
         convolved, self.convolved = self.convolved, ""
         if first_only:
             convolved = self.first(convolved, f"{to}.convolved.first")
-        return self.norm(f"{self.described.convolution.module}.LayerNorm")(convolved, x, "", f"{to}.convolved")
+        return self.norm(f"{convolution.module}.LayerNorm")(convolved, x, "", f"{to}.convolved")
 
     def attend(self, layer: Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
         query, key, value = f"{to}.query", f"{to}.key", f"{to}.value"

@@ -235,8 +235,8 @@ class Writer:
         return layer.norm(narrow, x, layer.narrow.bias, to)
 
     def attend(self, layer: Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
-        """Write the attention of a layer over x: what its tokens gather, by heads side by side. With `first_only` that of
-        few tokens, the first among them."""
+        """Write the attention of a layer over x, its heads side by side. With `first_only`, few tokens ask, the first
+        among them."""
         query, key, value = f"{to}.query", f"{to}.key", f"{to}.value"
         self.node("Split", [layer.qkv.project(x, f"{to}.qkv")], query, key, value, axis=-1, num_outputs=3)
         if first_only and not self.packing:

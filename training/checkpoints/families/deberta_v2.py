@@ -73,7 +73,9 @@ class DebertaV2(Family):
             named += [f"{described.convolution.module}.{part}" for part in ("conv", "LayerNorm")]
         named += [name for name in (described.table, described.norm) if name]
         own = {name for name in (described.keys, described.queries) if name} - set(self.layer)
-        return named + [f"{self.base}.{layer}.{part}" for layer in self.layer_names(config) for part in (*self.layer, *own)]
+        return named + [
+            f"{self.base}.{layer}.{part}" for layer in self.layer_names(config) for part in (*self.layer, *own)
+        ]
 
     def disentangled(self, config: Any) -> Disentangled:
         encoder, directions = f"{self.base}.encoder", config.pos_att_type or ()
