@@ -12,7 +12,7 @@ from tests.training import mixed_script, references
 from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
 from training.tokenizers import pieces
 
-KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet")
+KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet", "deberta-v2")
 FAIRSEQ = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
 """Kinds whose pieces have fairseq's ids, and transformers' class for them."""
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
@@ -32,6 +32,7 @@ def make(folder: Path) -> dict[str, Path]:
     model = fairseq_model()
     for kind in FAIRSEQ:
         fairseq(made[kind], kind, model)
+    deberta(made["deberta-v2"], deberta_model())
     for kind, path in made.items():
         (path / "config.json").write_text(json.dumps({"model_type": kind.removesuffix("-cased")}))
     return made
@@ -63,6 +64,29 @@ def fairseq(folder: Path, kind: str, model: bytes) -> Path:
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": FAIRSEQ[kind]}))
     return folder
+
+
+def deberta(folder: Path, model: bytes) -> Path:
+    """The tokenizer's files of a published DeBERTa: its SentencePiece model, and the token that is added behind it."""
+    folder.mkdir(parents=True)
+    (folder / "spm.model").write_bytes(model)
+    (folder / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
+    settings = {"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": False, "vocab_type": "spm"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def deberta_model(*, bytewise: bool = True) -> bytes:
+    """A small model as DeBERTa's are made: some characters are unknown to it, which version 3 cuts to bytes."""
+    lines = [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(references.prepared(line, cased=True) for line in lines), model_writer=written,
+        model_type="unigram", vocab_size=1700, character_coverage=0.99, byte_fallback=bytewise, pad_id=0, bos_id=1,
+        eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", num_threads=1,
+        minloglevel=2, num_sub_iterations=1, seed_sentencepiece_size=20_000,
+    )  # fmt: skip
+    return written.getvalue()
 
 
 def fairseq_model() -> bytes:
