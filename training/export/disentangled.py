@@ -168,7 +168,7 @@ class DisentangledWriter(Writer):
         return found
 
     def table(self, matrix: str, bias: str, to: str) -> str:
-        """Write the table of distances projected for a layer, once, as the graph is loaded: [heads, head size, rows]."""
+        """Write the table of distances projected for a layer: [heads, head size, rows]. Folded as it is loaded."""
         x = self.node("Add", [self.node("MatMul", [self.states, matrix], f"{to}.product"), bias], f"{to}.biased")
         x = self.node("Mul", [x, self.constant(np.float32(self.described.scale))], f"{to}.scaled")
         x = self.node("Reshape", [x, self.constant([0, self.config.num_attention_heads, -1])], f"{to}.by_head")

@@ -1,8 +1,9 @@
 """SentencePiece models as tokenizers that the service runs: the ids of SentencePiece's library, with offsets.
 
-XLM-RoBERTa, CamemBERT and DeBERTa hand a text to SentencePiece as it is; the first two give its pieces other ids
-(fairseq's), and DeBERTa's newer models cut what they do not know to bytes. transformers splits such a text at what Unicode calls white space (SentencePiece: at what its own map makes a space of), and matches
-the model's map of characters to clusters of them, so that marks get lost behind white space.
+XLM-RoBERTa, CamemBERT and DeBERTa hand a text to SentencePiece as it is. The first two give its pieces other ids
+(fairseq's), and DeBERTa's newer models cut what they do not know to bytes. transformers splits such a text at what
+Unicode calls white space (SentencePiece: at what its own map makes a space of), and matches the model's map of
+characters to clusters of them, so that marks get lost behind white space.
 
 ALBERT reads a text in three steps: white space, quotes, accents and capitals are made plain; SentencePiece's unigram
 model cuts it; and a comma after a number is cut off it. transformers does the last not at all, and cuts at each symbol
@@ -142,8 +143,8 @@ def _unknown(model: Any) -> int:
 
 
 def _read(path: Path, *, bytewise: bool = False) -> Any:
-    """The model at `path`; with `bytewise` it may cut what it does not know to bytes. Raises `CheckpointError` for none,
-    or one that would be read otherwise here."""
+    """The model at `path`, which may cut what it does not know to bytes with `bytewise`. Raises `CheckpointError` for
+    none, or one that would be read otherwise here."""
     model = PROTO.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
