@@ -118,20 +118,25 @@ class DisentangledWriter(Writer):
     def met(self, input_ids: str, positions: str) -> _Distances:
         """Write which rows of the table a batch has distances for, and where. Once a batch."""
         rows = self.builder.weight("distances.rows", self.described.rows.astype(np.int64))
-        queries = self.node("Unsqueeze", [positions, self.constant([1])], "distances.queries")
-        keys = self.node("Unsqueeze", [positions, self.constant([0])], "distances.keys")
-        distance = self.node("Sub", [queries, keys], "distances")
-        place = self.node("Add", [distance, self.constant(len(self.described.rows) // 2)], "distances.place")
-        row = self.node("Gather", [rows, place], "distances.row")
-        one = self.constant([1])
-        lowest = self.node("Reshape", [self.node("ReduceMin", [row], "distances.first"), one], "distances.lowest")
-        highest = self.node("Reshape", [self.node("ReduceMax", [row], "distances.last"), one], "distances.highest")
-        end = self.node("Add", [highest, one], "distances.end")
-        near = self.node("Sub", [row, lowest], "distances.near")
-        near = self.node("Cast", [near], "distances.from_query.2d", to=TensorProto.INT32)
-        turned = self.node("Transpose", [near], "distances.from_key.2d", perm=[1, 0])
         count = self.node("Shape", [input_ids], "distances.count", end=1)
         tokens = self.node("Shape", [input_ids], "distances.tokens", start=1)
+        one, middle = self.constant([1]), self.constant([len(self.described.rows) // 2])
+        farthest = self.node("Sub", [tokens, one], "distances.farthest")
+        lowest = self.node(
+            "Gather", [rows, self.node("Sub", [middle, farthest], "distances.first")], "distances.lowest"
+        )
+        highest = self.node(
+            "Gather", [rows, self.node("Add", [middle, farthest], "distances.last")], "distances.highest"
+        )
+        end = self.node("Add", [highest, one], "distances.end")
+        queries = self.node("Unsqueeze", [positions, one], "distances.queries")
+        keys = self.node("Unsqueeze", [positions, self.constant([0])], "distances.keys")
+        distance = self.node("Sub", [queries, keys], "distances")
+        row = self.node("Gather", [rows, self.node("Add", [distance, middle], "distances.place")], "distances.row")
+        near = self.node(
+            "Cast", [self.node("Sub", [row, lowest], "distances.near")], "distances.2d", to=TensorProto.INT32
+        )
+        turned = self.node("Transpose", [near], "distances.2d.turned", perm=[1, 0])
         heads = self.constant([self.config.num_attention_heads])
         shape = self.node("Concat", [count, heads, tokens, tokens], "distances.shape", axis=0)
         from_query = self.node("Expand", [near, shape], "distances.from_query")
