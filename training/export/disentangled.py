@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from training.checkpoints.families import Convolution, Disentangled
 from training.export.graph import Layer, Writer
-from training.export.quantize import Encoding
+from training.export.quantize import Encoding, Float
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class DisentangledWriter(Writer):
         states = self.encoding.exact(self.builder, stored)
         if not norm:
             return states
-        weights = [self.exact_vector(self.stored_vector(f"{norm}.{kind}")) for kind in ("weight", "bias")]
+        weights = [self.float(self.stored_vector(f"{norm}.{kind}")) for kind in ("weight", "bias")]
         epsilon = self.family.epsilon(self.config)
         return self.node("LayerNormalization", [states, *weights], "distances.states", epsilon=epsilon)
 
@@ -146,39 +146,31 @@ class DisentangledWriter(Writer):
 
     def stored_layer(self, name: str) -> Layer:
         layer = super().stored_layer(name)
-        described, parts = self.described, (self.family.query, self.family.key, self.family.value)
-        if not described.table:
-            return layer
-        stored: dict[str, tuple[str, str]] = {}  # matrix and bias of each module, fp32
-        modules = [module for module in (described.keys, described.queries) if module]
-        if set(modules) & set(parts):
-            stored.update(self.parted(f"{name}.{parts[0]}", parts))
-        for module in (module for module in modules if module not in parts):
-            bias = self.exact_vector(self.linear(f"{name}.{module}").bias)
-            stored[module] = self.encoding.exact(self.builder, f"{name}.{module}.weight"), bias
-        tables = {module: self.table(*stored[module], f"{name}.{module}.table") for module in modules}
-        self.tables[name] = _Tables(tables.get(described.keys, ""), tables.get(described.queries, ""))
+        if self.described.table:
+            self.tables[name] = _Tables(
+                *(self.table(name, module) for module in (self.described.keys, self.described.queries))
+            )
         return layer
 
-    def parted(self, name: str, parts: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-        """Write the matrix and bias, fp32, of each of the modules that are stored side by side as `name`."""
-        matrix, bias = self.encoding.exact(self.builder, f"{name}.weight"), self.exact_vector(f"{name}.bias")
-        found = {}
-        for i, part in enumerate(parts):
-            begin, end = (self.constant([(i + more) * self.config.hidden_size]) for more in (0, 1))
-            found[part] = (
-                self.node("Slice", [matrix, begin, end, self.constant([1])], f"{name}.{i}.matrix"),
-                self.node("Slice", [bias, begin, end], f"{name}.{i}.vector"),
-            )
-        return found
-
-    def table(self, matrix: str, bias: str, to: str) -> str:
-        """Write the table of distances projected for a layer: [heads, head size, rows]. Folded as it is loaded."""
-        x = self.node("Add", [self.node("MatMul", [self.states, matrix], f"{to}.product"), bias], f"{to}.biased")
-        x = self.node("Mul", [x, self.constant(np.float32(self.described.scale))], f"{to}.scaled")
+    def table(self, layer: str, module: str) -> str:
+        """Write the table of distances, projected by a layer's `module`: [heads, head size, rows]. The runtime folds it
+        as it loads the graph; the less there is in between, the less memory that takes."""
+        if not module:
+            return ""
+        parts, size = (self.family.query, self.family.key, self.family.value), self.config.hidden_size
+        stored, columns = f"{layer}.{module}", None
+        if module in parts:  # stored beside the others
+            stored, columns = f"{layer}.{parts[0]}", (parts.index(module) * size, (parts.index(module) + 1) * size)
+        else:
+            self.linear(stored)
+        matrix = self.encoding.exact(self.builder, f"{stored}.weight", columns)
+        bias = self.float(f"{stored}.bias", columns)
+        to, scale = f"{layer}.{module}.table", self.described.scale
+        x = self.node("Gemm", [self.states, matrix, bias], f"{to}.2d", alpha=scale, beta=scale)
         x = self.node("Reshape", [x, self.constant([0, self.config.num_attention_heads, -1])], f"{to}.by_head")
-        x = self.node("Transpose", [x], f"{to}.turned", perm=[1, 2, 0])
-        return self.node("Cast", [x], to, to=self.kind)
+        if self.encoding.dtype != np.float32:
+            x = self.node("Cast", [x], f"{to}.cast", to=self.kind)
+        return self.node("Transpose", [x], to, perm=[1, 2, 0])
 
     def layer(self, layer: Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
         x = super().layer(layer, x, lengths, bias, to, first_only=first_only)
@@ -258,9 +250,6 @@ class DisentangledWriter(Writer):
         """Store a bias, or a norm's weight."""
         return self.builder.weight(name, self.take(name).astype(self.encoding.dtype))
 
-    def exact_vector(self, name: str) -> str:
-        """Write a stored vector in fp32."""
-        if self.encoding.dtype == np.float32:
-            return name
-        to = f"{name}.exact"
-        return self.node("Cast", [name], to, to=TensorProto.FLOAT)
+    def float(self, name: str, columns: tuple[int, int] | None = None) -> str:
+        """Write a stored vector, or a part of it, in fp32."""
+        return Float(self.encoding.dtype).exact(self.builder, name, columns)

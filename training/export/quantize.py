@@ -38,11 +38,13 @@ class Float:
         stored = builder.weight(name, table.astype(self.dtype))
         return lambda ids, to: builder.node("Gather", [stored, ids], to)
 
-    def exact(self, builder: GraphBuilder, name: str) -> str:
-        """Write the stored matrix or table `name` in fp32, as it is computed with. It is folded as it is loaded."""
+    def exact(self, builder: GraphBuilder, name: str, columns: tuple[int, int] | None = None) -> str:
+        """Write the stored matrix or table `name`, or some of its columns, in fp32. The runtime folds it as it loads
+        the graph."""
+        part = _columns(builder, name, columns)
         if self.dtype == np.float32:
-            return name
-        return builder.node("Cast", [name], f"{name}.exact", to=TensorProto.FLOAT)
+            return part
+        return builder.node("Cast", [part], f"{part}.exact", to=TensorProto.FLOAT)
 
     def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
@@ -106,8 +108,8 @@ class Int8:
 
         return use
 
-    def exact(self, builder: GraphBuilder, name: str) -> str:
-        return _decoded(builder, f"{name}.codes", f"{name}.scales", name)
+    def exact(self, builder: GraphBuilder, name: str, columns: tuple[int, int] | None = None) -> str:
+        return _exact(builder, name, columns)
 
     def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         # Spelled out, because the runtime's fused norm is a scalar loop on CPUs, 2.5 times as slow as all these passes;
@@ -155,13 +157,27 @@ class WeightOnly(Float):
 
         return use
 
-    def exact(self, builder: GraphBuilder, name: str) -> str:
-        return _decoded(builder, f"{name}.codes", f"{name}.scales", f"{name}.unrounded")
+    def exact(self, builder: GraphBuilder, name: str, columns: tuple[int, int] | None = None) -> str:
+        return _exact(builder, name, columns)
 
     def _decode(self, builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
         """codes * scales, rounded once, at the end."""
         exact = _decoded(builder, codes, scales, to)
         return builder.node("Cast", [exact], f"{to}.decoded", to=helper.np_dtype_to_tensor_dtype(self.dtype))
+
+
+def _exact(builder: GraphBuilder, name: str, columns: tuple[int, int] | None) -> str:
+    """The codes of `name` times its scales, or some columns of it."""
+    codes, scales = (_columns(builder, f"{name}.{part}", columns) for part in ("codes", "scales"))
+    return _decoded(builder, codes, scales, f"{codes}.unrounded")
+
+
+def _columns(builder: GraphBuilder, name: str, columns: tuple[int, int] | None) -> str:
+    """What is stored as `name`, or some of its columns: of its last axis."""
+    if columns is None:
+        return name
+    begin, end = (builder.constant([place]) for place in columns)
+    return builder.node("Slice", [name, begin, end, builder.constant([-1])], f"{name}.from.{columns[0]}")
 
 
 def _decoded(builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
