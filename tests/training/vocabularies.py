@@ -6,7 +6,9 @@ import random
 from pathlib import Path
 
 import sentencepiece
+import tokenizers
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from tests.training import mixed_script, references
 from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
@@ -74,6 +76,22 @@ def deberta(folder: Path, model: bytes) -> Path:
     settings = {"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": False, "vocab_type": "spm"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def deberta_json(folder: Path) -> None:
+    """Put the `tokenizer.json` that transformers 4 made of a folder's SentencePiece model in its place."""
+    model = sentencepiece_model_pb2.ModelProto.FromString((folder / "spm.model").read_bytes())
+    backend = tokenizers.Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in model.pieces], unk_id=3))
+    characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    spaces = normalizers.Replace(tokenizers.Regex(" {2,}"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.Strip(), characters, spaces])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace()])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "spm.model").unlink()
 
 
 def deberta_model(*, bytewise: bool = True) -> bytes:

@@ -26,9 +26,10 @@ FAIRSEQ = "sentencepiece.bpe.model"
 """XLM-RoBERTa's and CamemBERT's."""
 OWN = "spm.model"
 """DeBERTa's."""
+JSON = "tokenizer.json"
 NOT_USED = "NOTUSED"
 """How CamemBERT's names of fairseq's special tokens end whose like its model has under other ids."""
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json", PIECES, FAIRSEQ, OWN, "tokenizer.model")
+FILES = (JSON, "vocab.txt", "vocab.json", PIECES, FAIRSEQ, OWN, "tokenizer.model")
 """One of these holds a tokenizer's vocabulary; vocab.json has merges.txt beside it."""
 BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What may lie beside that."""
@@ -58,7 +59,7 @@ def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
         backend = _albert(model, fast, backend)
     elif isinstance(fast, (XLMRobertaTokenizer, CamembertTokenizer)) and (pieces := _file(model, FAIRSEQ)):
         backend = _fairseq(model, pieces, backend)
-    elif isinstance(fast, DebertaV2Tokenizer) and (pieces := _file(model, OWN)):
+    elif isinstance(fast, DebertaV2Tokenizer) and (pieces := _file(model, OWN) or _file(model, JSON)):
         backend = _own(model, pieces, fast, backend)
     _check_case(model, fast, backend)
     backend.no_truncation()
@@ -92,8 +93,10 @@ def open_tokenizer(model: str | Path, rows: int, to: Path | None = None) -> Toke
 
 def save_tokenizer(model: str | Path, folder: Path) -> None:
     """Write the tokenizer's files of a checkpoint to another one's folder."""
-    AutoTokenizer.from_pretrained(model, trust_remote_code=False).save_pretrained(folder)
-    for name in (PIECES, FAIRSEQ, OWN):  # transformers leaves them behind
+    fast = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    fast.save_pretrained(folder)
+    remade = (JSON,) if isinstance(fast, DebertaV2Tokenizer) else ()  # without the model's map of characters
+    for name in (PIECES, FAIRSEQ, OWN, *remade):  # transformers leaves them behind
         if found := _file(model, name):
             shutil.copyfile(found, folder / name)
 
@@ -102,7 +105,7 @@ def cut_side(folder: Path) -> str:
     """Return the side on which a folder's tokenizer cuts a text that is too long: "right" unless it says "left"."""
     sides = [
         _written(folder / "tokenizer_config.json").get("truncation_side"),
-        (_written(folder / "tokenizer.json").get("truncation") or {}).get("direction"),
+        (_written(folder / JSON).get("truncation") or {}).get("direction"),
     ]
     said = next((side for side in sides if isinstance(side, str)), "right")
     return said.lower()
@@ -206,8 +209,8 @@ def _fairseq(model: str | Path, pieces: Path, read: tokenizers.Tokenizer) -> tok
 
 
 def _own(model: str | Path, pieces: Path, fast: Any, read: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """The tokenizer of its SentencePiece model, with the special tokens and the template that transformers read; or
-    what transformers read, where the model is not one that can be converted.
+    """The tokenizer of its SentencePiece model, from either file that has it, with the special tokens and the template
+    that transformers read; or what transformers read, where the model is not one that can be converted.
 
     Raises:
         CheckpointError: it cuts a text at punctuation first.

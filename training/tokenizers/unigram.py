@@ -18,7 +18,10 @@ scores decide as if the comma had never been part of the number; and characters 
 
 from __future__ import annotations
 
+import base64
 import functools
+import json
+import re
 import unicodedata
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
@@ -62,6 +65,7 @@ LAST_SIGMA = f"(?:(?<={_CASED})|(?<={_CASED}{_IGNORED})|(?<={_CASED}{_IGNORED}{{
 """A capital sigma at the end of a word, which Python lower-cases to another letter than the rest (Unicode, section
 3.13). A regular expression looks back a bounded way: over two apostrophes or the like."""
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _LOWERCASE = (normalizers.Replace(Regex(LAST_SIGMA), "ς"), normalizers.Lowercase())
 """As Python does it."""
 
@@ -111,12 +115,14 @@ def own(path: Path, special: Set[str], *, lowercase: bool) -> tokenizers.Tokeniz
     text.
 
     Args:
+        path: the model; or the `tokenizer.json` that was made of it.
         special: the names of pieces that will be added as tokens of their own.
 
     Raises:
-        CheckpointError: it is no SentencePiece model, or one that is not read here as SentencePiece reads it.
+        CheckpointError: it is no SentencePiece model, or one that is not read here as SentencePiece reads it; or its
+            map of characters is not in the `tokenizer.json`.
     """
-    model = _read(path, bytewise=True)
+    model = _remade(path, special) if path.suffix == ".json" else _read(path, bytewise=True)
     pieces = zip(model.pieces, _vocabulary(path, model), strict=True)
     vocabulary = [(piece.piece if piece.piece in special else name, score) for piece, (name, score) in pieces]
     unigram = models.Unigram(vocabulary, _unknown(model), byte_fallback=model.trainer_spec.byte_fallback)
@@ -155,6 +161,25 @@ def _read(path: Path, *, bytewise: bool = False) -> Any:
             raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read as SentencePiece reads it")
     if all(piece.type != UNKNOWN for piece in model.pieces):
         raise CheckpointError(f"{path} has no piece for what is unknown")
+    return model
+
+
+def _remade(path: Path, special: Set[str]) -> Any:
+    """The model that a `tokenizer.json` was made of, as far as it tells. Raises `CheckpointError` where it was made
+    without the map of characters, as transformers 5 makes it."""
+    layout = json.loads(path.read_text(encoding="utf-8"))
+    normalizer = layout["normalizer"] or {}
+    steps = [normalizer, *normalizer.get("normalizers", ())]
+    charsmap = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), None)
+    if charsmap is None:
+        raise CheckpointError(f"{path} does not have its model's map of characters")
+    model = PROTO.ModelProto()
+    model.normalizer_spec.precompiled_charsmap = base64.b64decode(charsmap)
+    for i, (name, score) in enumerate(layout["model"]["vocab"]):
+        kind = CONTROL if name in special else BYTE if _BYTE.fullmatch(name) else NORMAL
+        model.pieces.add(piece=name, score=score, type=UNKNOWN if i == layout["model"]["unk_id"] else kind)
+    # Releases of transformers before `tokenizers` could cut to bytes wrote that it is not to.
+    model.trainer_spec.byte_fallback = sum(piece.type == BYTE for piece in model.pieces) == 256
     return model
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
-from transformers import AlbertTokenizer, BertTokenizer
+from transformers import AlbertTokenizer, AutoTokenizer, BertTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from service.engine.tokenizer import Tokenizer
 from service.tasks import SpanExample, SpanTask
 from tests.training import mixed_script, references
-from tests.training.vocabularies import KINDS, albert, deberta, deberta_model, sentencepiece_model
+from tests.training.vocabularies import KINDS, albert, deberta, deberta_json, deberta_model, sentencepiece_model
 from training.errors import CheckpointError
 from training.tokenizers import unigram
 from training.tokenizers.loading import load_tokenizer, save_tokenizer
@@ -254,6 +254,22 @@ def test_deberta_goes_on_with_a_new_checkpoint(vocabularies: dict[str, Path], tm
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"there is no tokenizer: looked for .*spm\.model"):
         load_tokenizer(tmp_path)
+
+
+def test_deberta_of_its_json_alone(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    """As most fine-tuned ones are stored; transformers 5 reads it without its map of characters."""
+    folder, small = tmp_path / "d", vocabularies["deberta-v2"]
+    shutil.copytree(small, folder)
+    deberta_json(folder)
+    ours, models = (Tokenizer(load_tokenizer(each)) for each in (folder, small))
+    for one, other in zip(ours(COMPOSED), models(COMPOSED), strict=True):
+        assert (one.ids.tolist(), one.offsets.tolist()) == (other.ids.tolist(), other.offsets.tolist())
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.encode("½ of it", add_special_tokens=False) != ours.ids(["½ of it"])[0].tolist()
+    (tmp_path / "next").mkdir()
+    shutil.copyfile(small / "config.json", tmp_path / "next" / "config.json")
+    save_tokenizer(folder, tmp_path / "next")
+    assert load_tokenizer(tmp_path / "next").to_str() == load_tokenizer(folder).to_str()
 
 
 def test_deberta_that_cuts_at_punctuation_is_refused(vocabularies: dict[str, Path], tmp_path: Path) -> None:
