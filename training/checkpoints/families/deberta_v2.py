@@ -43,9 +43,9 @@ class DebertaV2(Family):
                 f"attention_head_size {size}: {config.num_attention_heads} heads of it are not the hidden size "
                 f"{config.hidden_size}"
             )
-        if unknown := [name for name in config.pos_att_type or () if name not in DIRECTIONS]:
+        if unknown := sorted(_directions(config) - set(DIRECTIONS)):
             raise UnsupportedArchitecture(f"pos_att_type {unknown[0]!r} is not one of {', '.join(DIRECTIONS)}")
-        if config.relative_attention and not config.pos_att_type:
+        if config.relative_attention and not _directions(config):
             raise UnsupportedArchitecture("relative_attention without pos_att_type: its table would not be read")
         norms = _norms(config)
         if unknown := sorted(norms - {"none", "layer_norm"}):
@@ -78,9 +78,9 @@ class DebertaV2(Family):
         ]
 
     def disentangled(self, config: Any) -> Disentangled:
-        encoder, directions = f"{self.base}.encoder", config.pos_att_type or ()
+        encoder, directions = f"{self.base}.encoder", _directions(config)
         # Each of the products that are added up counts, even where there is no table to multiply with.
-        scale = (config.hidden_size // config.num_attention_heads * (1 + len(set(directions)))) ** -0.5
+        scale = (config.hidden_size // config.num_attention_heads * (1 + len(directions))) ** -0.5
         convolution = None
         if _kernel(config):
             convolution = Convolution(f"{encoder}.conv", activation(getattr(config, "conv_act", "tanh")))
@@ -113,6 +113,10 @@ def _rows(config: Any) -> np.ndarray:
     if buckets > 0:
         span, distances = buckets, make_log_bucket_position(distances, buckets, farthest).long()
     return (distances + span).clamp(0, 2 * span - 1).numpy()
+
+
+def _directions(config: Any) -> set[str]:
+    return set(config.pos_att_type or ()) - {""}
 
 
 def _norms(config: Any) -> set[str]:
