@@ -89,7 +89,7 @@ def unique_weight_count(graph: onnx.ModelProto) -> int:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """A stored projection. Its bias is left to the fused operator that comes next."""
 
     project: Use
@@ -101,11 +101,11 @@ class Layer:
     """A stored transformer layer, to be written as often as it runs."""
 
     name: str  # of its module
-    qkv: _Linear  # [hidden, 3 * hidden]: query, key and value side by side
-    mix: _Linear
+    qkv: Linear  # [hidden, 3 * hidden]: query, key and value side by side
+    mix: Linear
     mix_norm: Normalise
-    widen: _Linear
-    narrow: _Linear
+    widen: Linear
+    narrow: Linear
     norm: Normalise
 
 
@@ -320,14 +320,14 @@ class Writer:
             norm=self.norm(f"{name}.{family.norm}"),
         )
 
-    def linear(self, *names: str) -> _Linear:
+    def linear(self, *names: str) -> Linear:
         """Store the linear modules `names`, side by side as one projection."""
         matrix = np.concatenate([self.take(f"{name}.weight").T for name in names], axis=1)
         project = self.encoding.matmul(self.builder, f"{names[0]}.weight", matrix)
         if f"{names[0]}.bias" not in self.tensors:
-            return _Linear(project, "")
+            return Linear(project, "")
         bias = np.concatenate([self.take(f"{name}.bias") for name in names])
-        return _Linear(project, self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)))
+        return Linear(project, self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)))
 
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""
