@@ -81,6 +81,20 @@ class Fairseq:
         return [0 if i == self.UNKNOWN else i - self._offset for i in ids]
 
 
+class Own:
+    """SentencePiece's own library and ids."""
+
+    def __init__(self, model: Path) -> None:
+        self.pieces = Albert(model, cased=True)
+
+    def __call__(self, text: str) -> list[int]:
+        return list(self.pieces.library.encode(text))
+
+    def equal(self, ids: Sequence[int], others: Sequence[int]) -> bool:
+        """As `Albert.equal`."""
+        return self.pieces.equal(ids, others)
+
+
 class Bert:
     """WordPiece as it was first written, in Python."""
 

@@ -11,6 +11,7 @@ from transformers import (
     AlbertConfig,
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     MPNetConfig,
@@ -40,6 +41,17 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "XLMRoberta": (XLMRobertaConfig, {"type_vocab_size": 1}),
     "Camembert": (CamembertConfig, {"type_vocab_size": 1}),
     "MPNet": (MPNetConfig, {}),
+    "DebertaV2": (
+        DebertaV2Config,
+        {
+            "relative_attention": True,
+            "position_biased_input": False,
+            "pos_att_type": "p2c|c2p",
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_buckets": 256,
+        },
+    ),
 }
 HEADS = ["SequenceClassification", "MultipleChoice", "QuestionAnswering"]
 SHAPES = [(1, 1), (1, 8), (4, 32), (3, 50)]
@@ -66,7 +78,7 @@ def rows(model: PreTrainedModel, count: int, tokens: int) -> dict[str, np.ndarra
     lengths[0] = tokens
     real = np.arange(tokens) < lengths[:, None]
     ids = np.where(real, random.integers(5, config.vocab_size, (count, tokens)), config.pad_token_id)
-    types = np.where(real, random.integers(0, getattr(config, "type_vocab_size", 1), (count, tokens)), 0)
+    types = np.where(real, random.integers(0, max(1, getattr(config, "type_vocab_size", 1)), (count, tokens)), 0)
     return {"input_ids": ids, "attention_mask": real.astype(np.int64), "token_type_ids": types}
 
 

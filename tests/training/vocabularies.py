@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+import tokenizers
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from tests.training import mixed_script, references
 from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
 from training.tokenizers import pieces
 
-KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet")
+KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet", "deberta-v2")
 FAIRSEQ = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
 """Kinds whose pieces have fairseq's ids, and transformers' class for them."""
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
@@ -35,6 +37,7 @@ def make(folder: Path, text: Sequence[str] = ()) -> dict[str, Path]:
     model = fairseq_model(text)
     for kind in FAIRSEQ:
         fairseq(made[kind], kind, model)
+    deberta(made["deberta-v2"], deberta_model(text))
     for kind, path in made.items():
         (path / "config.json").write_text(json.dumps({"model_type": kind.removesuffix("-cased")}))
     return made
@@ -66,6 +69,45 @@ def fairseq(folder: Path, kind: str, model: bytes) -> Path:
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": FAIRSEQ[kind]}))
     return folder
+
+
+def deberta(folder: Path, model: bytes) -> Path:
+    """The tokenizer's files of a published DeBERTa: its SentencePiece model, and the token that is added behind it."""
+    folder.mkdir(parents=True)
+    (folder / "spm.model").write_bytes(model)
+    (folder / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
+    settings = {"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": False, "vocab_type": "spm"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def deberta_json(folder: Path) -> None:
+    """Put the `tokenizer.json` that transformers 4 made of a folder's SentencePiece model in its place."""
+    model = sentencepiece_model_pb2.ModelProto.FromString((folder / "spm.model").read_bytes())
+    backend = tokenizers.Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in model.pieces], unk_id=3))
+    characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    spaces = normalizers.Replace(tokenizers.Regex(" {2,}"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.Strip(), characters, spaces])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace()])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "spm.model").unlink()
+
+
+def deberta_model(text: Sequence[str] = (), *, bytewise: bool = True) -> bytes:
+    """A small model as DeBERTa's are made: some characters are unknown to it, which version 3 cuts to bytes."""
+    lines = [*text] or [*mixed_script.lines(1500, seed=1), *random.Random(0).choices(_PLAIN, k=300)]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(references.prepared(line, cased=True) for line in lines), model_writer=written,
+        model_type="unigram", vocab_size=1700, character_coverage=0.99, byte_fallback=bytewise, pad_id=0, bos_id=1,
+        eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", num_threads=1,
+        minloglevel=2, num_sub_iterations=1, seed_sentencepiece_size=20_000,
+    )  # fmt: skip
+    return written.getvalue()
 
 
 def fairseq_model(text: Sequence[str] = ()) -> bytes:

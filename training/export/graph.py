@@ -45,7 +45,7 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
         raise ValueError("int8 graphs are for CPUs, which have no kernels for packed ones")
     families.check(model.config)
     head = head_of(model)
-    writer = _Writer(model, encoding, packed=packed)
+    writer = _writer(model)(model, encoding, packed=packed)
     hidden = writer.encoder(first_only=isinstance(head, ClassHead))
     match head:
         case ClassHead():
@@ -53,6 +53,13 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
         case SpanHead():
             writer.span_logits(hidden, head)
     return writer.builder.finish()
+
+
+def _writer(model: PreTrainedModel) -> type["Writer"]:
+    """What writes the layers that a model's family says it has."""
+    from training.export.disentangled import DisentangledWriter  # it is a writer too
+
+    return DisentangledWriter if families.of(model.config).disentangled(model.config) else Writer
 
 
 def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
@@ -82,7 +89,7 @@ def unique_weight_count(graph: onnx.ModelProto) -> int:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """A stored projection. Its bias is left to the fused operator that comes next."""
 
     project: Use
@@ -90,14 +97,15 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A stored transformer layer, to be written as often as it runs."""
 
-    qkv: _Linear  # [hidden, 3 * hidden]: query, key and value side by side
-    mix: _Linear
+    name: str  # of its module
+    qkv: Linear  # [hidden, 3 * hidden]: query, key and value side by side
+    mix: Linear
     mix_norm: Normalise
-    widen: _Linear
-    narrow: _Linear
+    widen: Linear
+    narrow: Linear
     norm: Normalise
 
 
@@ -110,7 +118,7 @@ class _Packing:
     firsts: str  # [rows]: the same without the last
 
 
-class _Writer:
+class Writer:
     """Writes one model to a builder, from the embeddings up.
 
     Hidden states are [rows, tokens, hidden], packed [all tokens, hidden], of the encoding's type; those of first tokens
@@ -132,15 +140,7 @@ class _Writer:
 
     def encoder(self, *, first_only: bool) -> str:
         """Write embeddings and layers; return the last hidden states, of first tokens alone if only those are read."""
-        input_ids, attention_mask, token_type_ids = (
-            self.builder.input(name, ["rows", "tokens"]) for name in ("input_ids", "attention_mask", "token_type_ids")
-        )
-        # Rows are padded on the right, so a mask is a length; the fast attention kernels of GPUs want just that.
-        lengths = self.node("ReduceSum", [attention_mask, self.constant([1])], "lengths.int64", keepdims=0)
-        lengths = self.node("Cast", [lengths], "lengths", to=TensorProto.INT32)
-        tokens = self.node("Shape", [input_ids], "tokens.shape", start=1)
-        tokens = self.node("Squeeze", [tokens], "tokens")
-        positions = self.node("Range", [self.constant(0), tokens, self.constant(1)], "positions")
+        input_ids, token_type_ids, lengths, positions = self.rows()
         x = self.embeddings(input_ids, token_type_ids, positions)
         relative = self.family.relative_bias(self.config)
         bias = self.relative_bias(relative, positions) if relative else ""
@@ -153,6 +153,24 @@ class _Writer:
             last = first_only and i == len(names) - 1
             x = self.layer(stored[name], x, lengths, bias, f"layer.{i}", first_only=last)
         return x
+
+    def rows(self) -> tuple[str, str, str, str]:
+        """Declare the inputs; return input_ids and token_type_ids, the rows' lengths, int32 [rows], and the positions
+        [tokens]."""
+        input_ids, attention_mask, token_type_ids = (
+            self.builder.input(name, ["rows", "tokens"]) for name in ("input_ids", "attention_mask", "token_type_ids")
+        )
+        # Rows are padded on the right, so a mask is a length; the fast attention kernels of GPUs want just that.
+        lengths = self.node("ReduceSum", [attention_mask, self.constant([1])], "lengths.int64", keepdims=0)
+        lengths = self.node("Cast", [lengths], "lengths", to=TensorProto.INT32)
+        tokens = self.node("Shape", [input_ids], "tokens.shape", start=1)
+        tokens = self.node("Squeeze", [tokens], "tokens")
+        return (
+            input_ids,
+            token_type_ids,
+            lengths,
+            self.node("Range", [self.constant(0), tokens, self.constant(1)], "positions"),
+        )
 
     def embeddings(self, input_ids: str, token_type_ids: str, positions: str) -> str:
         """Write the sum of word, position and type embeddings, normalised: [rows, tokens, embedding size]."""
@@ -203,25 +221,10 @@ class _Writer:
         linear = self.linear(projection)
         return self.node("Add", [linear.project(x, "embeddings.project"), linear.bias], "embeddings.projected")
 
-    def layer(self, layer: _Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
+    def layer(self, layer: Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
         """Write one layer over x, with `bias` on its scores. With `first_only`, every token is attended to but only the
         first is computed."""
-        query, key, value = f"{to}.query", f"{to}.key", f"{to}.value"
-        self.node("Split", [layer.qkv.project(x, f"{to}.qkv")], query, key, value, axis=-1, num_outputs=3)
-        op, places = "com.microsoft.MultiHeadAttention", [lengths]
-        if self.packing:
-            # It takes query, key and value in one tensor too, but head by head: those would be other weights than the
-            # ones of a graph that is not packed. Here all tokens ask, the last layer's too: as many as there are keys.
-            op, places = "com.microsoft.PackedMultiHeadAttention", [self.packing.token_offset, self.packing.row_starts]
-        elif first_only:
-            # Two tokens ask and one is kept: a lone one would take the runtime's matrix-by-vector path, whose rounding
-            # changes with the padding, and a row must not feel its neighbours' lengths.
-            query = self.leading(query, 2, f"{to}.asking")
-            bias = self.leading(bias, 2, f"{to}.bias", axis=2) if bias else ""
-        if bias:
-            places = [*places, bias]
-        heads = self.config.num_attention_heads
-        attended = self.node(op, [query, key, value, layer.qkv.bias, *places], f"{to}.attention", num_heads=heads)
+        attended = self.attend(layer, x, lengths, bias, to, first_only=first_only)
         if first_only:
             attended, x = (self.first(each, f"{each}.first") for each in (attended, x))
         mixed = layer.mix.project(attended, f"{to}.mix")
@@ -230,6 +233,34 @@ class _Writer:
         wide = self.activate(wide, layer.widen.bias, self.family.activation(self.config), f"{to}.wide")
         narrow = layer.narrow.project(wide, f"{to}.narrow")
         return layer.norm(narrow, x, layer.narrow.bias, to)
+
+    def attend(self, layer: Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
+        """Write the attention of a layer over x, its heads side by side. With `first_only`, few tokens ask, the first
+        among them."""
+        query, key, value = f"{to}.query", f"{to}.key", f"{to}.value"
+        self.node("Split", [layer.qkv.project(x, f"{to}.qkv")], query, key, value, axis=-1, num_outputs=3)
+        if first_only and not self.packing:
+            query = self.asking(query, to)
+            bias = self.leading(bias, 2, f"{to}.bias", axis=2) if bias else ""
+        return self.fused(query, key, value, layer.qkv.bias, lengths, bias, to)
+
+    def asking(self, query: str, to: str) -> str:
+        """Keep the queries of the first two tokens. One will be kept: a lone one would take the runtime's
+        matrix-by-vector path, whose rounding changes with the padding, and a row must not feel its neighbours' lengths.
+        """
+        return self.leading(query, 2, f"{to}.asking")
+
+    def fused(
+        self, query: str, key: str, value: str, qkv_bias: str, lengths: str, bias: str, to: str, **attributes: float
+    ) -> str:
+        """Write the operator of attention, with `bias` on its scores where there is one."""
+        op, places = "com.microsoft.MultiHeadAttention", [lengths]
+        if self.packing:
+            # It takes query, key and value in one tensor too, but head by head: those would be other weights than the
+            # ones of a graph that is not packed. Here all tokens ask, the last layer's too: as many as there are keys.
+            op, places = "com.microsoft.PackedMultiHeadAttention", [self.packing.token_offset, self.packing.row_starts]
+        inputs = [query, key, value, qkv_bias, *places, *([bias] if bias else [])]
+        return self.node(op, inputs, f"{to}.attention", num_heads=self.config.num_attention_heads, **attributes)
 
     def class_logits(self, x: str, head: ClassHead) -> None:
         """Write `head` over the hidden states of first tokens."""
@@ -276,10 +307,11 @@ class _Writer:
 
     # Its weights
 
-    def stored_layer(self, name: str) -> _Layer:
+    def stored_layer(self, name: str) -> Layer:
         """Store the weights of the layer that is the module `name`."""
         family = self.family
-        return _Layer(
+        return Layer(
+            name=name,
             qkv=self.linear(*(f"{name}.{part}" for part in (family.query, family.key, family.value))),
             mix=self.linear(f"{name}.{family.mix}"),
             mix_norm=self.norm(f"{name}.{family.mix_norm}"),
@@ -288,14 +320,14 @@ class _Writer:
             norm=self.norm(f"{name}.{family.norm}"),
         )
 
-    def linear(self, *names: str) -> _Linear:
+    def linear(self, *names: str) -> Linear:
         """Store the linear modules `names`, side by side as one projection."""
         matrix = np.concatenate([self.take(f"{name}.weight").T for name in names], axis=1)
+        project = self.encoding.matmul(self.builder, f"{names[0]}.weight", matrix)
+        if f"{names[0]}.bias" not in self.tensors:
+            return Linear(project, "")
         bias = np.concatenate([self.take(f"{name}.bias") for name in names])
-        return _Linear(
-            self.encoding.matmul(self.builder, f"{names[0]}.weight", matrix),
-            self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)),
-        )
+        return Linear(project, self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)))
 
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""

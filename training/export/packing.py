@@ -79,7 +79,7 @@ RestorePadding (packed, places) => (x) {
 # query, key, value [all tokens, hidden], bias [3 * hidden], places, row_starts -> attended [all tokens, hidden]; in a
 # graph that has one, with an attention_bias [1, heads, tokens, tokens] behind them
 _ATTENTION = """
-PackedMultiHeadAttention <num_heads> (query, key, value, bias, places, row_starts) => (attended) {
+PackedMultiHeadAttention <num_heads, scale> (query, key, value, bias, places, row_starts) => (attended) {
     first = Constant <value_ints = [0]> ()
     second = Constant <value_ints = [1]> ()
     last = Constant <value_ints = [-1]> ()
@@ -91,7 +91,7 @@ PackedMultiHeadAttention <num_heads> (query, key, value, bias, places, row_start
     query_3d = bertie.packing.RestorePadding (query, places)
     key_3d = bertie.packing.RestorePadding (key, places)
     value_3d = bertie.packing.RestorePadding (value, places)
-    attended_3d = com.microsoft.MultiHeadAttention <num_heads: int = @num_heads> (
+    attended_3d = com.microsoft.MultiHeadAttention <num_heads: int = @num_heads, scale: float = @scale> (
         query_3d, key_3d, value_3d, bias, lengths
     )
     attended_2d = Flatten <axis = 2> (attended_3d)

@@ -19,7 +19,7 @@ Use = Callable[[str, str], str]
 """Writes the nodes that use a stored weight: (name of the input, name for the output) -> name of the output."""
 
 Normalise = Callable[[str, str, str, str], str]
-"""Writes the layer norm of x + skip + bias: (x, skip, bias or "", name for the output) -> name of the output."""
+"""Writes the layer norm of x + skip + bias: (x, skip or "", bias or "", name for the output) -> name of the output."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ class Float:
         stored = builder.weight(name, table.astype(self.dtype))
         return lambda ids, to: builder.node("Gather", [stored, ids], to)
 
+    def exact(self, builder: GraphBuilder, name: str, columns: tuple[int, int] | None = None) -> str:
+        """Write the stored matrix or table `name`, or some of its columns, in fp32. The runtime folds it as it loads
+        the graph."""
+        part = _columns(builder, name, columns)
+        if self.dtype == np.float32:
+            return part
+        return builder.node("Cast", [part], f"{part}.exact", to=TensorProto.FLOAT)
+
     def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
         stored = [
@@ -46,6 +54,9 @@ class Float:
         ]
 
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
+            if not skip:
+                x = builder.node("Add", [x, bias], f"{to}.biased") if bias else x
+                return builder.node("LayerNormalization", [x, *stored], to, epsilon=epsilon)
             inputs = [x, skip, *stored, *([bias] if bias else [])]
             return builder.node("com.microsoft.SkipLayerNormalization", inputs, to, epsilon=epsilon)
 
@@ -97,6 +108,9 @@ class Int8:
 
         return use
 
+    def exact(self, builder: GraphBuilder, name: str, columns: tuple[int, int] | None = None) -> str:
+        return _exact(builder, name, columns)
+
     def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
         # Spelled out, because the runtime's fused norm is a scalar loop on CPUs, 2.5 times as slow as all these passes;
         # beside int8 products it would take a fifth of the time.
@@ -107,7 +121,8 @@ class Int8:
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
             if bias:
                 x = node("Add", [x, bias], f"{to}.biased")
-            x = node("Add", [x, skip], f"{to}.sum")
+            if skip:
+                x = node("Add", [x, skip], f"{to}.sum")
             x = node("Sub", [x, node("ReduceMean", [x, last], f"{to}.mean")], f"{to}.centred")
             variance = node("ReduceMean", [node("Mul", [x, x], f"{to}.squares"), last], f"{to}.variance")
             deviation = node("Sqrt", [node("Add", [variance, floor], f"{to}.floored")], f"{to}.deviation")
@@ -142,11 +157,33 @@ class WeightOnly(Float):
 
         return use
 
+    def exact(self, builder: GraphBuilder, name: str, columns: tuple[int, int] | None = None) -> str:
+        return _exact(builder, name, columns)
+
     def _decode(self, builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
         """codes * scales, rounded once, at the end."""
-        exact = builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT)
-        exact = builder.node("Mul", [exact, scales], f"{to}.exact")
+        exact = _decoded(builder, codes, scales, to)
         return builder.node("Cast", [exact], f"{to}.decoded", to=helper.np_dtype_to_tensor_dtype(self.dtype))
+
+
+def _exact(builder: GraphBuilder, name: str, columns: tuple[int, int] | None) -> str:
+    """The codes of `name` times its scales, or some columns of it."""
+    codes, scales = (_columns(builder, f"{name}.{part}", columns) for part in ("codes", "scales"))
+    return _decoded(builder, codes, scales, f"{codes}.unrounded")
+
+
+def _columns(builder: GraphBuilder, name: str, columns: tuple[int, int] | None) -> str:
+    """What is stored as `name`, or some of its columns: of its last axis."""
+    if columns is None:
+        return name
+    begin, end = (builder.constant([place]) for place in columns)
+    return builder.node("Slice", [name, begin, end, builder.constant([-1])], f"{name}.from.{columns[0]}")
+
+
+def _decoded(builder: GraphBuilder, codes: str, scales: str, to: str) -> str:
+    """codes * scales, in fp32."""
+    exact = builder.node("Cast", [codes], f"{to}.float", to=TensorProto.FLOAT)
+    return builder.node("Mul", [exact, scales], f"{to}.exact")
 
 
 def symmetric(values: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -94,7 +94,7 @@ def _weights(model: PreTrainedModel, stored: Mapping[str, Array], encoder: Path)
             else:
                 value = _decoded(stored, f"{first}.{kind}")
                 value = value if part is None else np.split(value, len(parts), axis=-1)[part]
-                value = value.T if tensor.ndim == 2 else value
+                value = value if tensor.ndim == 1 else _turned(value, tensor.shape)
         except KeyError as error:
             raise CheckpointError(f"the bundle has no {error.args[0]}, which {encoder} has") from error
         if value.shape != tensor.shape:
@@ -103,13 +103,22 @@ def _weights(model: PreTrainedModel, stored: Mapping[str, Array], encoder: Path)
     return state
 
 
+def _turned(matrix: Array, shape: tuple[int, ...]) -> Array:
+    """A weight of a torch module from [inputs, outputs]; a convolution's inputs are its places, one after another."""
+    if len(shape) == 2:
+        return matrix.T
+    outputs, inputs, places = shape
+    return matrix.T.reshape(outputs, places, inputs).transpose(0, 2, 1)
+
+
 def _table(stored: Mapping[str, Array], name: str, rows: int) -> Array:
     """An embedding table. Rows that are missing at its start are never looked up (RoBERTa's positions); a lone token
-    type is part of each position."""
-    if name.endswith(".token_type") and rows == 1:
+    type is part of each position, where it isn't kept by itself."""
+    kept = name.replace(".token_type", ".type")
+    if kept != name and rows == 1 and not {kept, f"{kept}.codes"} & stored.keys():
         width = _decoded(stored, f"{name.removesuffix('token_type')}position").shape[1]
         return np.zeros((1, width), np.float32)
-    table = _decoded(stored, name.replace(".token_type", ".type"))
+    table = _decoded(stored, kept)
     return np.pad(table, [(max(0, rows - len(table)), 0), (0, 0)])
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import AlbertTokenizer, AutoTokenizer, CamembertTokenizer, XLMRobertaTokenizer
+from transformers import AlbertTokenizer, AutoTokenizer, CamembertTokenizer, DebertaV2Tokenizer, XLMRobertaTokenizer
 from transformers.utils.hub import cached_file
 
 from service.engine.tokenizer import Tokenizer
@@ -24,9 +24,12 @@ PIECES = "spiece.model"
 """ALBERT's file."""
 FAIRSEQ = "sentencepiece.bpe.model"
 """XLM-RoBERTa's and CamemBERT's."""
+OWN = "spm.model"
+"""DeBERTa's."""
+JSON = "tokenizer.json"
 NOT_USED = "NOTUSED"
 """How CamemBERT's names of fairseq's special tokens end whose like its model has under other ids."""
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json", PIECES, "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+FILES = (JSON, "vocab.txt", "vocab.json", PIECES, FAIRSEQ, OWN, "tokenizer.model")
 """One of these holds a tokenizer's vocabulary; vocab.json has merges.txt beside it."""
 BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What may lie beside that."""
@@ -63,6 +66,8 @@ def load_tokenizer(model: str | Path) -> tokenizers.Tokenizer:
         backend = _albert(model, fast, backend)
     elif isinstance(fast, (XLMRobertaTokenizer, CamembertTokenizer)) and (pieces := _file(model, FAIRSEQ)):
         backend = _fairseq(model, pieces, backend)
+    elif isinstance(fast, DebertaV2Tokenizer) and (pieces := _file(model, OWN) or _file(model, JSON)):
+        backend = _own(model, pieces, fast, backend)
     _check_case(model, fast, backend)
     backend.no_truncation()
     backend.no_padding()
@@ -112,8 +117,10 @@ def own_special(backend: tokenizers.Tokenizer) -> tuple[str, ...]:
 
 def save_tokenizer(model: str | Path, folder: Path) -> None:
     """Write the tokenizer's files of a checkpoint to another one's folder."""
-    AutoTokenizer.from_pretrained(model, trust_remote_code=False).save_pretrained(folder)
-    for name in (PIECES, FAIRSEQ):  # transformers leaves them behind
+    fast = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    fast.save_pretrained(folder)
+    remade = (JSON,) if isinstance(fast, DebertaV2Tokenizer) else ()  # without the model's map of characters
+    for name in (PIECES, FAIRSEQ, OWN, *remade):  # transformers leaves them behind
         if found := _file(model, name):
             shutil.copyfile(found, folder / name)
 
@@ -122,7 +129,7 @@ def cut_side(folder: Path) -> str:
     """Return the side on which a folder's tokenizer cuts a text that is too long: "right" unless it says "left"."""
     sides = [
         _written(folder / "tokenizer_config.json").get("truncation_side"),
-        (_written(folder / "tokenizer.json").get("truncation") or {}).get("direction"),
+        (_written(folder / JSON).get("truncation") or {}).get("direction"),
     ]
     said = next((side for side in sides if isinstance(side, str)), "right")
     return said.lower()
@@ -221,15 +228,38 @@ def _fairseq(model: str | Path, pieces: Path, read: tokenizers.Tokenizer) -> tok
     """The tokenizer of its SentencePiece model, with the ids, the special tokens and the template that transformers
     read; or what transformers read, where the model is not one that can be converted."""
     layout = json.loads(read.to_str())["model"]
+    order = [name for name, _ in layout["vocab"]]
+    return _converted(model, read, lambda special: unigram.fairseq(pieces, order, layout["unk_id"], special))
+
+
+def _own(model: str | Path, pieces: Path, fast: Any, read: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer of its SentencePiece model, from either file that has it, with the special tokens and the template
+    that transformers read; or what transformers read, where the model is not one that can be converted.
+
+    Raises:
+        CheckpointError: it cuts a text at punctuation first.
+    """
+    if fast.split_by_punct:
+        raise CheckpointError(
+            f"{model}: split_by_punct is set: a text that is cut at punctuation before SentencePiece reads it is not "
+            "read here"
+        )
+    return _converted(model, read, lambda special: unigram.own(pieces, special, lowercase=fast.do_lower_case))
+
+
+def _converted(
+    model: str | Path, read: tokenizers.Tokenizer, convert: Callable[[Set[str]], tokenizers.Tokenizer]
+) -> tokenizers.Tokenizer:
+    """What `convert` makes, given the names of the tokens that transformers added, with those and the template; or what
+    transformers read, where it cannot."""
     # How they are told from the text about them differs from one folder to another, and is of no matter to the service.
     added = {
         i: tokenizers.AddedToken(token.content, special=True, normalized=False) if token.special else token
         for i, token in read.get_added_tokens_decoder().items()
         if not token.content.endswith(NOT_USED)
     }
-    names = {token.content for token in added.values()}
     try:
-        backend = unigram.fairseq(pieces, [name for name, _ in layout["vocab"]], layout["unk_id"], names)
+        backend = convert({token.content for token in added.values()})
     except CheckpointError as error:
         logger.warning("%s is read as transformers reads it: %s", model, error)
         return read

@@ -1,8 +1,9 @@
 """SentencePiece models as tokenizers that the service runs: the ids of SentencePiece's library, with offsets.
 
-XLM-RoBERTa and CamemBERT hand a text to SentencePiece as it is, and give its pieces other ids (fairseq's). transformers
-splits such a text at what Unicode calls white space (SentencePiece: at what its own map makes a space of), and matches
-the model's map of characters to clusters of them, so that marks get lost behind white space.
+XLM-RoBERTa, CamemBERT and DeBERTa hand a text to SentencePiece as it is. The first two give its pieces other ids
+(fairseq's), and DeBERTa's newer models cut what they do not know to bytes. transformers splits such a text at what
+Unicode calls white space (SentencePiece: at what its own map makes a space of), and matches the model's map of
+characters to clusters of them, so that marks get lost behind white space.
 
 ALBERT reads a text in three steps: white space, quotes, accents and capitals are made plain; SentencePiece's unigram
 model cuts it; and a comma after a number is cut off it. transformers does the last not at all, and cuts at each symbol
@@ -17,7 +18,10 @@ scores decide as if the comma had never been part of the number; and characters 
 
 from __future__ import annotations
 
+import base64
 import functools
+import json
+import re
 import unicodedata
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
@@ -42,7 +46,6 @@ WANTED = {
     "normalizer_spec.remove_extra_whitespaces": True,
     "normalizer_spec.escape_whitespaces": True,
     "trainer_spec.model_type": UNIGRAM,
-    "trainer_spec.byte_fallback": False,
     "trainer_spec.treat_whitespace_as_suffix": False,
 }
 """How a model is to read text for what is written here to read it so too. ALBERT's does."""
@@ -62,6 +65,10 @@ LAST_SIGMA = f"(?:(?<={_CASED})|(?<={_CASED}{_IGNORED})|(?<={_CASED}{_IGNORED}{{
 """A capital sigma at the end of a word, which Python lower-cases to another letter than the rest (Unicode, section
 3.13). A regular expression looks back a bounded way: over two apostrophes or the like."""
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_LOWERCASE = (normalizers.Replace(Regex(LAST_SIGMA), "ς"), normalizers.Lowercase())
+"""As Python does it."""
+
 
 def convert(path: Path, *, lowercase: bool, keep_accents: bool) -> tokenizers.Tokenizer:
     """The tokenizer of ALBERT's SentencePiece model at `path`, without special tokens around a text.
@@ -70,7 +77,7 @@ def convert(path: Path, *, lowercase: bool, keep_accents: bool) -> tokenizers.To
         CheckpointError: it is no SentencePiece model, or one that reads text otherwise than ALBERT's.
     """
     model = _read(path)
-    unknown = next(index for index, piece in enumerate(model.pieces) if piece.type == UNKNOWN)
+    unknown = _unknown(model)
     backend = tokenizers.Tokenizer(models.Unigram(_vocabulary(path, model, numbers=True), unknown, byte_fallback=False))
     characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
     backend.normalizer = normalizers.Sequence([preparation(lowercase=lowercase, keep_accents=keep_accents), characters])
@@ -100,28 +107,79 @@ def fairseq(path: Path, order: Sequence[str], unknown: int, special: Set[str]) -
     for name in order:
         piece, score = known.get(name, (f" {name}", 0.0))  # what the model has not is not found in a text
         vocabulary.append((name if name in special else piece, score))
-    backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unknown, byte_fallback=False))
-    backend.normalizer = normalizers.Sequence(_characters(*_blanks(model.normalizer_spec.precompiled_charsmap)))
+    return _as_it_is(path, model, models.Unigram(vocabulary, unknown, byte_fallback=False))
+
+
+def own(path: Path, special: Set[str], *, lowercase: bool) -> tokenizers.Tokenizer:
+    """The tokenizer of DeBERTa's SentencePiece model at `path`, whose ids are its own, without special tokens around a
+    text.
+
+    Args:
+        path: the model; or the `tokenizer.json` that was made of it.
+        special: the names of pieces that will be added as tokens of their own.
+
+    Raises:
+        CheckpointError: it is no SentencePiece model, or one that is not read here as SentencePiece reads it; or its
+            map of characters is not in the `tokenizer.json`.
+    """
+    model = _remade(path, special) if path.suffix == ".json" else _read(path, bytewise=True)
+    pieces = zip(model.pieces, _vocabulary(path, model), strict=True)
+    vocabulary = [(piece.piece if piece.piece in special else name, score) for piece, (name, score) in pieces]
+    unigram = models.Unigram(vocabulary, _unknown(model), byte_fallback=model.trainer_spec.byte_fallback)
+    return _as_it_is(path, model, unigram, _LOWERCASE if lowercase else ())
+
+
+def _as_it_is(path: Path, model: Any, unigram: models.Unigram, first: Sequence[Any] = ()) -> tokenizers.Tokenizer:
+    """A tokenizer that hands a text to `unigram` as SentencePiece does, after what is done `first`."""
+    backend = tokenizers.Tokenizer(unigram)
+    characters = _characters(*_blanks(model.normalizer_spec.precompiled_charsmap))
+    backend.normalizer = normalizers.Sequence([*first, *characters])
     # Words are what spaces separate. What else Unicode calls white space is one by now, or removed, or a letter here.
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
-    )
+    words = [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
+    if model.trainer_spec.byte_fallback:  # a byte that a text spells out is none
+        words.append(pre_tokenizers.Split(Regex("(?<=<)0x[0-9A-F]{2}>"), "merged_with_next"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(words)
     _check_symbols(path, model, backend.normalizer)
     return backend
 
 
-def _read(path: Path) -> Any:
-    """The model at `path`. Raises `CheckpointError` for none, or one that would be read otherwise here."""
+def _unknown(model: Any) -> int:
+    """The id of the piece for what is unknown."""
+    return next(index for index, piece in enumerate(model.pieces) if piece.type == UNKNOWN)
+
+
+def _read(path: Path, *, bytewise: bool = False) -> Any:
+    """The model at `path`, which may cut what it does not know to bytes with `bytewise`. Raises `CheckpointError` for
+    none, or one that would be read otherwise here."""
     model = PROTO.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
         raise CheckpointError(f"{path} is no SentencePiece model: {error}") from error
-    for name, wanted in WANTED.items():
+    for name, wanted in (WANTED if bytewise else WANTED | {"trainer_spec.byte_fallback": False}).items():
         if (value := functools.reduce(getattr, name.split("."), model)) != wanted:
             raise CheckpointError(f"{path}: {name} is {value!r}; only {wanted!r} is read as SentencePiece reads it")
     if all(piece.type != UNKNOWN for piece in model.pieces):
         raise CheckpointError(f"{path} has no piece for what is unknown")
+    return model
+
+
+def _remade(path: Path, special: Set[str]) -> Any:
+    """The model that a `tokenizer.json` was made of, as far as it tells. Raises `CheckpointError` where it was made
+    without the map of characters, as transformers 5 makes it."""
+    layout = json.loads(path.read_text(encoding="utf-8"))
+    normalizer = layout["normalizer"] or {}
+    steps = [normalizer, *normalizer.get("normalizers", ())]
+    charsmap = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), None)
+    if charsmap is None:
+        raise CheckpointError(f"{path} does not have its model's map of characters")
+    model = PROTO.ModelProto()
+    model.normalizer_spec.precompiled_charsmap = base64.b64decode(charsmap)
+    for i, (name, score) in enumerate(layout["model"]["vocab"]):
+        kind = CONTROL if name in special else BYTE if _BYTE.fullmatch(name) else NORMAL
+        model.pieces.add(piece=name, score=score, type=UNKNOWN if i == layout["model"]["unk_id"] else kind)
+    # Releases of transformers before `tokenizers` could cut to bytes wrote that it is not to.
+    model.trainer_spec.byte_fallback = sum(piece.type == BYTE for piece in model.pieces) == 256
     return model
 
 
@@ -139,11 +197,11 @@ def _vocabulary(path: Path, model: Any, *, numbers: bool = False) -> list[tuple[
     vocabulary = []
     for piece in model.pieces:
         name, score = piece.piece, piece.score
-        if SPACE in name[1:]:
+        if SPACE in name[1:] and name.strip(SPACE):
             raise CheckpointError(f"{path}: the piece {name!r} reaches over white space, which is not done here")
         if piece.type == USER_DEFINED:
             score = len(name.encode()) * best - 0.1  # as in SentencePiece, where they have no score of their own
-        if piece.type == UNUSED or (numbers and _ends_in_number_and_comma(name)):
+        if piece.type == UNUSED or name[:2] == SPACE * 2 or (numbers and _ends_in_number_and_comma(name)):
             name = f" {name}"
         vocabulary.append((name, score))
     return vocabulary
@@ -163,7 +221,7 @@ def preparation(*, lowercase: bool, keep_accents: bool) -> tokenizers.normalizer
     if not keep_accents:
         steps += [normalizers.NFKD(), normalizers.Replace(Regex(_class(unicodedata.combining)), "")]
     if lowercase:
-        steps += [normalizers.Replace(Regex(LAST_SIGMA), "ς"), normalizers.Lowercase()]
+        steps += _LOWERCASE
     # What the map takes for spaces it would take with the marks that follow. The others are Python's spaces too.
     return normalizers.Sequence([*steps, *_characters(r"[\x{200c}\x{2581}\x{fffd}]", REMOVED)])
 

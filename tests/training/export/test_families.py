@@ -42,6 +42,17 @@ class Family:
     sizes: dict[str, Any]
 
 
+_AS_V3: dict[str, Any] = {
+    "relative_attention": True, "position_biased_input": False, "pos_att_type": "p2c|c2p", "share_att_key": True,
+    "norm_rel_ebd": "layer_norm", "position_buckets": 16,
+}  # fmt: skip
+_AS_V2 = _AS_V3 | {
+    "embedding_size": 16,
+    "conv_kernel_size": 3,
+    "conv_act": "gelu",
+    "share_att_key": False,
+    "type_vocab_size": 1,
+}
 _AS_ROBERTA = {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 82}
 FAMILIES = {
     "albert": Family("Albert", "albert", "span", "squad-v1.json", {"embedding_size": 16, "num_hidden_layers": 3}),
@@ -55,6 +66,9 @@ FAMILIES = {
     "xlm-roberta": Family("XLMRoberta", "xlm-roberta", "span", "squad-v2.json", _AS_ROBERTA),
     "camembert": Family("Camembert", "camembert", "classification", "sst2.tsv", _AS_ROBERTA),
     "mpnet": Family("MPNet", "mpnet", "span", "squad-v1.json", {"pad_token_id": 1, "max_position_embeddings": 82}),
+    "deberta-v2": Family("DebertaV2", "deberta-v2", "classification", "sst2.tsv", _AS_V2),
+    "deberta-v3": Family("DebertaV2", "deberta-v2", "span", "squad-v2.json", _AS_V3),
+    "deberta-v3-choice": Family("DebertaV2", "deberta-v2", "multiple_choice", "race.jsonl", _AS_V3),
 }  # fmt: skip
 """SpanBERT is a cased BERT that was trained otherwise."""
 

@@ -62,7 +62,7 @@ def test_a_bundle_in_fp32_gives_the_checkpoint_back(family: str, vocabularies: d
     assert load_tokenizer(tmp_path / "r").to_str() == load_tokenizer(checkpoint).to_str()
 
 
-@pytest.mark.parametrize("family", ["albert", "bert-cased", "roberta"])
+@pytest.mark.parametrize("family", ["albert", "bert-cased", "roberta", "deberta-v2"])
 def test_a_bundle_in_int8_is_exported_again_as_it_was(
     family: str, vocabularies: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from service.engine.tokenizer import Tokenizer
 from service.tasks import SpanExample, SpanTask
 from tests.training import mixed_script, references
-from tests.training.vocabularies import KINDS, albert, sentencepiece_model
+from tests.training.vocabularies import KINDS, albert, deberta, deberta_json, deberta_model, sentencepiece_model
 from training.errors import CheckpointError
 from training.tokenizers import unigram
 from training.tokenizers.loading import load_tokenizer, open_tokenizer, save_tokenizer
@@ -193,6 +193,104 @@ def test_fairseq_models_that_would_be_read_otherwise_are_left_to_transformers(
     assert "is read as transformers reads it" in caplog.text
 
 
+# ---- DeBERTa: SentencePiece's own library and ids --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bytewise", [True, False])
+def test_deberta(bytewise: bool, tmp_path: Path) -> None:
+    """What version 3 does not know it cuts to bytes; to version 2 it is unknown."""
+    folder = deberta(tmp_path / "d", deberta_model(bytewise=bytewise))
+    tokenizer, reference = Tokenizer(load_tokenizer(folder)), references.Own(folder / "spm.model")
+    library, bytes_or_unknown = reference.pieces.library, 0
+    for line, ids in zip(COMPOSED, tokenizer.ids(COMPOSED), strict=True):
+        assert reference.equal(ids.tolist(), reference(line)), repr(line)
+        bytes_or_unknown += any(library.is_byte(i) if bytewise else library.is_unknown(i) for i in ids.tolist())
+    assert bytes_or_unknown > 300
+    check_offsets(tokenizer, COMPOSED)
+
+
+def test_deberta_takes_no_byte_that_a_text_spells_out(vocabularies: dict[str, Path]) -> None:
+    folder = vocabularies["deberta-v2"]
+    tokenizer, reference = Tokenizer(load_tokenizer(folder)), references.Own(folder / "spm.model")
+    for text in ("<0x41>", "a <0x41>b<0xFF>", "<0x4", "\u8a00 <0xE8>"):
+        assert tokenizer.ids([text])[0].tolist() == reference(text)
+    (tokens,) = tokenizer(["a \U00020005b"])  # a character of four bytes, all of them at its place
+    assert tokens.offsets.tolist()[-5:] == [[2, 3]] * 4 + [[3, 4]]
+
+
+def test_deberta_lower_cases_as_python_does(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(vocabularies["deberta-v2"], folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": True}))
+    with pytest.raises(CheckpointError, match="have capitals, which its tokenizer lower-cases"):
+        load_tokenizer(folder)
+    backend = unigram.own(folder / "spm.model", set(), lowercase=True)
+    reference = references.Own(folder / "spm.model")
+    for line in ("The Team Won", "ΟΔΥΣΣΕΥΣ ΣΑΣ. Σ", "ÀÉ ЖЯ"):
+        assert backend.encode(line).ids == reference(line.lower())
+
+
+def test_deberta_rows(vocabularies: dict[str, Path]) -> None:
+    backend = load_tokenizer(vocabularies["deberta-v2"])
+    tokenizer = Tokenizer(backend)
+    assert [part.tolist() for part in tokenizer.single.parts] == [[1], [2]]
+    assert [part.tolist() for part in tokenizer.pair.parts] == [[1], [2], [2]]
+    assert tokenizer.pair.text_types == (0, 1)
+    assert (tokenizer.pad_id, backend.token_to_id("[UNK]")) == (0, 3)
+    assert backend.token_to_id("[MASK]") == 1700  # behind the model's
+
+
+def test_deberta_goes_on_with_a_new_checkpoint(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    small = vocabularies["deberta-v2"]
+    shutil.copyfile(small / "config.json", tmp_path / "config.json")
+    save_tokenizer(small, tmp_path)
+    assert load_tokenizer(tmp_path).to_str() == load_tokenizer(small).to_str()
+    # Without the model it is read as transformers reads it: the same ids, where nothing is unknown.
+    (tmp_path / "spm.model").unlink()
+    line = "who wrote the code ?"
+    alone, ours = (Tokenizer(load_tokenizer(folder)).ids([line])[0].tolist() for folder in (tmp_path, small))
+    assert alone == ours
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"there is no tokenizer: looked for .*spm\.model"):
+        load_tokenizer(tmp_path)
+
+
+def test_deberta_of_its_json_alone(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    """As most fine-tuned ones are stored; transformers 5 reads it without its map of characters."""
+    folder, small = tmp_path / "d", vocabularies["deberta-v2"]
+    shutil.copytree(small, folder)
+    deberta_json(folder)
+    ours, models = (Tokenizer(load_tokenizer(each)) for each in (folder, small))
+    for one, other in zip(ours(COMPOSED), models(COMPOSED), strict=True):
+        assert (one.ids.tolist(), one.offsets.tolist()) == (other.ids.tolist(), other.offsets.tolist())
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.encode("½ of it", add_special_tokens=False) != ours.ids(["½ of it"])[0].tolist()
+    (tmp_path / "next").mkdir()
+    shutil.copyfile(small / "config.json", tmp_path / "next" / "config.json")
+    save_tokenizer(folder, tmp_path / "next")
+    assert load_tokenizer(tmp_path / "next").to_str() == load_tokenizer(folder).to_str()
+
+
+def test_deberta_that_cuts_at_punctuation_is_refused(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(vocabularies["deberta-v2"], tmp_path / "d")
+    (tmp_path / "d" / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "DebertaV2Tokenizer", "split_by_punct": true}'
+    )
+    with pytest.raises(CheckpointError, match="split_by_punct is set"):
+        load_tokenizer(tmp_path / "d")
+
+
+def test_pieces_of_spaces_are_never_met(vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    """Some published models have them, and no text that is left of spaces but one."""
+    model = sentencepiece_model_pb2.ModelProto.FromString((vocabularies["deberta-v2"] / "spm.model").read_bytes())
+    model.pieces[-1].piece = "▁▁"
+    (tmp_path / "m").write_bytes(model.SerializeToString())
+    backend, reference = unigram.own(tmp_path / "m", set(), lowercase=False), references.Own(tmp_path / "m")
+    for line in ("the  team   won", "  ▁▁ a"):
+        assert backend.encode(line).ids == reference(line)
+
+
 # ---- WordPiece and byte-level BPE -----------------------------------------------------------------------------------
 
 
@@ -269,7 +367,8 @@ def test_byte_level_bpe(vocabularies: dict[str, Path]) -> None:
 
 # ---- where in the text a piece stands -------------------------------------------------------------------------------
 
-SENTENCEPIECE = ("albert", *OFFSETS)
+AS_IT_IS = (*OFFSETS, "deberta-v2")
+SENTENCEPIECE = ("albert", *AS_IT_IS)
 WORDPIECE = ("bert", "bert-cased", "mpnet")
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
@@ -278,6 +377,8 @@ def surface(kind: str, piece: str) -> bytes:
     """What of a text a piece is, in bytes, without the mark of where a word begins or goes on."""
     if kind == "roberta":
         return bytes(BYTES[character] for character in piece).strip()
+    if byte := re.fullmatch("<0x(..)>", piece):
+        return bytes.fromhex(byte[1])
     return plain(piece.removeprefix("##") if kind in WORDPIECE else piece.replace("▁", "")).encode()
 
 
@@ -310,7 +411,7 @@ def test_a_piece_is_the_text_at_its_offsets(kind: str, vocabularies: dict[str, P
         return plain(normalizer.normalize_str(text)) if normalizer else text
 
     same = 0
-    lines = COMPOSED if kind in OFFSETS else LINES
+    lines = COMPOSED if kind in AS_IT_IS else LINES
     for line, tokens in zip(lines, Tokenizer(backend)(lines), strict=True):
         joined = composed(line, cased=kind != "albert") if kind in SENTENCEPIECE else set()
         left = {i for i, character in enumerate(line) if read(character).strip()} - joined
@@ -379,7 +480,7 @@ def test_an_answer_is_the_text_at_its_place(kind: str, vocabularies: dict[str, P
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_in_a_text_are_plain_text(kind: str, vocabularies: dict[str, Path]) -> None:
     backend = load_tokenizer(vocabularies[kind])
-    unknown = "[UNK]" if kind in WORDPIECE else "<unk>"
+    unknown = "[UNK]" if kind in (*WORDPIECE, "deberta-v2") else "<unk>"
     own = {backend.token_to_id(token): token for token in SPECIAL if backend.token_to_id(token) is not None}
     assert len(own) == (10 if kind == "mpnet" else 5)
     tokenizer = Tokenizer(backend)

@@ -10,12 +10,15 @@ from transformers import PreTrainedConfig
 from training.checkpoints.families.albert import Albert
 from training.checkpoints.families.bert import Bert
 from training.checkpoints.families.camembert import Camembert
+from training.checkpoints.families.deberta_v2 import DebertaV2
 from training.checkpoints.families.distilbert import DistilBert
 from training.checkpoints.families.electra import Electra
 from training.checkpoints.families.family import (
     GELU,
     TANH_GELU,
     ClassHead,
+    Convolution,
+    Disentangled,
     Family,
     RelativeBias,
     SpanHead,
@@ -30,6 +33,8 @@ __all__ = [
     "GELU",
     "TANH_GELU",
     "ClassHead",
+    "Convolution",
+    "Disentangled",
     "Family",
     "RelativeBias",
     "SpanHead",
@@ -41,7 +46,17 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (Bert(), Roberta(), Electra(), Albert(), DistilBert(), XLMRoberta(), Camembert(), MPNet())
+    for family in (
+        Bert(),
+        Roberta(),
+        Electra(),
+        Albert(),
+        DistilBert(),
+        XLMRoberta(),
+        Camembert(),
+        MPNet(),
+        DebertaV2(),
+    )
 }
 """By `model_type`."""
 

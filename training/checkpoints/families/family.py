@@ -7,9 +7,10 @@ names of operators that compute activations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import CheckpointError
@@ -62,6 +63,42 @@ class RelativeBias:
     buckets: NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of the embeddings over a row's tokens, added to what comes out of the first layer and normalised.
+
+    Attributes:
+        module: its `conv` and its `LayerNorm`.
+        activation: the operator of what is added.
+    """
+
+    module: str
+    activation: str
+
+
+@dataclass(frozen=True, eq=False)
+class Disentangled:
+    """Attention whose scores are sums of products: of queries with keys, and of either with those of distances.
+
+    Attributes:
+        scale: of all of the products.
+        table: the embedding module of distances, [rows, hidden]; empty where attention knows of none.
+        norm: the layer norm module over it; empty where it has none.
+        rows: the table's row of each distance, the query's place less the key's, from -d to d: [2 * d + 1].
+        keys: the module of a layer that makes the table's keys, which queries meet (c2p); empty where none do.
+        queries: the module that makes its queries, which keys meet (p2c).
+        convolution: what is beside the first layer.
+    """
+
+    scale: float
+    table: str = ""
+    norm: str = ""
+    rows: NDArray[Any] = field(default_factory=lambda: np.zeros(1, np.int64))
+    keys: str = ""
+    queries: str = ""
+    convolution: Convolution | None = None
+
+
 class Family:
     """BERT's names and rules. Module names are the checkpoint's; those of a layer are relative to the layer."""
 
@@ -108,6 +145,18 @@ class Family:
         """Name the modules of the layers in the order they run, relative to the base."""
         return [f"encoder.layer.{i}" for i in range(config.num_hidden_layers)]
 
+    def tables(self, config: Any) -> list[str]:
+        """Name the modules of the embeddings' tables."""
+        names = ("word", "position", *(("token_type",) if self.token_types else ()))
+        return [f"{self.base}.embeddings.{name}_embeddings" for name in names]
+
+    def modules(self, config: Any) -> list[str]:
+        """Name the modules of the encoder that hold weights."""
+        layers = [f"{layer}.{part}" for layer in dict.fromkeys(self.layer_names(config)) for part in self.layer]
+        named = [*self.tables(config), *(f"{self.base}.{part}" for part in ("embeddings.LayerNorm", *layers))]
+        bias = self.relative_bias(config)
+        return [*named, *filter(None, [self.projection, bias.table if bias else None])]
+
     def first_position(self, config: Any) -> int:
         """Return the row of the position table that the first token takes."""
         return 0
@@ -126,6 +175,11 @@ class Family:
 
     def relative_bias(self, config: Any) -> RelativeBias | None:
         """Return what is added to attention scores by distance; None where nothing is."""
+        return None
+
+    def disentangled(self, config: Any) -> Disentangled | None:
+        """Return what attention knows of distances by products of their own, and what comes with it; None where it is
+        BERT's."""
         return None
 
     def class_head(self, config: Any) -> ClassHead:
