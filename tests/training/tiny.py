@@ -13,6 +13,7 @@ from transformers import (
     CamembertConfig,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "XLMRoberta": (XLMRobertaConfig, {"type_vocab_size": 1}),
     "Camembert": (CamembertConfig, {"type_vocab_size": 1}),
     "MPNet": (MPNetConfig, {}),
+    "ModernBert": (ModernBertConfig, {"pad_token_id": 0, "local_attention": 16, "num_hidden_layers": 3}),
 }
 HEADS = ["SequenceClassification", "MultipleChoice", "QuestionAnswering"]
 SHAPES = [(1, 1), (1, 8), (4, 32), (3, 50)]

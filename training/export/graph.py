@@ -45,14 +45,21 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
         raise ValueError("int8 graphs are for CPUs, which have no kernels for packed ones")
     families.check(model.config)
     head = head_of(model)
-    writer = _Writer(model, encoding, packed=packed)
-    hidden = writer.encoder(first_only=isinstance(head, ClassHead))
+    writer = _writer(model)(model, encoding, packed=packed)
+    hidden = writer.encoder(first_only=isinstance(head, ClassHead) and not head.mean)
     match head:
         case ClassHead():
             writer.class_logits(hidden, head)
         case SpanHead():
             writer.span_logits(hidden, head)
     return writer.builder.finish()
+
+
+def _writer(model: PreTrainedModel) -> type["Writer"]:
+    """What writes the layers that a model's family says it has."""
+    from training.export.prenorm import PreNorm  # it is a writer too
+
+    return PreNorm if families.of(model.config).rotary(model.config) else Writer
 
 
 def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
@@ -110,7 +117,7 @@ class _Packing:
     firsts: str  # [rows]: the same without the last
 
 
-class _Writer:
+class Writer:
     """Writes one model to a builder, from the embeddings up.
 
     Hidden states are [rows, tokens, hidden], packed [all tokens, hidden], of the encoding's type; those of first tokens
@@ -132,15 +139,7 @@ class _Writer:
 
     def encoder(self, *, first_only: bool) -> str:
         """Write embeddings and layers; return the last hidden states, of first tokens alone if only those are read."""
-        input_ids, attention_mask, token_type_ids = (
-            self.builder.input(name, ["rows", "tokens"]) for name in ("input_ids", "attention_mask", "token_type_ids")
-        )
-        # Rows are padded on the right, so a mask is a length; the fast attention kernels of GPUs want just that.
-        lengths = self.node("ReduceSum", [attention_mask, self.constant([1])], "lengths.int64", keepdims=0)
-        lengths = self.node("Cast", [lengths], "lengths", to=TensorProto.INT32)
-        tokens = self.node("Shape", [input_ids], "tokens.shape", start=1)
-        tokens = self.node("Squeeze", [tokens], "tokens")
-        positions = self.node("Range", [self.constant(0), tokens, self.constant(1)], "positions")
+        input_ids, token_type_ids, lengths, positions = self.rows()
         x = self.embeddings(input_ids, token_type_ids, positions)
         relative = self.family.relative_bias(self.config)
         bias = self.relative_bias(relative, positions) if relative else ""
@@ -153,6 +152,24 @@ class _Writer:
             last = first_only and i == len(names) - 1
             x = self.layer(stored[name], x, lengths, bias, f"layer.{i}", first_only=last)
         return x
+
+    def rows(self) -> tuple[str, str, str, str]:
+        """Declare the inputs; return input_ids and token_type_ids, the rows' lengths, int32 [rows], and the positions
+        [tokens]."""
+        input_ids, attention_mask, token_type_ids = (
+            self.builder.input(name, ["rows", "tokens"]) for name in ("input_ids", "attention_mask", "token_type_ids")
+        )
+        # Rows are padded on the right, so a mask is a length; the fast attention kernels of GPUs want just that.
+        lengths = self.node("ReduceSum", [attention_mask, self.constant([1])], "lengths.int64", keepdims=0)
+        lengths = self.node("Cast", [lengths], "lengths", to=TensorProto.INT32)
+        tokens = self.node("Shape", [input_ids], "tokens.shape", start=1)
+        tokens = self.node("Squeeze", [tokens], "tokens")
+        return (
+            input_ids,
+            token_type_ids,
+            lengths,
+            self.node("Range", [self.constant(0), tokens, self.constant(1)], "positions"),
+        )
 
     def embeddings(self, input_ids: str, token_type_ids: str, positions: str) -> str:
         """Write the sum of word, position and type embeddings, normalised: [rows, tokens, embedding size]."""
@@ -233,15 +250,15 @@ class _Writer:
 
     def class_logits(self, x: str, head: ClassHead) -> None:
         """Write `head` over the hidden states of first tokens."""
-        dense = self.linear(head.dense)
         if not self.packing:
             x = self.node("Squeeze", [x, self.constant([1])], "first")
-        pooled = self.activate(dense.project(x, "pool"), dense.bias, head.activation, "pooled")
-        logits = self.last(pooled, head.last, "logits")
+        logits = self.last(self.dense(x, head, "pool"), head.last, "logits")
         self.builder.output(logits, ["rows", len(self.tensors[f"{head.last}.bias"])])
 
     def span_logits(self, x: str, head: SpanHead) -> None:
         """Write `head` over all tokens."""
+        if head.dense:
+            x = self.dense(x, head, "head")
         logits = self.last(x, head.last, "span_logits")
         if self.packing:
             # Here, not before the head: two numbers a token are restored, and not all of its hidden state.
@@ -251,6 +268,11 @@ class _Writer:
             self.builder.output(self.node("Gather", [logits, self.constant(i)], name, axis=2), ["rows", "tokens"])
 
     # Its pieces
+
+    def dense(self, x: str, head: ClassHead | SpanHead, to: str) -> str:
+        """Write a head's dense layer and its activation."""
+        dense = self.linear(head.dense)
+        return self.activate(dense.project(x, to), dense.bias, head.activation, f"{to}ed")
 
     def last(self, x: str, name: str, to: str) -> str:
         """Write the projection to logits, in fp32 whatever the encoding: it is tiny and the answer hangs on it."""
@@ -270,6 +292,8 @@ class _Writer:
 
     def activate(self, x: str, bias: str, op: str, to: str) -> str:
         """Write op(x + bias)."""
+        if not bias:
+            return self.node("com.microsoft.Gelu" if op == GELU else op, [x], to)
         if op in (GELU, TANH_GELU):
             return self.node(op, [x, bias], to)
         return self.node(op, [self.node("Add", [x, bias], f"{to}.biased")], to)
@@ -291,15 +315,17 @@ class _Writer:
     def linear(self, *names: str) -> _Linear:
         """Store the linear modules `names`, side by side as one projection."""
         matrix = np.concatenate([self.take(f"{name}.weight").T for name in names], axis=1)
+        project = self.encoding.matmul(self.builder, f"{names[0]}.weight", matrix)
+        if f"{names[0]}.bias" not in self.tensors:
+            return _Linear(project, "")
         bias = np.concatenate([self.take(f"{name}.bias") for name in names])
-        return _Linear(
-            self.encoding.matmul(self.builder, f"{names[0]}.weight", matrix),
-            self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)),
-        )
+        return _Linear(project, self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)))
 
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""
-        gamma, beta = self.take(f"{name}.weight"), self.take(f"{name}.bias")
+        gamma, beta = (
+            self.take(f"{name}.{part}") if f"{name}.{part}" in self.tensors else None for part in ("weight", "bias")
+        )
         return self.encoding.norm(self.builder, name, gamma, beta, self.family.epsilon(self.config))
 
     def take(self, name: str) -> Array:

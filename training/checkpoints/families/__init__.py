@@ -18,9 +18,11 @@ from training.checkpoints.families.family import (
     ClassHead,
     Family,
     RelativeBias,
+    Rotary,
     SpanHead,
     UnsupportedArchitecture,
 )
+from training.checkpoints.families.modernbert import ModernBert
 from training.checkpoints.families.mpnet import MPNet
 from training.checkpoints.families.roberta import Roberta
 from training.checkpoints.families.xlm_roberta import XLMRoberta
@@ -32,6 +34,7 @@ __all__ = [
     "ClassHead",
     "Family",
     "RelativeBias",
+    "Rotary",
     "SpanHead",
     "UnsupportedArchitecture",
     "check",
@@ -41,7 +44,17 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (Bert(), Roberta(), Electra(), Albert(), DistilBert(), XLMRoberta(), Camembert(), MPNet())
+    for family in (
+        Bert(),
+        Roberta(),
+        Electra(),
+        Albert(),
+        DistilBert(),
+        XLMRoberta(),
+        Camembert(),
+        MPNet(),
+        ModernBert(),
+    )
 }
 """By `model_type`."""
 

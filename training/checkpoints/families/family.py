@@ -35,18 +35,29 @@ class UnsupportedArchitecture(CheckpointError, ValueError):
 
 @dataclass(frozen=True)
 class ClassHead:
-    """A head that reads a row's first token: dense, activation (an operator), then the last projection."""
+    """A head that reads a row's first token: dense, activation (an operator), then the last projection.
+
+    Attributes:
+        norm: the layer norm between the two, in families that have one.
+        mean: whether it reads the mean of a row's tokens instead.
+    """
 
     dense: str
     activation: str
     last: str
+    norm: str = ""
+    mean: bool = False
 
 
 @dataclass(frozen=True)
 class SpanHead:
-    """A head that projects every token to a start and an end score."""
+    """A head that projects every token to a start and an end score, in some families after a dense layer, an activation
+    and a layer norm."""
 
     last: str
+    dense: str = ""
+    activation: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +71,19 @@ class RelativeBias:
 
     table: str
     buckets: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How a layer knows positions: by turning queries and keys (Su et al. 2021, arXiv 2104.09864), and by what it sees.
+
+    Attributes:
+        frequencies: of the turns, radians a token, of [head size / 2] pairs.
+        window: how far a token sees in either direction; None for all of its row.
+    """
+
+    frequencies: tuple[float, ...]
+    window: int | None
 
 
 class Family:
@@ -108,9 +132,31 @@ class Family:
         """Name the modules of the layers in the order they run, relative to the base."""
         return [f"encoder.layer.{i}" for i in range(config.num_hidden_layers)]
 
+    def modules(self, config: Any) -> list[str]:
+        """Name the modules of the encoder that hold weights."""
+        tables = ("word", "position", *(("token_type",) if self.token_types else ()))
+        named = [
+            *(f"{self.base}.embeddings.{table}_embeddings" for table in tables),
+            f"{self.base}.embeddings.LayerNorm",
+        ]
+        named += [
+            f"{self.base}.{layer}.{part}" for layer in dict.fromkeys(self.layer_names(config)) for part in self.layer
+        ]
+        named += [self.projection] if self.projection else []
+        bias = self.relative_bias(config)
+        return [*named, bias.table] if bias else named
+
+    def attentions(self, config: Any) -> int:
+        """Count the attentions that run."""
+        return len(self.layer_names(config))
+
     def first_position(self, config: Any) -> int:
         """Return the row of the position table that the first token takes."""
         return 0
+
+    def positions(self, config: Any) -> int:
+        """Return the tokens of the longest row that the model has positions for."""
+        return int(config.max_position_embeddings) - self.first_position(config)
 
     def activation(self, config: Any) -> str:
         """Return the operator of the feed-forward's activation."""
@@ -127,6 +173,10 @@ class Family:
     def relative_bias(self, config: Any) -> RelativeBias | None:
         """Return what is added to attention scores by distance; None where nothing is."""
         return None
+
+    def rotary(self, config: Any) -> tuple[Rotary, ...]:
+        """Return how each layer knows positions, where none are in the embeddings; empty where they are."""
+        return ()
 
     def class_head(self, config: Any) -> ClassHead:
         """Return the head of a `ForSequenceClassification`."""
