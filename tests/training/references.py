@@ -107,3 +107,17 @@ class Roberta:
                 break
             pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
         return pieces
+
+
+class ModernBert:
+    """Composed characters, cut at what stands in its list of tokens of their own, and RoBERTa's way with the rest."""
+
+    def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], added: dict[str, int]) -> None:
+        self._rest = Roberta(vocabulary, merges)
+        self._added = added
+        longest_first = sorted(added, key=len, reverse=True)
+        self._cut = regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
+
+    def __call__(self, text: str) -> list[int]:
+        parts = self._cut.split(unicodedata.normalize("NFC", text))
+        return [i for part in parts for i in ([self._added[part]] if part in self._added else self._rest(part))]

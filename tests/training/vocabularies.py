@@ -3,16 +3,20 @@
 import io
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
+import tokenizers
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from tests.training import mixed_script, references
 from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
 from training.tokenizers import pieces
 
-KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet")
+KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet", "modernbert", "bart")
 FAIRSEQ = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
 """Kinds whose pieces have fairseq's ids, and transformers' class for them."""
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
@@ -29,6 +33,8 @@ def make(folder: Path) -> dict[str, Path]:
     pieces.learn(made["bert-cased"], [corpus], kind="wordpiece", size=1500, cased=True)
     pieces.learn(made["roberta"], [corpus], kind="bytebpe", size=1000)
     mpnet(made["mpnet"], made["bert"])
+    modernbert(made["modernbert"], lines)
+    bart(made["bart"], made["roberta"])
     model = fairseq_model()
     for kind in FAIRSEQ:
         fairseq(made[kind], kind, model)
@@ -53,6 +59,47 @@ def mpnet(folder: Path, bert: Path) -> Path:
     vocabulary = (bert / "vocab.txt").read_text(encoding="utf-8")
     (folder / "vocab.txt").write_text(f"<s>\n<pad>\n</s>\n<unk>\n{vocabulary}<mask>\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MPNetTokenizer"}))
+    return folder
+
+
+def modernbert(folder: Path, lines: Sequence[str]) -> Path:
+    """A published ModernBERT's one file: byte-level BPE of composed characters, with runs of spaces and a name of what
+    was taken out of its texts as tokens of their own, and BERT's special tokens."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=1000, special_tokens=["|||IP_ADDRESS|||", "[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+        ),
+    )  # fmt: skip
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    layout = json.loads(backend.to_str())
+    for token in layout["added_tokens"]:
+        token["lstrip"] = token["content"] == "[MASK]"
+        token["special"] = not token["content"].startswith("|")
+        token["normalized"] = not token["special"]
+    backend = tokenizers.Tokenizer.from_str(json.dumps(layout))
+    backend.add_tokens([tokenizers.AddedToken(" " * count, normalized=True) for count in range(24, 1, -1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=8192, model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def bart(folder: Path, roberta: Path) -> Path:
+    """A published BART's two files: RoBERTa's vocabulary and merges."""
+    folder.mkdir(parents=True)
+    model = json.loads((roberta / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [" ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     return folder
 
 

@@ -323,9 +323,8 @@ class Writer:
 
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""
-        gamma, beta = (
-            self.take(f"{name}.{part}") if f"{name}.{part}" in self.tensors else None for part in ("weight", "bias")
-        )
+        gamma = self.take(f"{name}.weight")
+        beta = self.take(f"{name}.bias") if f"{name}.bias" in self.tensors else None
         return self.encoding.norm(self.builder, name, gamma, beta, self.family.epsilon(self.config))
 
     def take(self, name: str) -> Array:

@@ -103,11 +103,8 @@ class PreNorm(Writer):
             queries = node("Unsqueeze", [at, self.constant([1])], f"{to}.packed.queries")
         frequencies = self.builder.weight(f"{to}.frequencies", np.array([kind.frequencies], dtype=np.float32))
         angles = node("Mul", [node("Cast", [queries], f"{to}.at", to=TensorProto.FLOAT), frequencies], f"{to}.angles")
-        turns = [node(op, [angles], f"{to}.{op.lower()}") for op in ("Cos", "Sin")]
-        if self.encoding.dtype != np.float32:
-            kind_of = helper.np_dtype_to_tensor_dtype(self.encoding.dtype)
-            turns = [node("Cast", [turn], f"{turn}.cast", to=kind_of) for turn in turns]
-        return _Places(*turns, bias)
+        cos, sin = (self.cast(node(op, [angles], f"{to}.{op.lower()}")) for op in ("Cos", "Sin"))
+        return _Places(cos, sin, bias)
 
     def block(
         self, layer: _Layer, x: str, branch: str, lengths: str, places: _Places, to: str, *, first_only: bool
@@ -143,9 +140,8 @@ class PreNorm(Writer):
             asking = Operand(
                 *(self.leading(each, 2, f"{each}.asking") if each else "" for each in vars(tokens).values())
             )
-            places = _Places(
-                *(self.leading(turn, 2, f"{to}.{turn}.asking", axis=0) for turn in (places.cos, places.sin))
-            )
+            cos, sin = (self.leading(turn, 2, f"{to}.{turn}.asking", axis=0) for turn in (places.cos, places.sin))
+            places = _Places(cos, sin)
             asking_turns = self.turns(asking.scale, places, f"{to}.asking")
             bias = self.leading(bias, 2, f"{to}.bias", axis=2) if bias else ""
         query = self.turned(layer.query(asking, f"{to}.query"), asking_turns, f"{to}.query.turned")
@@ -190,12 +186,18 @@ class PreNorm(Writer):
         keep = int(not self.packing)
         total = self.node("ReduceSum", [x, self.constant([1])], "mean.sum", keepdims=keep)
         count = self.node("Unsqueeze", [lengths, self.constant([1, 2] if keep else [1])], "mean.counts")
-        count = self.node("Cast", [count], "mean.count", to=helper.np_dtype_to_tensor_dtype(self.encoding.dtype))
+        count = self.cast(self.node("Cast", [count], "mean.count", to=TensorProto.FLOAT))
         return self.node("Div", [total, count], "mean")
 
     def scaled(self, x: str, scale: str, to: str) -> str:
         """Write x times its tokens' scale, if they have one."""
         return self.node("Mul", [x, scale], to) if scale else x
+
+    def cast(self, x: str) -> str:
+        """Write x, which is fp32, in the type of hidden states."""
+        if self.encoding.dtype == np.float32:
+            return x
+        return self.node("Cast", [x], f"{x}.cast", to=helper.np_dtype_to_tensor_dtype(self.encoding.dtype))
 
     # Its weights
 

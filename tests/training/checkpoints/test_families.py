@@ -13,8 +13,6 @@ from training.errors import RecipeError
 from training.export import graph
 from training.finetune import runner as finetune
 
-TABLES = ("word", "position", "token_type")
-
 
 def test_each_family_has_a_file() -> None:
     folder = Path(families.__file__).parent
@@ -39,14 +37,9 @@ def test_every_weight_has_a_place(name: str, head: str) -> None:
     config = model.config
     family = families.of(config)
     shaped = graph.head_of(model)
-    named = {f"{family.base}.embeddings.{table}_embeddings" for table in TABLES[: 3 if family.token_types else 2]}
-    named |= {f"{family.base}.embeddings.LayerNorm", *vars(shaped).values()}
-    named |= {f"{family.base}.{layer}.{part}" for layer in family.layer_names(config) for part in family.layer}
-    named |= {family.projection} if family.projection else set()
-    bias = family.relative_bias(config)
-    named |= {bias.table} if bias else set()
+    head_modules = {shaped.last, shaped.dense, shaped.norm if hasattr(shaped, "norm") else ""}
     found = {key.rpartition(".")[0] for key in model.state_dict()}
-    assert found == named - {getattr(shaped, "activation", "")}
+    assert found == {*family.modules(config), *head_modules} - {""}
 
 
 def test_distances_are_in_torchs_buckets() -> None:

@@ -42,6 +42,7 @@ class Family:
 
 
 _AS_ROBERTA = {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 82}
+_MODERN = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 16}
 FAMILIES = {
     "albert": Family("Albert", "albert", "span", "squad-v1.json", {"embedding_size": 16, "num_hidden_layers": 3}),
     "bert": Family("Bert", "bert", "classification", "sst2.tsv", {}),
@@ -53,6 +54,11 @@ FAMILIES = {
     "distilbert-cased": Family("DistilBert", "bert-cased", "span", "squad-v1.json", {"hidden_dim": 64}),
     "xlm-roberta": Family("XLMRoberta", "xlm-roberta", "span", "squad-v2.json", _AS_ROBERTA),
     "camembert": Family("Camembert", "camembert", "classification", "sst2.tsv", _AS_ROBERTA),
+    "modernbert": Family("ModernBert", "modernbert", "span", "squad-v2.json", _MODERN),
+    "modernbert-mean": Family(
+        "ModernBert", "modernbert", "classification", "sst2.tsv", _MODERN | {"classifier_pooling": "mean"}
+    ),
+    "modernbert-choice": Family("ModernBert", "modernbert", "multiple_choice", "race.jsonl", _MODERN),
     "mpnet": Family("MPNet", "mpnet", "span", "squad-v1.json", {"pad_token_id": 1, "max_position_embeddings": 82}),
 }  # fmt: skip
 """SpanBERT is a cased BERT that was trained otherwise."""

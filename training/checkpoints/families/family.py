@@ -132,19 +132,17 @@ class Family:
         """Name the modules of the layers in the order they run, relative to the base."""
         return [f"encoder.layer.{i}" for i in range(config.num_hidden_layers)]
 
+    def tables(self, config: Any) -> list[str]:
+        """Name the modules of the embeddings' tables."""
+        names = ("word", "position", *(("token_type",) if self.token_types else ()))
+        return [f"{self.base}.embeddings.{name}_embeddings" for name in names]
+
     def modules(self, config: Any) -> list[str]:
         """Name the modules of the encoder that hold weights."""
-        tables = ("word", "position", *(("token_type",) if self.token_types else ()))
-        named = [
-            *(f"{self.base}.embeddings.{table}_embeddings" for table in tables),
-            f"{self.base}.embeddings.LayerNorm",
-        ]
-        named += [
-            f"{self.base}.{layer}.{part}" for layer in dict.fromkeys(self.layer_names(config)) for part in self.layer
-        ]
-        named += [self.projection] if self.projection else []
+        layers = [f"{layer}.{part}" for layer in dict.fromkeys(self.layer_names(config)) for part in self.layer]
+        named = [*self.tables(config), *(f"{self.base}.{part}" for part in ("embeddings.LayerNorm", *layers))]
         bias = self.relative_bias(config)
-        return [*named, bias.table] if bias else named
+        return [*named, *filter(None, [self.projection, bias.table if bias else None])]
 
     def attentions(self, config: Any) -> int:
         """Count the attentions that run."""

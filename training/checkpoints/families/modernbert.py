@@ -44,12 +44,15 @@ class ModernBert(Family):
     def layer_names(self, config: Any) -> list[str]:
         return [f"layers.{i}" for i in range(config.num_hidden_layers)]
 
+    def tables(self, config: Any) -> list[str]:
+        return [f"{self.base}.embeddings.tok_embeddings"]
+
     def modules(self, config: Any) -> list[str]:
         """The first layer has no norm before its attention: the embeddings' own has just been."""
         base, parts = self.base, (self.query, self.mix, self.mix_norm, self.widen, self.narrow, self.norm)
         layers = [f"{base}.{layer}.{part}" for layer in self.layer_names(config) for part in parts]
         layers.remove(f"{base}.layers.0.{self.mix_norm}")
-        return [f"{base}.embeddings.tok_embeddings", f"{base}.embeddings.norm", *layers, f"{base}.final_norm"]
+        return [*self.tables(config), f"{base}.embeddings.norm", *layers, f"{base}.final_norm"]
 
     def positions(self, config: Any) -> int:
         return int(config.max_position_embeddings)
