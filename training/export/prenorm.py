@@ -78,7 +78,7 @@ class PreNorm(Writer):
         return self.norm(head.norm)(super().dense(x, head, to), "", "", f"{to}.normed")
 
     def class_logits(self, x: str, head: ClassHead) -> None:
-        super().class_logits(self.mean(x, "lengths") if head.mean else x, head)
+        super().class_logits(self.mean(x) if head.mean else x, head)
 
     # Its pieces
 
@@ -125,7 +125,7 @@ class PreNorm(Writer):
         wide = self.node("Mul", [wide, layer.gate(tokens, f"{to}.gate")], f"{to}.wide")
         inner = self.encoding.operand(self.builder, wide, f"{to}.inner")
         scale = self.scaled(inner.scale, tokens.scale, f"{to}.scale") if inner.scale else ""
-        return x, self.scaled(layer.narrow(inner, f"{to}.narrow"), scale, to)
+        return x, self.scaled(layer.narrow(inner, f"{to}.narrow" if scale else to), scale, to)
 
     def attention(
         self, layer: _Layer, tokens: Operand, lengths: str, places: _Places, to: str, *, first_only: bool
@@ -172,22 +172,21 @@ class PreNorm(Writer):
         row = self.node("Unsqueeze", [x, self.constant([0])], f"{to}.row")  # all tokens as those of one row
         return self.node("Squeeze", [self.node(op, [row, *turns], f"{to}.of", num_heads=heads), self.constant([0])], to)
 
-    def mean(self, x: str, lengths: str) -> str:
-        """Write the mean of each row's tokens."""
+    def mean(self, x: str) -> str:
+        """Write the mean of each row's tokens, as a first token would be."""
+        lengths = self.node("Unsqueeze", ["lengths.int64", self.constant([1])], "mean.lengths")
+        real = self.node("Less", ["positions", lengths], "mean.real")
+        real, share = (self.node("Cast", [each], f"{each}.float", to=TensorProto.FLOAT) for each in (real, lengths))
+        share = self.cast(self.node("Div", [real, share], "mean.share"))
+        # Two sums and one is kept, as where first tokens ask (`Writer.layer`): a sum whose rounding is its row's alone.
+        shares = self.node("Unsqueeze", [share, self.constant([1])], "mean.shares")
+        shares = self.node("Concat", [shares, shares], "mean.twice", axis=1)
         if self.packing:
             x = self.node("com.microsoft.RestorePadding", [x, self.packing.token_offset], "mean.restored")
-        else:
-            ends = self.node("Unsqueeze", [lengths, self.constant([1])], "mean.ends")
-            real = self.node(
-                "Less", [self.node("Cast", ["positions"], "mean.positions", to=TensorProto.INT32), ends], "mean.real"
-            )
-            real = self.node("Unsqueeze", [real, self.constant([2])], "mean.mask")
-            x = self.node("Where", [real, x, self.constant(self.encoding.dtype.type(0))], "mean.tokens")
-        keep = int(not self.packing)
-        total = self.node("ReduceSum", [x, self.constant([1])], "mean.sum", keepdims=keep)
-        count = self.node("Unsqueeze", [lengths, self.constant([1, 2] if keep else [1])], "mean.counts")
-        count = self.cast(self.node("Cast", [count], "mean.count", to=TensorProto.FLOAT))
-        return self.node("Div", [total, count], "mean")
+        x = self.node("MatMul", [shares, x], "mean.sums")
+        return (
+            self.node("Gather", [x, self.constant(0)], "mean", axis=1) if self.packing else self.leading(x, 1, "mean")
+        )
 
     def scaled(self, x: str, scale: str, to: str) -> str:
         """Write x times its tokens' scale, if they have one."""

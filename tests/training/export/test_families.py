@@ -42,7 +42,14 @@ class Family:
 
 
 _AS_ROBERTA = {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 82}
-_MODERN = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 16}
+_MODERN = {
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+    "local_attention": 16,
+}
 FAMILIES = {
     "albert": Family("Albert", "albert", "span", "squad-v1.json", {"embedding_size": 16, "num_hidden_layers": 3}),
     "bert": Family("Bert", "bert", "classification", "sst2.tsv", {}),

@@ -121,7 +121,7 @@ def test_no_work_is_on_padding(family: str, head: str) -> None:
     model = tiny(family, head)
     graph = packing.for_cpu(build(model, packed=True))
     layers = [f"layer.{i}" for i in range(len(layer_names(model.config)))]
-    seen = ["packed", *(f"{layer}{part}" for layer in layers for part in (".qkv", ".attention", ".wide", ""))]
+    seen = ["packed", *(f"{layer}{part}" for layer in layers for part in (".query", ".attention", ".wide", ""))]
     seen += ["embeddings.projected"] if "embedding_size" in FAMILIES[family][1] else []
     seen += ["span_logits"] if head == "QuestionAnswering" else []
     graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in seen)

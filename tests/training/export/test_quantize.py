@@ -42,11 +42,16 @@ def test_logits_stay_close_to_torch(family: str, head: str, encoding: Encoding) 
         assert np.corrcoef(expected[read].ravel(), actual[read].ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("family", ["Bert", "DistilBert", "MPNet"])
+MEAN = {"classifier_pooling": "mean"}
+
+
+@pytest.mark.parametrize(
+    ("family", "more"), [("Bert", {}), ("DistilBert", {}), ("MPNet", {}), ("ModernBert", {}), ("ModernBert", MEAN)]
+)
 @pytest.mark.parametrize("head", ["SequenceClassification", "QuestionAnswering"])
-def test_int8_row_does_not_feel_its_neighbours(family: str, head: str) -> None:
+def test_int8_row_does_not_feel_its_neighbours(family: str, more: dict[str, str], head: str) -> None:
     """To the bit: one rounding that depends on the padding can flip a code, and move a real model's logits by 1e-3."""
-    model = tiny(family, head, hidden_size=64, intermediate_size=128)
+    model = tiny(family, head, hidden_size=64, intermediate_size=128, **more)
     runtime = session(build(model, encoding=INT8))
     batch = rows(model, 400, 60)
     together = runtime.run(None, batch)
