@@ -57,9 +57,14 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
 
 def _writer(model: PreTrainedModel) -> type["Writer"]:
     """What writes the layers that a model's family says it has."""
-    from training.export.prenorm import PreNorm  # it is a writer too
+    # They are writers too.
+    from training.export.decoder import EncoderDecoder
+    from training.export.prenorm import PreNorm
 
-    return PreNorm if families.of(model.config).rotary(model.config) else Writer
+    family = families.of(model.config)
+    if family.decoder(model.config):
+        return EncoderDecoder
+    return PreNorm if family.rotary(model.config) else Writer
 
 
 def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
@@ -89,7 +94,7 @@ def unique_weight_count(graph: onnx.ModelProto) -> int:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """A stored projection. Its bias is left to the fused operator that comes next."""
 
     project: Use
@@ -97,14 +102,14 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A stored transformer layer, to be written as often as it runs."""
 
-    qkv: _Linear  # [hidden, 3 * hidden]: query, key and value side by side
-    mix: _Linear
+    qkv: Linear  # [hidden, 3 * hidden]: query, key and value side by side
+    mix: Linear
     mix_norm: Normalise
-    widen: _Linear
-    narrow: _Linear
+    widen: Linear
+    narrow: Linear
     norm: Normalise
 
 
@@ -220,7 +225,7 @@ class Writer:
         linear = self.linear(projection)
         return self.node("Add", [linear.project(x, "embeddings.project"), linear.bias], "embeddings.projected")
 
-    def layer(self, layer: _Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
+    def layer(self, layer: Layer, x: str, lengths: str, bias: str, to: str, *, first_only: bool) -> str:
         """Write one layer over x, with `bias` on its scores. With `first_only`, every token is attended to but only the
         first is computed."""
         query, key, value = f"{to}.query", f"{to}.key", f"{to}.value"
@@ -243,6 +248,10 @@ class Writer:
             attended, x = (self.first(each, f"{each}.first") for each in (attended, x))
         mixed = layer.mix.project(attended, f"{to}.mix")
         x = layer.mix_norm(mixed, x, layer.mix.bias, f"{to}.mixed")
+        return self.feed_forward(layer, x, to)
+
+    def feed_forward(self, layer: Layer, x: str, to: str) -> str:
+        """Write the second half of a layer."""
         wide = layer.widen.project(x, f"{to}.widen")
         wide = self.activate(wide, layer.widen.bias, self.family.activation(self.config), f"{to}.wide")
         narrow = layer.narrow.project(wide, f"{to}.narrow")
@@ -298,12 +307,16 @@ class Writer:
             return self.node(op, [x, bias], to)
         return self.node(op, [self.node("Add", [x, bias], f"{to}.biased")], to)
 
+    def scaled(self, x: str, scale: str, to: str) -> str:
+        """Write x times its tokens' scale, if they have one."""
+        return self.node("Mul", [x, scale], to) if scale else x
+
     # Its weights
 
-    def stored_layer(self, name: str) -> _Layer:
+    def stored_layer(self, name: str) -> Layer:
         """Store the weights of the layer that is the module `name`."""
         family = self.family
-        return _Layer(
+        return Layer(
             qkv=self.linear(*(f"{name}.{part}" for part in (family.query, family.key, family.value))),
             mix=self.linear(f"{name}.{family.mix}"),
             mix_norm=self.norm(f"{name}.{family.mix_norm}"),
@@ -312,14 +325,14 @@ class Writer:
             norm=self.norm(f"{name}.{family.norm}"),
         )
 
-    def linear(self, *names: str) -> _Linear:
+    def linear(self, *names: str) -> Linear:
         """Store the linear modules `names`, side by side as one projection."""
         matrix = np.concatenate([self.take(f"{name}.weight").T for name in names], axis=1)
         project = self.encoding.matmul(self.builder, f"{names[0]}.weight", matrix)
         if f"{names[0]}.bias" not in self.tensors:
-            return _Linear(project, "")
+            return Linear(project, "")
         bias = np.concatenate([self.take(f"{name}.bias") for name in names])
-        return _Linear(project, self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)))
+        return Linear(project, self.builder.weight(f"{names[0]}.bias", bias.astype(self.encoding.dtype)))
 
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""

@@ -188,10 +188,6 @@ class PreNorm(Writer):
             self.node("Gather", [x, self.constant(0)], "mean", axis=1) if self.packing else self.leading(x, 1, "mean")
         )
 
-    def scaled(self, x: str, scale: str, to: str) -> str:
-        """Write x times its tokens' scale, if they have one."""
-        return self.node("Mul", [x, scale], to) if scale else x
-
     def cast(self, x: str) -> str:
         """Write x, which is fp32, in the type of hidden states."""
         if self.encoding.dtype == np.float32:

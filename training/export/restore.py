@@ -84,18 +84,25 @@ def _weights(model: PreTrainedModel, stored: Mapping[str, Array], encoder: Path)
     tables = family.tables(model.config)
     # query, key and value lie side by side under the query's name
     layers = [f"{family.base}.{name}" for name in dict.fromkeys(layer_names(model.config))]
-    parts = dict.fromkeys((family.query, family.key, family.value))
-    packed = {f"{layer}.{part}": (f"{layer}.{family.query}", i) for layer in layers for i, part in enumerate(parts)}
+    packed = {
+        f"{layer}.{part}": (f"{layer}.{parts[0]}", i, len(parts))
+        for parts in family.side_by_side
+        for layer in layers
+        for i, part in enumerate(parts)
+    }
+    first_names: dict[int, str] = {}  # under which a tied tensor is stored
     state = {}
     for name, tensor in model.state_dict().items():
-        module, _, kind = name.rpartition(".")
-        first, part = packed.get(module, (module, 0))
+        module, _, kind = first_names.setdefault(tensor.data_ptr(), name).rpartition(".")
+        first, part, parts = packed.get(module, (module, 0, 1))
         try:
             if module in tables:
                 value = _table(stored, module.removesuffix("_embeddings"), len(tensor))
             else:
-                value = _decoded(stored, f"{first}.{kind}")
-                value = np.split(value, len(parts), axis=-1)[part] if module in packed else value
+                own = f"{module}.{kind}"
+                value = _decoded(stored, own if own in stored or f"{own}.codes" in stored else f"{first}.{kind}")
+                beside = value.shape[-1] == parts * len(tensor)
+                value = np.split(value, parts, axis=-1)[part] if beside else value
                 value = value.T if tensor.ndim == 2 else value
         except KeyError as error:
             raise CheckpointError(f"the bundle has no {error.args[0]}, which {encoder} has") from error

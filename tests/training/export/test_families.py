@@ -19,6 +19,7 @@ from service.repository.opening import open_engine
 from service.tasks import build
 from tests.training import mixed_script
 from tests.training.samples import make_model, recipe
+from training.checkpoints import families
 from training.evaluate import runner as evaluate
 from training.evaluate.engine import TorchEngine
 from training.export import graph
@@ -50,6 +51,10 @@ _MODERN = {
     "sep_token_id": 3,
     "local_attention": 16,
 }
+_BART = {
+    "pad_token_id": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "decoder_layers": 2, "decoder_attention_heads": 4,
+    "init_std": 0.1,
+}  # fmt: skip
 FAMILIES = {
     "albert": Family("Albert", "albert", "span", "squad-v1.json", {"embedding_size": 16, "num_hidden_layers": 3}),
     "bert": Family("Bert", "bert", "classification", "sst2.tsv", {}),
@@ -66,6 +71,8 @@ FAMILIES = {
         "ModernBert", "modernbert", "classification", "sst2.tsv", _MODERN | {"classifier_pooling": "mean"}
     ),
     "modernbert-choice": Family("ModernBert", "modernbert", "multiple_choice", "race.jsonl", _MODERN),
+    "bart": Family("Bart", "bart", "classification", "sst2.tsv", _BART),
+    "bart-span": Family("Bart", "bart", "span", "squad-v1.json", _BART),
     "mpnet": Family("MPNet", "mpnet", "span", "squad-v1.json", {"pad_token_id": 1, "max_position_embeddings": 82}),
 }  # fmt: skip
 """SpanBERT is a cased BERT that was trained otherwise."""
@@ -115,4 +122,4 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
         assert np.abs(ours - torchs)[read].max() < 1e-4
         assert torchs[read].std() > 0.1  # worth comparing
     proto = onnx.load(path, load_external_data=False)
-    assert graph.fused_attention_count(proto) == model.config.num_hidden_layers
+    assert graph.fused_attention_count(proto) == families.of(model.config).attentions(model.config)

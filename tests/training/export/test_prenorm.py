@@ -53,7 +53,7 @@ def test_positions_are_computed_once_and_shared() -> None:
 
 
 def test_int8_multiplies_narrow_tables_in_place_of_wide_tokens() -> None:
-    """A layer's eight products are rescaled where it is cheapest: five times, of which none is of a query or a gate."""
+    """Of a layer's seven products four are rescaled: queries, keys and the gate are not."""
     graph = build(tiny("ModernBert", "QuestionAnswering"), encoding=INT8).graph
     scaled = {node.input[0] for node in graph.node if node.op_type == "Mul"}
     products = [node.output[0] for node in graph.node if node.op_type == "MatMulIntegerToFloat"]

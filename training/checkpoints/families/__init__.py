@@ -8,6 +8,7 @@ its embeddings, attention, feed-forward and heads are, and list it below. If its
 from transformers import PreTrainedConfig
 
 from training.checkpoints.families.albert import Albert
+from training.checkpoints.families.bart import Bart
 from training.checkpoints.families.bert import Bert
 from training.checkpoints.families.camembert import Camembert
 from training.checkpoints.families.distilbert import DistilBert
@@ -16,6 +17,7 @@ from training.checkpoints.families.family import (
     GELU,
     TANH_GELU,
     ClassHead,
+    Decoder,
     Family,
     RelativeBias,
     Rotary,
@@ -32,6 +34,7 @@ __all__ = [
     "GELU",
     "TANH_GELU",
     "ClassHead",
+    "Decoder",
     "Family",
     "RelativeBias",
     "Rotary",
@@ -54,6 +57,7 @@ FAMILIES: dict[str, Family] = {
         Camembert(),
         MPNet(),
         ModernBert(),
+        Bart(),
     )
 }
 """By `model_type`."""

@@ -86,6 +86,24 @@ class Rotary:
     window: int | None
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """What stands behind an encoder and reads the row again, shifted by a token, each token seeing those before it.
+
+    Attributes:
+        start: the id that the shifted row begins with.
+        heads: of its attentions.
+        scale: what its word embeddings and the encoder's are multiplied by.
+        across: the modules of a layer's attention to what the encoder made: query, key, value, the projection behind
+            them, and its layer norm.
+    """
+
+    start: int
+    heads: int
+    scale: float
+    across: tuple[str, str, str, str, str]
+
+
 class Family:
     """BERT's names and rules. Module names are the checkpoint's; those of a layer are relative to the layer."""
 
@@ -118,6 +136,11 @@ class Family:
         return (
             self.query, self.key, self.value, self.mix, self.mix_norm, self.widen, self.narrow, self.norm,
         )  # fmt: skip
+
+    @property
+    def side_by_side(self) -> tuple[tuple[str, ...], ...]:
+        """The modules of a layer whose weights, or biases alone, a graph keeps side by side under the first's name."""
+        return ((self.query, self.key, self.value),)
 
     def check(self, config: Any) -> None:
         """Raise `UnsupportedArchitecture` unless `config` describes a plain encoder."""
@@ -175,6 +198,14 @@ class Family:
     def rotary(self, config: Any) -> tuple[Rotary, ...]:
         """Return how each layer knows positions, where none are in the embeddings; empty where they are."""
         return ()
+
+    def decoder(self, config: Any) -> Decoder | None:
+        """Return the decoder behind the encoder; None where there is none."""
+        return None
+
+    def end(self, config: Any) -> int | None:
+        """Return the id that each row must end in, and end alone; None where that is of no matter."""
+        return None
 
     def class_head(self, config: Any) -> ClassHead:
         """Return the head of a `ForSequenceClassification`."""

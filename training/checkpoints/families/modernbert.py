@@ -30,6 +30,7 @@ class ModernBert(Family):
     norm = "mlp_norm"  # before the two
 
     dropouts = ("embedding_dropout", "attention_dropout", "mlp_dropout")
+    side_by_side = ()
 
     def check(self, config: Any) -> None:
         for name in ("attention_bias", "mlp_bias", "norm_bias"):
