@@ -146,6 +146,7 @@ def _of_tokenizer(report: Report, config: Any) -> None:
     except ValueError as error:
         report.problems.append(str(error))
         return
+    report.tried(lambda: agreement.check_end(report.folder, config, tokenizer))
     report.notes += agreement.differences(config, tokenizer, layout)
 
 

@@ -39,8 +39,9 @@ class EncoderDecoder(Writer):
         """Raises `UnsupportedArchitecture` for a packed graph."""
         super().__init__(model, encoding, packed=packed)
         if packed:
-            called = self.family.called.replace("A ", "a ")
-            raise UnsupportedArchitecture(f"no packed graph is made of {called}, which has a decoder: leave --packed out")
+            raise UnsupportedArchitecture(
+                f"{self.family.called} has a decoder, which is not packed: leave --packed out"
+            )
         self.decoder: Any = self.family.decoder(self.config)
 
     def encoder(self, *, first_only: bool) -> str:

@@ -102,6 +102,7 @@ def run(request: Request) -> Manifest:
     ):
         folder.mkdir()
         tokenizer = open_tokenizer(request.checkpoint, model.config.vocab_size, folder / manifests.TOKENIZER)
+        agreement.check_end(request.checkpoint, model.config, tokenizer)
         layout_of_tokens = json.loads((folder / manifests.TOKENIZER).read_text(encoding="utf-8"))
         for said in agreement.differences(model.config, tokenizer, layout_of_tokens):
             logger.warning("%s: %s", request.checkpoint, said)

@@ -162,7 +162,7 @@ def test_weights_are_those_of_the_padded_graph(tmp_path: Path, family: str, enco
 
 
 def test_a_decoder_is_not_packed() -> None:
-    with pytest.raises(UnsupportedArchitecture, match="no packed graph is made of a BART"):
+    with pytest.raises(UnsupportedArchitecture, match="A BART has a decoder, which is not packed"):
         build(tiny("Bart", "SequenceClassification"), packed=True)
 
 
