@@ -163,3 +163,17 @@ PREPARED: dict[str, Callable[[str], str]] = {
 }
 """What is done to a line first: the first WordPiece knows no letter for sigma at the end of a word, and what keeps
 accents may read another order of them otherwise."""
+
+
+class ModernBert:
+    """Composed characters, cut at what stands in its list of tokens of their own, and RoBERTa's way with the rest."""
+
+    def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], added: dict[str, int]) -> None:
+        self._rest = Roberta(vocabulary, merges)
+        self._added = added
+        longest_first = sorted(added, key=len, reverse=True)
+        self._cut = regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
+
+    def __call__(self, text: str) -> list[int]:
+        parts = self._cut.split(unicodedata.normalize("NFC", text))
+        return [i for part in parts for i in ([self._added[part]] if part in self._added else self._rest(part))]

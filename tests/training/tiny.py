@@ -9,11 +9,13 @@ import torch
 import transformers
 from transformers import (
     AlbertConfig,
+    BartConfig,
     BertConfig,
     CamembertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -52,8 +54,16 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
             "position_buckets": 256,
         },
     ),
+    "ModernBert": (ModernBertConfig, {"pad_token_id": 0, "local_attention": 16, "num_hidden_layers": 3}),
 }
+_BART = {
+    "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 512,
+}  # fmt: skip
+FAMILIES["Bart"] = (BartConfig, _BART)
 HEADS = ["SequenceClassification", "MultipleChoice", "QuestionAnswering"]
+PAIRS = [(name, head) for name in FAMILIES for head in HEADS if hasattr(transformers, f"{name}For{head}")]
+"""Each family with each head that transformers has of it."""
 SHAPES = [(1, 1), (1, 8), (4, 32), (3, 50)]
 
 
@@ -78,6 +88,8 @@ def rows(model: PreTrainedModel, count: int, tokens: int) -> dict[str, np.ndarra
     lengths[0] = tokens
     real = np.arange(tokens) < lengths[:, None]
     ids = np.where(real, random.integers(5, config.vocab_size, (count, tokens)), config.pad_token_id)
+    if (end := families.of(config).end(config)) is not None:
+        ids[np.arange(count), lengths - 1] = end
     types = np.where(real, random.integers(0, max(1, getattr(config, "type_vocab_size", 1)), (count, tokens)), 0)
     return {"input_ids": ids, "attention_mask": real.astype(np.int64), "token_type_ids": types}
 

@@ -10,13 +10,16 @@ from typing import Any
 import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from tests.training import mixed_script, references
 from tests.training.samples import ADA, PARIS, QUESTIONS, SENTENCES, write_text
 from training.tokenizers import pieces
 
-KINDS = ("albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet", "deberta-v2")
+KINDS = (
+    "albert", "bert", "bert-cased", "roberta", "xlm-roberta", "camembert", "mpnet", "deberta-v2", "modernbert", "bart",
+)  # fmt: skip
 FAIRSEQ = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
 """Kinds whose pieces have fairseq's ids, and transformers' class for them."""
 _PLAIN = (*(text for text, _ in SENTENCES), *(text for _, text, _, _ in QUESTIONS), PARIS, ADA)
@@ -34,6 +37,8 @@ def make(folder: Path, text: Sequence[str] = ()) -> dict[str, Path]:
     pieces.learn(made["bert-cased"], [corpus], kind="wordpiece", size=1500, cased=True)
     pieces.learn(made["roberta"], [corpus], kind="bytebpe", size=1000)
     mpnet(made["mpnet"], made["bert"])
+    modernbert(made["modernbert"], lines)
+    bart(made["bart"], made["roberta"])
     model = fairseq_model(text)
     for kind in FAIRSEQ:
         fairseq(made[kind], kind, model)
@@ -62,6 +67,47 @@ def mpnet(folder: Path, bert: Path) -> Path:
     return folder
 
 
+def modernbert(folder: Path, lines: Sequence[str]) -> Path:
+    """A published ModernBERT's one file: byte-level BPE of composed characters, with runs of spaces and a name of what
+    was taken out of its texts as tokens of their own, and BERT's special tokens."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=1000, special_tokens=["|||IP_ADDRESS|||", "[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+        ),
+    )  # fmt: skip
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    layout = json.loads(backend.to_str())
+    for token in layout["added_tokens"]:
+        token["lstrip"] = token["content"] == "[MASK]"
+        token["special"] = not token["content"].startswith("|")
+        token["normalized"] = not token["special"]
+    backend = tokenizers.Tokenizer.from_str(json.dumps(layout))
+    backend.add_tokens([tokenizers.AddedToken(" " * count, normalized=True) for count in range(24, 1, -1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=8192, model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def bart(folder: Path, roberta: Path) -> Path:
+    """A published BART's two files: RoBERTa's vocabulary and merges."""
+    folder.mkdir(parents=True)
+    model = json.loads((roberta / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [" ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    return folder
+
+
 def fairseq(folder: Path, kind: str, model: bytes) -> Path:
     """The tokenizer's files of a published XLM-RoBERTa or CamemBERT of some years ago: its SentencePiece model."""
     folder.mkdir(parents=True)
@@ -83,7 +129,8 @@ def deberta(folder: Path, model: bytes) -> Path:
 
 def deberta_json(folder: Path) -> None:
     """Put the `tokenizer.json` that transformers 4 made of a folder's SentencePiece model in its place."""
-    model = sentencepiece_model_pb2.ModelProto.FromString((folder / "spm.model").read_bytes())
+    proto: Any = sentencepiece_model_pb2
+    model = proto.ModelProto.FromString((folder / "spm.model").read_bytes())
     backend = tokenizers.Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in model.pieces], unk_id=3))
     characters = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
     spaces = normalizers.Replace(tokenizers.Regex(" {2,}"), " ")

@@ -59,5 +59,4 @@ def recorded(checkpoint: Path) -> dict[str, Any]:
 
 def max_positions(config: PreTrainedConfig) -> int:
     """The longest row that a model has positions for."""
-    positions: int = config.max_position_embeddings
-    return positions - families.of(config).first_position(config)
+    return families.of(config).positions(config)

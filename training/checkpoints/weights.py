@@ -36,6 +36,10 @@ def load(
             config says, or hold what is no finite number.
     """
     local = Path(folder).is_dir()
+    if hasattr(auto, "_model_mapping") and type(config) not in auto._model_mapping:
+        raise CheckpointError(
+            f"{folder}: transformers has no {auto.__name__.removeprefix('Auto')} of {config.model_type}"
+        )
     state = stored.read(Path(folder)) if local else None
     names = list(state or ())  # transformers empties the mapping
     source: dict[str, Any] = {"state_dict": state} if local else {"use_safetensors": True, "trust_remote_code": False}

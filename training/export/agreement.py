@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.engine.tokenizer import Tokenizer
+from training.checkpoints import families
 from training.checkpoints.configs import max_positions
 from training.errors import CheckpointError
 from training.tokenizers.loading import cut_side
@@ -26,6 +27,19 @@ def check_side(folder: Path, *, windows: bool) -> None:
             f"{folder}: its tokenizer cuts long texts on the left (truncation_side), and the service cuts them on the "
             'right: write "truncation_side": "right" into tokenizer_config.json to serve their beginnings'
         )
+
+
+def check_end(folder: Path, config: Any, tokenizer: Tokenizer) -> None:
+    """Raise `CheckpointError` where the model reads a token that the tokenizer doesn't put at the end of each row."""
+    wanted = families.of(config).end(config)
+    for template in (tokenizer.single, tokenizer.pair):
+        last = int(template.parts[-1][-1]) if len(template.parts[-1]) else None
+        if wanted is not None and last != wanted:
+            said = "nothing" if last is None else f"id {last}"
+            raise CheckpointError(
+                f"{folder}: the model reads a row's last token, which its config says is {wanted} (eos_token_id), and "
+                f"its tokenizer ends rows with {said}: copy the tokenizer of the checkpoint that was fine-tuned"
+            )
 
 
 def shortened(config: Any, max_length: int, *, windows: bool) -> str:

@@ -166,6 +166,7 @@ def _of_tokenizer(report: Report, config: Any) -> None:
         return
     if tokenizer.markers:
         report.facts["markers"] = f"{_some(tokenizer.markers)}: no plain text where they stand in a text"
+    report.tried(lambda: agreement.check_end(report.folder, config, tokenizer))
     report.notes += agreement.differences(config, tokenizer)
 
 

@@ -17,7 +17,7 @@ from service.engine.batch import Batch, Encoded
 from service.engine.session import Engine, OrtEngine, Outputs
 from service.errors import BundleError
 from service.tasks import RowLogits
-from training.checkpoints.families import layer_names
+from training.checkpoints import families
 from training.errors import GateError
 from training.evaluate.engine import TorchEngine
 from training.export import graph
@@ -43,10 +43,10 @@ SHAPES = ((1, 8), (4, 33), (3, 128), (2, 384))
 
 
 def attention(model: PreTrainedModel, proto: onnx.ModelProto) -> int:
-    """The number of fused attentions. Raises `GateError` unless each layer has one."""
-    layers, fused = len(layer_names(model.config)), graph.fused_attention_count(proto)
-    if fused != layers:
-        raise GateError(f"{fused} fused attentions for {layers} layers")
+    """The number of fused attentions. Raises `GateError` unless each attention is one."""
+    wanted, fused = families.of(model.config).attentions(model.config), graph.fused_attention_count(proto)
+    if fused != wanted:
+        raise GateError(f"{fused} of {wanted} attentions are fused")
     return fused
 
 
@@ -139,7 +139,11 @@ def _answers(
         if getattr(model.config, "type_vocab_size", 0) > 1:
             types[:, tokens // 2 :] = 1
         pad_id = getattr(model.config, "pad_token_id", None) or 0
-        batch = Batch(np.where(mask == 1, _without(ids, pad_id), pad_id), mask, types * mask)
+        ids = _without(ids, pad_id)
+        if (end := families.of(model.config).end(model.config)) is not None:
+            ids = _without(ids, end)
+            ids[np.arange(rows), lengths - 1] = end
+        batch = Batch(np.where(mask == 1, ids, pad_id), mask, types * mask)
         yield batch, one.run(batch), other.run(batch)
 
 
@@ -205,6 +209,6 @@ def chance(name: str, precision: str, misfit: str) -> None:
         raise GateError(f"the {precision} graph's answers on {name} do not fit the data: {misfit}")
 
 
-def _without(ids: np.ndarray, pad_id: int) -> np.ndarray:
-    """`ids` without the padding's id: RoBERTa counts positions by it."""
-    return np.where(ids == pad_id, pad_id + 1, ids)
+def _without(ids: np.ndarray, special: int) -> np.ndarray:
+    """`ids` without a special one: RoBERTa counts positions by the padding's."""
+    return np.where(ids == special, special + 1, ids)

@@ -46,7 +46,7 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
     families.check(model.config)
     head = head_of(model)
     writer = _writer(model)(model, encoding, packed=packed)
-    hidden = writer.encoder(first_only=isinstance(head, ClassHead))
+    hidden = writer.encoder(first_only=isinstance(head, ClassHead) and not head.mean)
     match head:
         case ClassHead():
             writer.class_logits(hidden, head)
@@ -57,9 +57,17 @@ def build(model: PreTrainedModel, *, encoding: Encoding = FLOAT32, packed: bool 
 
 def _writer(model: PreTrainedModel) -> type["Writer"]:
     """What writes the layers that a model's family says it has."""
-    from training.export.disentangled import DisentangledWriter  # it is a writer too
+    # They are writers too.
+    from training.export.decoder import EncoderDecoder
+    from training.export.disentangled import DisentangledWriter
+    from training.export.prenorm import PreNorm
 
-    return DisentangledWriter if families.of(model.config).disentangled(model.config) else Writer
+    family = families.of(model.config)
+    if family.decoder(model.config):
+        return EncoderDecoder
+    if family.disentangled(model.config):
+        return DisentangledWriter
+    return PreNorm if family.rotary(model.config) else Writer
 
 
 def head_of(model: PreTrainedModel) -> ClassHead | SpanHead:
@@ -229,6 +237,10 @@ class Writer:
             attended, x = (self.first(each, f"{each}.first") for each in (attended, x))
         mixed = layer.mix.project(attended, f"{to}.mix")
         x = layer.mix_norm(mixed, x, layer.mix.bias, f"{to}.mixed")
+        return self.feed_forward(layer, x, to)
+
+    def feed_forward(self, layer: Layer, x: str, to: str) -> str:
+        """Write the second half of a layer."""
         wide = layer.widen.project(x, f"{to}.widen")
         wide = self.activate(wide, layer.widen.bias, self.family.activation(self.config), f"{to}.wide")
         narrow = layer.narrow.project(wide, f"{to}.narrow")
@@ -264,15 +276,15 @@ class Writer:
 
     def class_logits(self, x: str, head: ClassHead) -> None:
         """Write `head` over the hidden states of first tokens."""
-        dense = self.linear(head.dense)
         if not self.packing:
             x = self.node("Squeeze", [x, self.constant([1])], "first")
-        pooled = self.activate(dense.project(x, "pool"), dense.bias, head.activation, "pooled")
-        logits = self.last(pooled, head.last, "logits")
+        logits = self.last(self.dense(x, head, "pool"), head.last, "logits")
         self.builder.output(logits, ["rows", len(self.tensors[f"{head.last}.bias"])])
 
     def span_logits(self, x: str, head: SpanHead) -> None:
         """Write `head` over all tokens."""
+        if head.dense:
+            x = self.dense(x, head, "head")
         logits = self.last(x, head.last, "span_logits")
         if self.packing:
             # Here, not before the head: two numbers a token are restored, and not all of its hidden state.
@@ -282,6 +294,11 @@ class Writer:
             self.builder.output(self.node("Gather", [logits, self.constant(i)], name, axis=2), ["rows", "tokens"])
 
     # Its pieces
+
+    def dense(self, x: str, head: ClassHead | SpanHead, to: str) -> str:
+        """Write a head's dense layer and its activation."""
+        dense = self.linear(head.dense)
+        return self.activate(dense.project(x, to), dense.bias, head.activation, f"{to}ed")
 
     def last(self, x: str, name: str, to: str) -> str:
         """Write the projection to logits, in fp32 whatever the encoding: it is tiny and the answer hangs on it."""
@@ -301,9 +318,15 @@ class Writer:
 
     def activate(self, x: str, bias: str, op: str, to: str) -> str:
         """Write op(x + bias)."""
+        if not bias:
+            return self.node("com.microsoft.Gelu" if op == GELU else op, [x], to)
         if op in (GELU, TANH_GELU):
             return self.node(op, [x, bias], to)
         return self.node(op, [self.node("Add", [x, bias], f"{to}.biased")], to)
+
+    def scaled(self, x: str, scale: str, to: str) -> str:
+        """Write x times its tokens' scale, if they have one."""
+        return self.node("Mul", [x, scale], to) if scale else x
 
     # Its weights
 
@@ -331,7 +354,8 @@ class Writer:
 
     def norm(self, name: str) -> Normalise:
         """Store the layer norm module `name`."""
-        gamma, beta = self.take(f"{name}.weight"), self.take(f"{name}.bias")
+        gamma = self.take(f"{name}.weight")
+        beta = self.take(f"{name}.bias") if f"{name}.bias" in self.tensors else None
         return self.encoding.norm(self.builder, name, gamma, beta, self.family.epsilon(self.config))
 
     def take(self, name: str) -> Array:

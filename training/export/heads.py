@@ -8,7 +8,10 @@ from training import tasks
 from training.checkpoints.source import Source
 from training.errors import CheckpointError
 
-HEADS = (("qa_outputs.", "QuestionAnswering"), ("classifier.", "SequenceClassification"))
+HEADS = (
+    ("qa_outputs.", "QuestionAnswering"), ("classifier.", "SequenceClassification"),
+    ("classification_head.", "SequenceClassification"),
+)  # fmt: skip
 """How the names of a head's weights begin, and the end of the name of the class that has it."""
 
 

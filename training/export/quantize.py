@@ -23,6 +23,22 @@ Normalise = Callable[[str, str, str, str], str]
 
 
 @dataclass(frozen=True)
+class Operand:
+    """What matrices are multiplied by: the tokens of `value`, each times its own number in `scale`, if there is one."""
+
+    value: str  # [..., size]
+    scale: str = ""  # [..., 1]
+
+
+Product = Callable[[Operand, str], str]
+"""Writes the product of an operand's value and a stored matrix: (operand, name for the output) -> name of the output.
+What the operand's scale comes to is the caller's business: it can often be left to a smaller tensor."""
+
+PreNormalise = Callable[[str, str, str], tuple[Operand, str]]
+"""Writes the layer norm of x + skip for products alone: (x, skip or "", name) -> (the operand, x + skip)."""
+
+
+@dataclass(frozen=True)
 class Float:
     """Weights as they are, in fp32 or fp16, and fused operators throughout: right for GPUs, and the reference."""
 
@@ -30,8 +46,17 @@ class Float:
 
     def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
         """Store `matrix` [inputs, outputs]; the use maps x [..., inputs] to x @ matrix [..., outputs]."""
+        product = self.product(builder, name, matrix)
+        return lambda x, to: product(Operand(x), to)
+
+    def product(self, builder: GraphBuilder, name: str, matrix: Array) -> Product:
+        """Store `matrix` [inputs, outputs], to be multiplied by operands."""
         stored = builder.weight(name, matrix.astype(self.dtype))
-        return lambda x, to: builder.node("MatMul", [x, stored], to)
+        return lambda x, to: builder.node("MatMul", [x.value, stored], to)
+
+    def operand(self, builder: GraphBuilder, x: str, to: str) -> Operand:
+        """Write x [..., inputs] as an operand."""
+        return Operand(x)
 
     def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
         """Store `table` [entries, size]; the use maps ids [...] to rows of the table [..., size]."""
@@ -46,21 +71,35 @@ class Float:
             return part
         return builder.node("Cast", [part], f"{part}.exact", to=TensorProto.FLOAT)
 
-    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array | None, epsilon: float) -> Normalise:
         """Store a layer norm over the last axis, `gamma` and `beta` [size]."""
-        stored = [
-            builder.weight(f"{name}.weight", gamma.astype(self.dtype)),
-            builder.weight(f"{name}.bias", beta.astype(self.dtype)),
-        ]
+        stored = self._norm_weights(builder, name, gamma, beta)
 
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
             if not skip:
                 x = builder.node("Add", [x, bias], f"{to}.biased") if bias else x
                 return builder.node("LayerNormalization", [x, *stored], to, epsilon=epsilon)
-            inputs = [x, skip, *stored, *([bias] if bias else [])]
+            inputs = [x, skip, *stored, *([""] * (beta is None) + [bias] if bias else [])]
             return builder.node("com.microsoft.SkipLayerNormalization", inputs, to, epsilon=epsilon)
 
         return normalise
+
+    def prenorm(self, builder: GraphBuilder, name: str, gamma: Array, epsilon: float) -> PreNormalise:
+        """Store a layer norm over the last axis, `gamma` [size], whose result is multiplied by matrices alone."""
+        stored = self._norm_weights(builder, name, gamma, None)
+
+        def normalise(x: str, skip: str, to: str) -> tuple[Operand, str]:
+            if not skip:
+                return Operand(builder.node("LayerNormalization", [x, *stored], to, epsilon=epsilon)), x
+            outputs = (to, "", "", f"{to}.sum")
+            builder.node("com.microsoft.SkipLayerNormalization", [x, skip, *stored], *outputs, epsilon=epsilon)
+            return Operand(to), f"{to}.sum"
+
+        return normalise
+
+    def _norm_weights(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array | None) -> list[str]:
+        weights = {"weight": gamma} if beta is None else {"weight": gamma, "bias": beta}
+        return [builder.weight(f"{name}.{kind}", value.astype(self.dtype)) for kind, value in weights.items()]
 
 
 @dataclass(frozen=True)
@@ -77,26 +116,34 @@ class Int8:
         return np.dtype(np.float32)
 
     def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
-        codes, scales = symmetric(matrix.T)
-        weights = builder.weight(f"{name}.codes", codes.T), builder.weight(f"{name}.scales", scales[:, 0])
-        one, floor = (builder.constant(np.float32(value)) for value in (1, 1e-12))
-        top = builder.parameter("activation.largest", np.float32(127))
-        middle = builder.parameter("activation.zero", np.uint8(128))  # the kernels want unsigned activations
+        product = self.product(builder, name, matrix)
 
         def use(x: str, to: str) -> str:
-            peak = builder.node(
-                "ReduceMax", [builder.node("Abs", [x], f"{to}.abs"), builder.constant([-1])], f"{to}.max"
-            )
-            peak = builder.node("Max", [peak, floor], f"{to}.peak")  # a token of zeros stays zeros
-            scaled = builder.node("Mul", [x, builder.node("Div", [top, peak], f"{to}.inverse")], f"{to}.scaled")
-            codes = builder.node("QuantizeLinear", [scaled, one, middle], f"{to}.codes")
-            scale = builder.node("Div", [peak, top], f"{to}.scale")
-            product = builder.node(
-                "com.microsoft.MatMulIntegerToFloat", [codes, weights[0], one, weights[1], middle], f"{to}.product"
-            )
-            return builder.node("Mul", [product, scale], to)
+            operand = self.operand(builder, x, to)
+            return builder.node("Mul", [product(operand, f"{to}.product"), operand.scale], to)
 
         return use
+
+    def product(self, builder: GraphBuilder, name: str, matrix: Array) -> Product:
+        codes, scales = symmetric(matrix.T)
+        weights = builder.weight(f"{name}.codes", codes.T), builder.weight(f"{name}.scales", scales[:, 0])
+        one, (_, middle) = builder.constant(np.float32(1)), self._parameters(builder)
+        op = "com.microsoft.MatMulIntegerToFloat"
+        return lambda x, to: builder.node(op, [x.value, weights[0], one, weights[1], middle], to)
+
+    def operand(self, builder: GraphBuilder, x: str, to: str) -> Operand:
+        one, floor = (builder.constant(np.float32(value)) for value in (1, 1e-12))
+        top, middle = self._parameters(builder)
+        peak = builder.node("ReduceMax", [builder.node("Abs", [x], f"{to}.abs"), builder.constant([-1])], f"{to}.max")
+        peak = builder.node("Max", [peak, floor], f"{to}.peak")  # a token of zeros stays zeros
+        scaled = builder.node("Mul", [x, builder.node("Div", [top, peak], f"{to}.inverse")], f"{to}.scaled")
+        codes = builder.node("QuantizeLinear", [scaled, one, middle], f"{to}.codes")
+        return Operand(codes, builder.node("Div", [peak, top], f"{to}.scale"))
+
+    def _parameters(self, builder: GraphBuilder) -> tuple[str, str]:
+        """The largest code, and the one for zero: the kernels want unsigned activations."""
+        top = builder.parameter("activation.largest", np.float32(127))
+        return top, builder.parameter("activation.zero", np.uint8(128))
 
     def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
         codes, scales = symmetric(table)
@@ -111,11 +158,11 @@ class Int8:
     def exact(self, builder: GraphBuilder, name: str, columns: tuple[int, int] | None = None) -> str:
         return _exact(builder, name, columns)
 
-    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array, epsilon: float) -> Normalise:
+    def norm(self, builder: GraphBuilder, name: str, gamma: Array, beta: Array | None, epsilon: float) -> Normalise:
         # Spelled out, because the runtime's fused norm is a scalar loop on CPUs, 2.5 times as slow as all these passes;
         # beside int8 products it would take a fifth of the time.
-        scale, shift = builder.weight(f"{name}.weight", gamma), builder.weight(f"{name}.bias", beta)
-        floor, last = builder.constant(np.float32(epsilon)), builder.constant([-1])
+        scale = builder.weight(f"{name}.weight", gamma)
+        shift = "" if beta is None else builder.weight(f"{name}.bias", beta)
         node = builder.node
 
         def normalise(x: str, skip: str, bias: str, to: str) -> str:
@@ -123,14 +170,35 @@ class Int8:
                 x = node("Add", [x, bias], f"{to}.biased")
             if skip:
                 x = node("Add", [x, skip], f"{to}.sum")
-            x = node("Sub", [x, node("ReduceMean", [x, last], f"{to}.mean")], f"{to}.centred")
-            variance = node("ReduceMean", [node("Mul", [x, x], f"{to}.squares"), last], f"{to}.variance")
-            deviation = node("Sqrt", [node("Add", [variance, floor], f"{to}.floored")], f"{to}.deviation")
+            x, inverse = self._centred(builder, x, epsilon, to)
             # Multiplying by a token's reciprocal is quicker than dividing each of its numbers.
-            x = node("Mul", [x, node("Reciprocal", [deviation], f"{to}.inverse")], f"{to}.unit")
+            x = node("Mul", [x, inverse], f"{to}.unit")
+            if not shift:
+                return node("Mul", [x, scale], to)
             return node("Add", [node("Mul", [x, scale], f"{to}.scaled"), shift], to)
 
         return normalise
+
+    def prenorm(self, builder: GraphBuilder, name: str, gamma: Array, epsilon: float) -> PreNormalise:
+        """As `norm`. A token's codes are the same whatever it is multiplied by, so its deviation goes to the scale."""
+        stored = builder.weight(f"{name}.weight", gamma)
+        node = builder.node
+
+        def normalise(x: str, skip: str, to: str) -> tuple[Operand, str]:
+            total = node("Add", [x, skip], f"{to}.sum") if skip else x
+            centred, inverse = self._centred(builder, total, epsilon, to)
+            operand = self.operand(builder, node("Mul", [centred, stored], f"{to}.weighed"), f"{to}.operand")
+            return Operand(operand.value, node("Mul", [operand.scale, inverse], f"{to}.scale")), total
+
+        return normalise
+
+    def _centred(self, builder: GraphBuilder, x: str, epsilon: float, to: str) -> tuple[str, str]:
+        """x less each token's mean, and one over each token's deviation."""
+        node, floor, last = builder.node, builder.constant(np.float32(epsilon)), builder.constant([-1])
+        x = node("Sub", [x, node("ReduceMean", [x, last], f"{to}.mean")], f"{to}.centred")
+        variance = node("ReduceMean", [node("Mul", [x, x], f"{to}.squares"), last], f"{to}.variance")
+        deviation = node("Sqrt", [node("Add", [variance, floor], f"{to}.floored")], f"{to}.deviation")
+        return x, node("Reciprocal", [deviation], f"{to}.inverse")
 
 
 @dataclass(frozen=True)
@@ -141,11 +209,11 @@ class WeightOnly(Float):
     so. A bundle whose int8 graph serves CPUs serves GPUs from the same weights.
     """
 
-    def matmul(self, builder: GraphBuilder, name: str, matrix: Array) -> Use:
+    def product(self, builder: GraphBuilder, name: str, matrix: Array) -> Product:
         codes, scales = symmetric(matrix.T)
         stored = builder.weight(f"{name}.codes", codes.T), builder.weight(f"{name}.scales", scales[:, 0])
         decoded = self._decode(builder, *stored, name)
-        return lambda x, to: builder.node("MatMul", [x, decoded], to)
+        return lambda x, to: builder.node("MatMul", [x.value, decoded], to)
 
     def embedding(self, builder: GraphBuilder, name: str, table: Array) -> Use:
         codes, scales = symmetric(table)

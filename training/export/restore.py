@@ -6,6 +6,7 @@ not hold, the config and the tokenizer's files, comes from the encoder that was 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,20 +81,28 @@ def _stored(bundle: Bundle) -> tuple[str, dict[str, Array]]:
 def _weights(model: PreTrainedModel, stored: Mapping[str, Array], encoder: Path) -> dict[str, torch.Tensor]:
     """The model's state, each of its tensors from what `graph` stored of it."""
     family = FAMILIES[model.config.model_type]
+    tables = family.tables(model.config)
     # query, key and value lie side by side under the query's name
     layers = [f"{family.base}.{name}" for name in dict.fromkeys(layer_names(model.config))]
-    parts = (family.query, family.key, family.value)
-    packed = {f"{layer}.{part}": (f"{layer}.{parts[0]}", i) for layer in layers for i, part in enumerate(parts)}
+    packed = {
+        f"{layer}.{part}": (f"{layer}.{parts[0]}", i, len(parts))
+        for parts in family.side_by_side
+        for layer in layers
+        for i, part in enumerate(parts)
+    }
+    first_names: dict[int, str] = {}  # under which a tied tensor is stored
     state = {}
     for name, tensor in model.state_dict().items():
-        module, _, kind = name.rpartition(".")
-        first, part = packed.get(module, (module, None))
+        module, _, kind = first_names.setdefault(tensor.data_ptr(), name).rpartition(".")
+        first, part, parts = packed.get(module, (module, 0, 1))
         try:
-            if module.endswith("_embeddings"):
+            if module in tables:
                 value = _table(stored, module.removesuffix("_embeddings"), len(tensor))
             else:
-                value = _decoded(stored, f"{first}.{kind}")
-                value = value if part is None else np.split(value, len(parts), axis=-1)[part]
+                own = f"{module}.{kind}"
+                value = _decoded(stored, own if own in stored or f"{own}.codes" in stored else f"{first}.{kind}")
+                beside = value.shape[-1] == parts * len(tensor)
+                value = np.split(value, parts, axis=-1)[part] if beside else value
                 value = value if tensor.ndim == 1 else _turned(value, tensor.shape)
         except KeyError as error:
             raise CheckpointError(f"the bundle has no {error.args[0]}, which {encoder} has") from error
@@ -123,7 +132,12 @@ def _table(stored: Mapping[str, Array], name: str, rows: int) -> Array:
 
 
 def _decoded(stored: Mapping[str, Array], name: str) -> Array:
-    """A tensor in fp32, from its codes and scales where it was encoded."""
+    """A tensor in fp32, from its codes and scales where it was encoded, and its parts side by side where it was cut."""
+    module, _, kind = name.rpartition(".")
+    if any(f"{module}.0.{kind}{ending}" in stored for ending in ("", ".codes")):
+        cut = (f"{module}.{i}.{kind}" for i in itertools.count())
+        found = itertools.takewhile(lambda part: part in stored or f"{part}.codes" in stored, cut)
+        return np.concatenate([_decoded(stored, part) for part in found], axis=-1)
     if f"{name}.codes" in stored:
         return stored[f"{name}.codes"].astype(np.float32) * stored[f"{name}.scales"]
     return stored[name].astype(np.float32)

@@ -117,6 +117,7 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
         folder.mkdir()
         file = folder / manifests.TOKENIZER
         tokenizer = open_tokenizer(source.folder, model.config.vocab_size, file, request.markers)
+        agreement.check_end(source.folder, model.config, tokenizer)
         for said in agreement.differences(model.config, tokenizer):
             logger.warning("%s: %s", source.name, said)
         if tokenizer.markers:

@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+)
 
 from tests.training.samples import save_checkpoint
 from training.checkpoints import weights as pretrained
@@ -38,6 +44,13 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 96}))
     with pytest.raises(CheckpointError, match=r"weights do not have the shapes .*: bert\.encoder\.layer\.0"):
         classifier(folder, 2, other_head=True)
+
+
+def test_a_head_that_the_family_has_not_is_said(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "bart", family="Bart", encoder_layers=1, decoder_layers=1)
+    config = AutoConfig.from_pretrained(folder)
+    with pytest.raises(CheckpointError, match="transformers has no ModelForMultipleChoice of bart"):
+        pretrained.load(AutoModelForMultipleChoice, folder, config)
 
 
 def test_an_encoder_is_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from service.repository.opening import open_engine
 from service.tasks import build
 from tests.training import mixed_script
 from tests.training.samples import make_model, recipe
+from training.checkpoints import families
 from training.checkpoints.source import Source
 from training.evaluate import runner as evaluate
 from training.evaluate.engine import TorchEngine
@@ -54,6 +55,18 @@ _AS_V2 = _AS_V3 | {
     "type_vocab_size": 1,
 }
 _AS_ROBERTA = {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 82}
+_MODERN = {
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+    "local_attention": 16,
+}
+_BART = {
+    "pad_token_id": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "decoder_layers": 2, "decoder_attention_heads": 4,
+    "init_std": 0.1,
+}  # fmt: skip
 FAMILIES = {
     "albert": Family("Albert", "albert", "span", "squad-v1.json", {"embedding_size": 16, "num_hidden_layers": 3}),
     "bert": Family("Bert", "bert", "classification", "sst2.tsv", {}),
@@ -65,6 +78,13 @@ FAMILIES = {
     "distilbert-cased": Family("DistilBert", "bert-cased", "span", "squad-v1.json", {"hidden_dim": 64}),
     "xlm-roberta": Family("XLMRoberta", "xlm-roberta", "span", "squad-v2.json", _AS_ROBERTA),
     "camembert": Family("Camembert", "camembert", "classification", "sst2.tsv", _AS_ROBERTA),
+    "modernbert": Family("ModernBert", "modernbert", "span", "squad-v2.json", _MODERN),
+    "modernbert-mean": Family(
+        "ModernBert", "modernbert", "classification", "sst2.tsv", _MODERN | {"classifier_pooling": "mean"}
+    ),
+    "modernbert-choice": Family("ModernBert", "modernbert", "multiple_choice", "race.jsonl", _MODERN),
+    "bart": Family("Bart", "bart", "classification", "sst2.tsv", _BART),
+    "bart-span": Family("Bart", "bart", "span", "squad-v1.json", _BART),
     "mpnet": Family("MPNet", "mpnet", "span", "squad-v1.json", {"pad_token_id": 1, "max_position_embeddings": 82}),
     "deberta-v2": Family("DebertaV2", "deberta-v2", "classification", "sst2.tsv", _AS_V2),
     "deberta-v3": Family("DebertaV2", "deberta-v2", "span", "squad-v2.json", _AS_V3),
@@ -117,4 +137,4 @@ def test_the_whole_way(name: str, vocabularies: dict[str, Path], data_dir: Path,
         assert np.abs(ours - torchs)[read].max() < 1e-4
         assert torchs[read].std() > 0.1  # worth comparing
     proto = onnx.load(path, load_external_data=False)
-    assert graph.fused_attention_count(proto) == model.config.num_hidden_layers
+    assert graph.fused_attention_count(proto) == families.of(model.config).attentions(model.config)

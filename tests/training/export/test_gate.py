@@ -136,7 +136,7 @@ def test_attention_count() -> None:
     assert gate.attention(model, proto) == 3
     node = next(node for node in proto.graph.node if node.op_type == "MultiHeadAttention")
     proto.graph.node.remove(node)
-    with pytest.raises(GateError, match="2 fused attentions for 3 layers"):
+    with pytest.raises(GateError, match="2 of 3 attentions are fused"):
         gate.attention(model, proto)
 
 

@@ -7,25 +7,24 @@ import onnx
 import onnxruntime
 import pytest
 
-from tests.training.tiny import FAMILIES, HEADS, differences, rows, session, tiny, torch_logits
+from tests.training.tiny import FAMILIES, PAIRS, differences, rows, session, tiny, torch_logits
+from training.checkpoints import families
 from training.export import external, quantize
 from training.export.graph import (
     UnsupportedArchitecture,
     build,
     fused_attention_count,
-    layer_names,
     unique_weight_count,
 )
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "head"), PAIRS)
 def test_logits_equal_torch(family: str, head: str) -> None:
     model = tiny(family, head)
     graph = build(model)
     onnx.checker.check_model(graph)
     assert max(differences(model, graph)) < 1e-4
-    assert fused_attention_count(graph) == len(layer_names(model.config))
+    assert fused_attention_count(graph) == families.of(model.config).attentions(model.config)
 
 
 @pytest.mark.parametrize("labels", [1, 700])

@@ -705,7 +705,7 @@ def test_scores_that_are_far_from_fp32_s_are_refused() -> None:
 
 def test_gate_counts_attentions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate.graph, "fused_attention_count", lambda proto: 1)
-    with pytest.raises(GateError, match="1 fused attentions for 2 layers"):
+    with pytest.raises(GateError, match="1 of 2 attentions are fused"):
         run(classifier(tmp_path / "c"), tmp_path / "models")
 
 

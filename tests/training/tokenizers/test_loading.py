@@ -355,8 +355,9 @@ def test_a_cased_vocabulary_is_not_lower_cased(vocabularies: dict[str, Path], tm
     )
 
 
-def test_byte_level_bpe(vocabularies: dict[str, Path]) -> None:
-    backend = load_tokenizer(vocabularies["roberta"])
+@pytest.mark.parametrize("kind", ["roberta", "bart"])
+def test_byte_level_bpe(kind: str, vocabularies: dict[str, Path]) -> None:
+    backend = load_tokenizer(vocabularies[kind])
     model = json.loads(backend.to_str())["model"]
     reference = references.Roberta(model["vocab"], [tuple(pair) for pair in model["merges"]])
     tokenizer = Tokenizer(backend)
@@ -365,18 +366,51 @@ def test_byte_level_bpe(vocabularies: dict[str, Path]) -> None:
     check_offsets(tokenizer, LINES, shortest=0)  # RoBERTa's leave the space out that a piece begins with, or is
 
 
+def test_bart_lays_out_rows_as_roberta(vocabularies: dict[str, Path]) -> None:
+    """<s> a </s></s> b </s>: the last token of a row is the one that its head reads."""
+    bart, roberta = (Tokenizer(load_tokenizer(vocabularies[kind])) for kind in ("bart", "roberta"))
+    assert [part.tolist() for part in bart.pair.parts] == [[0], [2, 2], [2]]
+    assert [part.tolist() for part in bart.single.parts] == [[0], [2]]
+    for one, other in zip(bart(LINES[:300]), roberta(LINES[:300]), strict=True):
+        assert (one.ids.tolist(), one.offsets.tolist()) == (other.ids.tolist(), other.offsets.tolist())
+
+
+def test_modernbert(vocabularies: dict[str, Path]) -> None:
+    backend = load_tokenizer(vocabularies["modernbert"])
+    model = json.loads(backend.to_str())["model"]
+    added = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if not token.special}
+    assert len(added) == 24
+    reference = references.ModernBert(model["vocab"], [tuple(pair) for pair in model["merges"]], added)
+    tokenizer = Tokenizer(backend)
+    lines = [*LINES, "at |||IP_ADDRESS||| and", "a" + " " * 30 + "b"]
+    for line, ids in zip(lines, tokenizer.ids(lines), strict=True):
+        assert ids.tolist() == reference(line), repr(line)
+    check_offsets(tokenizer, lines, shortest=0)
+    assert [part.tolist() for part in tokenizer.pair.parts] == [[2], [3], [3]]
+    assert tokenizer.pad_id == 1
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("modernbert", "tokenizer.json"), ("bart", "merges.txt")])
+def test_a_missing_file_is_named(kind: str, lost: str, vocabularies: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(vocabularies[kind], tmp_path / kind)
+    (tmp_path / kind / lost).unlink()
+    with pytest.raises(CheckpointError, match=f"there is no tokenizer: .*{lost}"):
+        load_tokenizer(tmp_path / kind)
+
+
 # ---- where in the text a piece stands -------------------------------------------------------------------------------
 
 AS_IT_IS = (*OFFSETS, "deberta-v2")
 SENTENCEPIECE = ("albert", *AS_IT_IS)
 WORDPIECE = ("bert", "bert-cased", "mpnet")
+BYTE_LEVEL = ("roberta", "modernbert", "bart")
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def surface(kind: str, piece: str) -> bytes:
     """What of a text a piece is, in bytes, without the mark of where a word begins or goes on."""
-    if kind == "roberta":
-        return bytes(BYTES[character] for character in piece).strip()
+    if kind in BYTE_LEVEL:
+        return bytes(BYTES.get(character, ord(" ")) for character in piece).strip()
     if byte := re.fullmatch("<0x(..)>", piece):
         return bytes.fromhex(byte[1])
     return plain(piece.removeprefix("##") if kind in WORDPIECE else piece.replace("▁", "")).encode()
@@ -408,10 +442,11 @@ def test_a_piece_is_the_text_at_its_offsets(kind: str, vocabularies: dict[str, P
     unknown = {backend.token_to_id(token) for token in ("<unk>", "[UNK]")}
 
     def read(text: str) -> str:
-        return plain(normalizer.normalize_str(text)) if normalizer else text
+        text = normalizer.normalize_str(text) if normalizer else text
+        return text if kind in BYTE_LEVEL else plain(text)
 
     same = 0
-    lines = COMPOSED if kind in AS_IT_IS else LINES
+    lines = COMPOSED if kind in (*AS_IT_IS, "modernbert") else LINES
     for line, tokens in zip(lines, Tokenizer(backend)(lines), strict=True):
         joined = composed(line, cased=kind != "albert") if kind in SENTENCEPIECE else set()
         left = {i for i, character in enumerate(line) if read(character).strip()} - joined
@@ -480,7 +515,7 @@ def test_an_answer_is_the_text_at_its_place(kind: str, vocabularies: dict[str, P
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_in_a_text_are_plain_text(kind: str, vocabularies: dict[str, Path]) -> None:
     backend = load_tokenizer(vocabularies[kind])
-    unknown = "[UNK]" if kind in (*WORDPIECE, "deberta-v2") else "<unk>"
+    unknown = "[UNK]" if kind in (*WORDPIECE, "deberta-v2", "modernbert") else "<unk>"
     own = {backend.token_to_id(token): token for token in SPECIAL if backend.token_to_id(token) is not None}
     assert len(own) == (10 if kind == "mpnet" else 5)
     tokenizer = Tokenizer(backend)

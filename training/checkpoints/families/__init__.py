@@ -8,6 +8,7 @@ its embeddings, attention, feed-forward and heads are, and list it below. If its
 from transformers import PreTrainedConfig
 
 from training.checkpoints.families.albert import Albert
+from training.checkpoints.families.bart import Bart
 from training.checkpoints.families.bert import Bert
 from training.checkpoints.families.camembert import Camembert
 from training.checkpoints.families.deberta_v2 import DebertaV2
@@ -18,12 +19,15 @@ from training.checkpoints.families.family import (
     TANH_GELU,
     ClassHead,
     Convolution,
+    Decoder,
     Disentangled,
     Family,
     RelativeBias,
+    Rotary,
     SpanHead,
     UnsupportedArchitecture,
 )
+from training.checkpoints.families.modernbert import ModernBert
 from training.checkpoints.families.mpnet import MPNet
 from training.checkpoints.families.roberta import Roberta
 from training.checkpoints.families.xlm_roberta import XLMRoberta
@@ -34,9 +38,11 @@ __all__ = [
     "TANH_GELU",
     "ClassHead",
     "Convolution",
+    "Decoder",
     "Disentangled",
     "Family",
     "RelativeBias",
+    "Rotary",
     "SpanHead",
     "UnsupportedArchitecture",
     "check",
@@ -56,6 +62,8 @@ FAMILIES: dict[str, Family] = {
         Camembert(),
         MPNet(),
         DebertaV2(),
+        ModernBert(),
+        Bart(),
     )
 }
 """By `model_type`."""

@@ -60,18 +60,23 @@ class DebertaV2(Family):
         if _kernel(config):
             activation(getattr(config, "conv_act", "tanh"))
 
-    def modules(self, config: Any) -> list[str]:
+    def tables(self, config: Any) -> list[str]:
         embeddings, described = f"{self.base}.embeddings", self.disentangled(config)
-        named = [f"{embeddings}.word_embeddings", f"{embeddings}.LayerNorm"]
+        named = [f"{embeddings}.word_embeddings"]
         if config.position_biased_input:
             named.append(f"{embeddings}.position_embeddings")
         if config.type_vocab_size:
             named.append(f"{embeddings}.token_type_embeddings")
+        return [*named, *filter(None, [described.table])]
+
+    def modules(self, config: Any) -> list[str]:
+        embeddings, described = f"{self.base}.embeddings", self.disentangled(config)
+        named = [*self.tables(config), f"{embeddings}.LayerNorm"]
         if getattr(config, "embedding_size", config.hidden_size) != config.hidden_size:
             named.append(f"{embeddings}.embed_proj")
         if described.convolution:
             named += [f"{described.convolution.module}.{part}" for part in ("conv", "LayerNorm")]
-        named += [name for name in (described.table, described.norm) if name]
+        named += [described.norm] if described.norm else []
         own = {name for name in (described.keys, described.queries) if name} - set(self.layer)
         return named + [
             f"{self.base}.{layer}.{part}" for layer in self.layer_names(config) for part in (*self.layer, *own)

@@ -36,18 +36,29 @@ class UnsupportedArchitecture(CheckpointError, ValueError):
 
 @dataclass(frozen=True)
 class ClassHead:
-    """A head that reads a row's first token: dense, activation (an operator), then the last projection."""
+    """A head that reads a row's first token: dense, activation (an operator), then the last projection.
+
+    Attributes:
+        norm: the layer norm between the two, in families that have one.
+        mean: whether it reads the mean of a row's tokens instead.
+    """
 
     dense: str
     activation: str
     last: str
+    norm: str = ""
+    mean: bool = False
 
 
 @dataclass(frozen=True)
 class SpanHead:
-    """A head that projects every token to a start and an end score."""
+    """A head that projects every token to a start and an end score, in some families after a dense layer, an activation
+    and a layer norm."""
 
     last: str
+    dense: str = ""
+    activation: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +110,37 @@ class Disentangled:
     convolution: Convolution | None = None
 
 
+@dataclass(frozen=True)
+class Rotary:
+    """How a layer knows positions: by turning queries and keys (Su et al. 2021, arXiv 2104.09864), and by what it sees.
+
+    Attributes:
+        frequencies: of the turns, radians a token, of [head size / 2] pairs.
+        window: how far a token sees in either direction; None for all of its row.
+    """
+
+    frequencies: tuple[float, ...]
+    window: int | None
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What stands behind an encoder and reads the row again, shifted by a token, each token seeing those before it.
+
+    Attributes:
+        start: the id that the shifted row begins with.
+        heads: of its attentions.
+        scale: what its word embeddings and the encoder's are multiplied by.
+        across: the modules of a layer's attention to what the encoder made: query, key, value, the projection behind
+            them, and its layer norm.
+    """
+
+    start: int
+    heads: int
+    scale: float
+    across: tuple[str, str, str, str, str]
+
+
 class Family:
     """BERT's names and rules. Module names are the checkpoint's; those of a layer are relative to the layer."""
 
@@ -132,6 +174,11 @@ class Family:
             self.query, self.key, self.value, self.mix, self.mix_norm, self.widen, self.narrow, self.norm,
         )  # fmt: skip
 
+    @property
+    def side_by_side(self) -> tuple[tuple[str, ...], ...]:
+        """The modules of a layer whose weights, or biases alone, a graph keeps side by side under the first's name."""
+        return ((self.query, self.key, self.value),)
+
     def check(self, config: Any) -> None:
         """Raise `UnsupportedArchitecture` unless `config` describes a plain encoder."""
         positions = getattr(config, "position_embedding_type", None) or "absolute"
@@ -157,9 +204,17 @@ class Family:
         bias = self.relative_bias(config)
         return [*named, *filter(None, [self.projection, bias.table if bias else None])]
 
+    def attentions(self, config: Any) -> int:
+        """Count the attentions that run."""
+        return len(self.layer_names(config))
+
     def first_position(self, config: Any) -> int:
         """Return the row of the position table that the first token takes."""
         return 0
+
+    def positions(self, config: Any) -> int:
+        """Return the tokens of the longest row that the model has positions for."""
+        return int(config.max_position_embeddings) - self.first_position(config)
 
     def activation(self, config: Any) -> str:
         """Return the operator of the feed-forward's activation."""
@@ -180,6 +235,18 @@ class Family:
     def disentangled(self, config: Any) -> Disentangled | None:
         """Return what attention knows of distances by products of their own, and what comes with it; None where it is
         BERT's."""
+        return None
+
+    def rotary(self, config: Any) -> tuple[Rotary, ...]:
+        """Return how each layer knows positions, where none are in the embeddings; empty where they are."""
+        return ()
+
+    def decoder(self, config: Any) -> Decoder | None:
+        """Return the decoder behind the encoder; None where there is none."""
+        return None
+
+    def end(self, config: Any) -> int | None:
+        """Return the id that each row must end in, and end alone; None where that is of no matter."""
         return None
 
     def class_head(self, config: Any) -> ClassHead:
