@@ -81,6 +81,18 @@ class Family:
 
 
 FAIRSEQ = {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 514}
+V3 = {
+    "relative_attention": True, "position_biased_input": False, "pos_att_type": "p2c|c2p", "share_att_key": True,
+    "norm_rel_ebd": "layer_norm", "position_buckets": 256, "type_vocab_size": 0,
+}  # fmt: skip
+MODERN = {"pad_token_id": 1, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+
+
+def _bart(size: int, layers: int, heads: int) -> dict[str, int]:
+    sides = {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * size}
+    return {"d_model": size} | {f"{side}_{k}": value for side in ("encoder", "decoder") for k, value in sides.items()}
+
+
 FAMILIES = {
     "albert": Family("Albert", "albert", {"embedding_size": 128}),
     "bert": Family("Bert", "bert"),
@@ -93,6 +105,14 @@ FAMILIES = {
     "xlm-roberta": Family("XLMRoberta", "xlm-roberta", FAIRSEQ, wanted=2.2),
     "camembert": Family("Camembert", "camembert", FAIRSEQ),
     "mpnet": Family("MPNet", "mpnet", {"pad_token_id": 1, "max_position_embeddings": 514}, wanted=2.2),
+    "deberta-v3": Family("DebertaV2", "deberta-v2", V3, wanted=2.0),
+    "modernbert": Family(
+        "ModernBert", "modernbert", MODERN, base=BASE | {"num_hidden_layers": 22, "intermediate_size": 1152},
+        small=SMALL | {"intermediate_size": 256}, wanted=2.0,
+    ),
+    "bart": Family(
+        "Bart", "bart", {"max_position_embeddings": 1024}, base=_bart(768, 6, 12), small=_bart(128, 2, 4)
+    ),
 }  # fmt: skip
 """By name in the table. SpanBERT is a cased BERT."""
 

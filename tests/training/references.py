@@ -5,10 +5,10 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import regex
 import sentencepiece
+import tokenizers
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from service.engine.tokenizer import Tokenizer
@@ -132,39 +132,6 @@ class Roberta:
         return pieces
 
 
-def equal_lines(kind: str, folder: Path, count: int) -> int:
-    """Count the lines of mixed scripts, of `count`, for which the service's tokenizer gives the reference's ids.
-
-    A line is prepared as the reference must have it (`PREPARED`).
-    """
-    backend = load_tokenizer(folder)
-    reference = REFERENCES[kind](folder, json.loads(backend.to_str())["model"])
-    lines = [PREPARED.get(kind, str)(line) for line in mixed_script.lines(count)]
-    equal = getattr(reference, "equal", lambda ids, others: list(ids) == list(others))
-    return sum(
-        equal(ids.tolist(), reference(line)) for line, ids in zip(lines, Tokenizer(backend).ids(lines), strict=True)
-    )
-
-
-REFERENCES: dict[str, Callable[[Path, dict[str, Any]], Callable[[str], list[int]]]] = {
-    "albert": lambda folder, _: Albert(folder / "spiece.model"),
-    "bert": lambda folder, _: Bert(folder / "vocab.txt", cased=False),
-    "mpnet": lambda folder, _: Bert(folder / "vocab.txt", cased=False),
-    "roberta": lambda _, model: Roberta(model["vocab"], [(first, second) for first, second in model["merges"]]),
-    "xlm-roberta": lambda folder, _: Fairseq(folder / "sentencepiece.bpe.model", offset=1),
-    "camembert": lambda folder, _: Fairseq(folder / "sentencepiece.bpe.model", offset=4),
-}
-"""A kind's reference, from its folder and the model of its tokenizer.json."""
-PREPARED: dict[str, Callable[[str], str]] = {
-    "bert": lambda line: line.replace("Σ", "σ"),
-    "mpnet": lambda line: line.replace("Σ", "σ"),
-    "xlm-roberta": lambda line: unicodedata.normalize("NFC", line),
-    "camembert": lambda line: unicodedata.normalize("NFC", line),
-}
-"""What is done to a line first: the first WordPiece knows no letter for sigma at the end of a word, and what keeps
-accents may read another order of them otherwise."""
-
-
 class ModernBert:
     """Composed characters, cut at what stands in its list of tokens of their own, and RoBERTa's way with the rest."""
 
@@ -177,3 +144,47 @@ class ModernBert:
     def __call__(self, text: str) -> list[int]:
         parts = self._cut.split(unicodedata.normalize("NFC", text))
         return [i for part in parts for i in ([self._added[part]] if part in self._added else self._rest(part))]
+
+
+def equal_lines(kind: str, folder: Path, count: int) -> int:
+    """Count the lines of mixed scripts, of `count`, for which the service's tokenizer gives the reference's ids.
+
+    A line is prepared as the reference must have it (`PREPARED`).
+    """
+    backend = load_tokenizer(folder)
+    reference = REFERENCES[kind](folder, backend)
+    lines = [PREPARED.get(kind, str)(line) for line in mixed_script.lines(count)]
+    equal = getattr(reference, "equal", lambda ids, others: list(ids) == list(others))
+    return sum(
+        equal(ids.tolist(), reference(line)) for line, ids in zip(lines, Tokenizer(backend).ids(lines), strict=True)
+    )
+
+
+def _byte_level(_: Path, backend: tokenizers.Tokenizer) -> Callable[[str], list[int]]:
+    model = json.loads(backend.to_str())["model"]
+    added = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if not token.special}
+    merges = [(first, second) for first, second in model["merges"]]
+    return ModernBert(model["vocab"], merges, added) if added else Roberta(model["vocab"], merges)
+
+
+REFERENCES: dict[str, Callable[[Path, tokenizers.Tokenizer], Callable[[str], list[int]]]] = {
+    "albert": lambda folder, _: Albert(folder / "spiece.model"),
+    "bert": lambda folder, _: Bert(folder / "vocab.txt", cased=False),
+    "mpnet": lambda folder, _: Bert(folder / "vocab.txt", cased=False),
+    "roberta": _byte_level,
+    "bart": _byte_level,
+    "modernbert": _byte_level,
+    "xlm-roberta": lambda folder, _: Fairseq(folder / "sentencepiece.bpe.model", offset=1),
+    "camembert": lambda folder, _: Fairseq(folder / "sentencepiece.bpe.model", offset=4),
+    "deberta-v2": lambda folder, _: Own(folder / "spm.model"),
+}
+"""A kind's reference, from its folder and what its tokenizer.json says."""
+PREPARED: dict[str, Callable[[str], str]] = {
+    "bert": lambda line: line.replace("Σ", "σ"),
+    "mpnet": lambda line: line.replace("Σ", "σ"),
+    "xlm-roberta": lambda line: unicodedata.normalize("NFC", line),
+    "camembert": lambda line: unicodedata.normalize("NFC", line),
+    "deberta-v2": lambda line: unicodedata.normalize("NFC", line),
+}
+"""What is done to a line first: the first WordPiece knows no letter for sigma at the end of a word, and what keeps
+accents may read another order of them otherwise."""
