@@ -66,6 +66,11 @@ class Metrics:
         )
         self.queue_rows = Gauge("bertie_queue_rows", "Rows waiting.", ["model"], registry=registry)
         self.queue_tokens = Gauge("bertie_queue_tokens", "Tokens waiting.", ["model"], registry=registry)
+        self.queue_wait = Gauge(
+            "bertie_queue_wait_seconds",
+            "Time to run what waits, estimated: its tokens over the measured tokens a second; NaN before any were.",
+            registry=registry,
+        )
         self.rejected = Counter(
             "bertie_rejected",
             "Requests refused or given up, by reason: queue_full, deadline, cancelled, unauthorized, ...",

@@ -104,6 +104,8 @@ class Predictor:
         self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
         self._stopped = False
         self._running = 0
+        # A device has its own queue, and whoever adds replicas wants to know of the longest.
+        metrics.queue_wait.set_function(lambda: max(scheduler.wait_seconds for scheduler in self._schedulers))
 
     @property
     def ready(self) -> bool:

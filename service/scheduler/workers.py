@@ -70,6 +70,12 @@ class Scheduler:
         tokens.labels(runner.name).set_function(lambda: sum(job.tokens for job in self._jobs(runner)))
 
     @property
+    def wait_seconds(self) -> float:
+        """How long the rows that wait take to run, estimated by the measured rate; NaN while there is none."""
+        tokens = sum(job.tokens for job in self._jobs())
+        return tokens / (self.tokens_per_second or math.nan) if tokens else 0.0
+
+    @property
     def ready(self) -> bool:
         """Whether rows are run: not stopped, no worker lost, no model failing again and again."""
         healthy = max(self._failures.values(), default=0) < FAILURES

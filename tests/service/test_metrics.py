@@ -18,6 +18,7 @@ LABELS = {
     "bertie_padding_ratio": {"model"},
     "bertie_queue_rows": {"model"},
     "bertie_queue_tokens": {"model"},
+    "bertie_queue_wait_seconds": set(),
     "bertie_rejected": {"reason"},
     "bertie_predictions": {"model", "label"},
     "bertie_confidence": {"model"},
