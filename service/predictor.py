@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.repository.bundle import Bundle
 from service.repository.manifest import Graph
 from service.scheduler.permits import Permit, Permits
-from service.scheduler.queue import Runner
+from service.scheduler.queue import BatchRun, Runner
 from service.scheduler.workers import Scheduler
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -39,13 +39,17 @@ class Predictions:
     """The answers to a request's examples, in order, and what they took.
 
     Attributes:
-        seconds: by phase: tokenize, queue, inference, decode.
+        times: when each phase (tokenize, queue, inference, decode) began and ended, on `time.perf_counter`'s clock.
+        seconds: the time that each took.
         rows: model rows that they made.
+        batches: those that the rows ran in.
     """
 
     answers: list[Any]
+    times: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
     rows: int
+    batches: Sequence[BatchRun]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,14 +188,15 @@ class Predictor:
 
             decode_from = time.perf_counter()
             answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
-            seconds = {
-                "tokenize": encoded_at - began,
-                "queue": job.started - job.admitted,
-                "inference": job.ended - job.started,
-                "decode": time.perf_counter() - decode_from,
+            times = {
+                "tokenize": (began, encoded_at),
+                "queue": (job.admitted, job.started),
+                "inference": (job.started, job.ended),
+                "decode": (decode_from, time.perf_counter()),
             }
+            seconds = {phase: end - start for phase, (start, end) in times.items()}
             self._observe(model, task, answers, seconds)
-            return Predictions(answers, seconds, len(rows))
+            return Predictions(answers, times, seconds, len(rows), job.batches)
         finally:
             self._running -= 1
 
