@@ -96,6 +96,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.no_answer = Counter("bertie_no_answer", "Questions answered with no answer.", ["model"], registry=registry)
+        self.drift = Gauge(
+            "bertie_drift_psi",
+            "Population stability index of the last hours against the dev set, by feature: label, score, tokens, "
+            "unknown. NaN where there was too little to tell.",
+            ["model", "feature"],
+            registry=registry,
+        )
         self.model_info = Gauge(
             "bertie_model_info",
             "1 for each loaded model.",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import Histogram
 
+from service.drift import Drift
 from service.engine.processor import cpu_quota
 from service.engine.session import Provider
 from service.errors import Draining, InvalidInput, TooLarge, UnknownModel
@@ -60,6 +61,7 @@ class Model:
         graph: the graph that is served.
         tasks: what it does, its own task first.
         phases: the metric of each phase of its requests.
+        drift: of what its own task is asked and answers; None where its dev set is not known.
         loaded: when, Unix time.
     """
 
@@ -70,6 +72,7 @@ class Model:
     runner: Runner
     scheduler: Scheduler
     phases: Mapping[str, Histogram]
+    drift: Drift | None
     loaded: float
 
     @property
@@ -196,6 +199,8 @@ class Predictor:
             }
             seconds = {phase: end - start for phase, (start, end) in times.items()}
             self._observe(model, task, answers, seconds)
+            if model.drift is not None and task is model.tasks[0]:  # of what it does besides there was no dev set
+                model.drift.observe(task, encoded, answers)
             return Predictions(answers, times, seconds, len(rows), job.batches)
         finally:
             self._running -= 1

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.tasks.classification", "service.tasks.multiple_choice", "service.tasks.span"),
     ("service.tasks.multi_label", "service.tasks.zero_shot"),
     ("service.tasks",),
+    ("service.drift",),
     ("service.scheduler.permits", "service.scheduler.queue"),
     ("service.scheduler.batcher",),
     ("service.scheduler.workers",),
@@ -62,6 +63,7 @@ SEAMS = {
     "pydantic_settings": {"service.settings"},
     "pydantic": {
         "service.settings",
+        "service.drift",
         "service.tasks.spec",
         "service.tasks.inputs",
         "service.tasks.classification",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from service.drift import Profile
 from service.engine.session import Provider
 from service.tasks import TaskSpec
 
@@ -79,6 +80,7 @@ class Manifest(TaskSpec):
         graphs: the graphs, one a precision, or two: one of them packed.
         files: sha256 of every file of the bundle but the manifest, by name.
         calibration: of the scores; None where there was no dev file.
+        profile: of the dev files' inputs and answers, to tell drift by; None where there was none.
         base_model: what was fine-tuned.
         data: sha256 of each training and dev file, by name.
         layout: how those are laid out: `data` and what `table` has in a recipe. For `training evaluate`.
@@ -94,6 +96,7 @@ class Manifest(TaskSpec):
     graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
     files: dict[FileName, Sha256]
     calibration: Calibration | None = None
+    profile: Profile | None = None
     base_model: str = ""
     data: dict[str, str | None] = field(default_factory=dict)
     layout: dict[str, str] = field(default_factory=dict)

@@ -24,6 +24,7 @@ LABELS = {
     "bertie_confidence": {"model"},
     "bertie_qa_windows": {"model"},
     "bertie_no_answer": {"model"},
+    "bertie_drift_psi": {"model", "feature"},
     "bertie_model_info": {"model", "task", "architecture", "precision", "provider", "version"},
     "bertie_model_loaded_timestamp_seconds": {"model"},
     "bertie_ready": set(),

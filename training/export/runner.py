@@ -81,8 +81,8 @@ def run(request: Request) -> Manifest:
     record = recorded(request.checkpoint)
     recipe = record.get("recipe", {})
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
-    if len(set(map(_name, dev))) < len(dev):
-        raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
+    if len(set(map(records.name, dev))) < len(dev):
+        raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(records.name, dev))}")
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
     model, kind = load_model(request.checkpoint)
@@ -115,8 +115,8 @@ def run(request: Request) -> Manifest:
             raise CheckpointError(one_line(error)) from error
         made = graphs.make(model, folder, Path(temporary), request.precisions, packable, max_length)
         layout = {**_layout(recipe), **request.layout}
-        examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
-        measured = measure.run(task, made.files, tokenizer.pad_id, examples, request.gate_limit)
+        examples = {records.name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
+        measured = measure.run(task, made.files, tokenizer, examples, request.gate_limit)
         task = measured.task
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
@@ -131,8 +131,9 @@ def run(request: Request) -> Manifest:
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             calibration=measured.calibration,
+            profile=measured.profile,
             base_model=request.base_model or Path(recipe.get("model", "")).name,
-            data={_name(path): digest for path, digest in data.items()},
+            data={records.name(path): digest for path, digest in data.items()},
             layout=layout,
             licence=request.licence,
             versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
@@ -189,9 +190,3 @@ def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
     if not recipe.get("data"):
         return {}
     return {"data": recipe["data"], **(recipe.get("table", {}) if recipe["data"] == "table" else {})}
-
-
-def _name(path: str) -> str:
-    """A data file's name in manifests: its folder and its name, without the compression's suffix."""
-    parts = Path(path).parts[-2:]
-    return "/".join(parts).removesuffix(".xz").removesuffix(".gz")

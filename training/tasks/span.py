@@ -12,12 +12,12 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from service.tasks import SpanTask, Window
+from service.tasks import SpanExample, SpanTask, Window
 from service.tasks.spec import TaskSpec
 from training.data import Question, Report, read_squad
 from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task, tower
@@ -141,6 +141,9 @@ class Span(Task[Question, SpanOutcome]):
 
     def with_answer(self, examples: Sequence[Question]) -> Sequence[Question]:
         return [question for question in examples if not question.is_impossible]
+
+    def asked(self, reference: Question) -> SpanExample:
+        return replace(reference.example, no_answer=None)
 
     def answers(self, reference: Question, prediction: Any) -> list[tuple[float, bool, float]]:
         best = prediction.answers[0] if prediction.answers else None
