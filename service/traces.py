@@ -104,9 +104,9 @@ class Traces:
         Raises:
             ConfigurationError: another protocol is asked for.
         """
-        for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-            if os.environ.get(name, PROTOCOL) != PROTOCOL:
-                raise ConfigurationError(f"{name} is {os.environ[name]!r}: traces are sent by {PROTOCOL}, to port 4318")
+        chosen = filter(os.environ.get, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"))
+        if (name := next(chosen, None)) and os.environ[name] != PROTOCOL:
+            raise ConfigurationError(f"{name} is {os.environ[name]!r}: traces are sent by {PROTOCOL}, to port 4318")
         resource = Resource.create({SERVICE_VERSION: __version__})
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # no variable names it
             resource = resource.merge(Resource({SERVICE_NAME: "bertie"}))

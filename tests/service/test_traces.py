@@ -1,6 +1,7 @@
 """Traces: the spans of requests and batches, whose trace they are in, where they go; off, they cost nothing."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -326,7 +326,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
+@contextlib.contextmanager
 def collector() -> Iterator[Collector]:
     server = Collector()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -434,6 +434,25 @@ async def test_without_the_extra_the_start_says_what_to_install(
     with pytest.raises(ConfigurationError, match=r"bertie\[otel\]"):
         async with serving(settings.model_copy(update={"traces": True})):
             pass
+
+
+@pytest.mark.parametrize(
+    ("variables", "refused"),
+    [
+        ({}, None),
+        ({"": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc': traces are sent by http/protobuf, to port 4318"),
+        ({"TRACES_": "http/json"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL is 'http/json'"),
+        ({"": "grpc", "TRACES_": "http/protobuf"}, None),
+        ({"": "", "TRACES_": ""}, None),
+    ],
+)
+def test_another_protocol_is_refused(
+    variables: dict[str, str], refused: str | None, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}PROTOCOL", value)
+    with pytest.raises(ConfigurationError, match=refused) if refused else contextlib.nullcontext():
+        Traces(spans)
 
 
 def test_another_protocol_is_refused_at_the_start(models_dir: Path) -> None:
