@@ -141,7 +141,7 @@ def _traces() -> Traces:
     try:
         from service.traces import Traces
     except ImportError as error:
-        raise ConfigurationError("BERTIE_TRACES wants OpenTelemetry: pip install 'bertie[otel]'") from error
+        raise ConfigurationError("BERTIE_TRACES wants OpenTelemetry: pip install -e '.[otel]'") from error
     return Traces()
 
 

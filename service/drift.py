@@ -11,8 +11,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -68,13 +67,11 @@ class Profile:
     unknown: Count
 
 
-@dataclass(slots=True)
-class _Counts:
-    """What was counted in some ten minutes, or in all."""
+class _Slot(NamedTuple):
+    """What was counted in one `SLOT_SECONDS`, by feature."""
 
-    period: int = 0
-    inputs: int = 0
-    by_feature: dict[str, list[int]] = field(default_factory=dict)
+    period: int
+    counts: Mapping[str, list[int]]
 
 
 class Drift:
@@ -101,29 +98,29 @@ class Drift:
         slot = self._slots[period % SLOTS]
         if slot.period != period:
             slot = self._slots[period % SLOTS] = self._empty(period)
-        label_counts, score_counts, token_counts, known = (slot.by_feature[feature] for feature in FEATURES)
+        by_label, by_score, by_tokens, by_unknown = (slot.counts[feature] for feature in FEATURES)
         for rows, prediction in zip(encoded, predictions, strict=True):
             labels, score, tokens = describe(task, rows, prediction)
             for label in labels:
-                label_counts[self._labels.get(label, -1)] += 1
-            score_counts[bisect_left(self._profile.scores.edges, score)] += 1
-            token_counts[bisect_left(self._profile.tokens.edges, tokens)] += 1
+                by_label[self._labels.get(label, -1)] += 1
+            by_score[bisect_left(self._profile.scores.edges, score)] += 1
+            by_tokens[bisect_left(self._profile.tokens.edges, tokens)] += 1
             unknown = count_unknown(rows, self._unknown_id)
-            known[0] += tokens - unknown
-            known[1] += unknown
-        slot.inputs += len(predictions)
+            by_unknown[0] += tokens - unknown
+            by_unknown[1] += unknown
 
     def distance(self, feature: str) -> float:
         """Get the population stability index of one of `FEATURES` in the last hours; NaN where there was too little."""
         oldest = int(self._clock() / SLOT_SECONDS) - SLOTS
-        slots = [slot for slot in self._slots if slot.period > oldest]
-        if min(self._profile.inputs, sum(slot.inputs for slot in slots)) < LEAST:
+        recent = [slot.counts for slot in self._slots if slot.period > oldest]
+        inputs = sum(sum(counts["score"]) for counts in recent)  # each has one score
+        if min(self._profile.inputs, inputs) < LEAST:
             return math.nan
-        found = [sum(counts) for counts in zip(*(slot.by_feature[feature] for slot in slots), strict=True)]
+        found = [sum(bin) for bin in zip(*(counts[feature] for counts in recent), strict=True)]
         return stability_index(self._expected[feature], found)
 
-    def _empty(self, period: int) -> _Counts:
-        return _Counts(period, 0, {feature: [0] * len(self._expected[feature]) for feature in FEATURES})
+    def _empty(self, period: int) -> _Slot:
+        return _Slot(period, {feature: [0] * len(self._expected[feature]) for feature in FEATURES})
 
 
 def describe(task: AnyTask, rows: Sequence[Encoded], prediction: Any) -> tuple[tuple[str, ...], float, int]:

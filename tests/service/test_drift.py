@@ -141,13 +141,13 @@ def test_a_bin_ends_with_its_edge(drift: Drift) -> None:
     """As `training.evaluate.profile` fills them."""
     for score, tokens in ((0.6, 10), (0.61, 11), (0.8, 20), (0.81, 21)):
         drift.observe(Task(), [[row(tokens)]], [(("good",), score)])  # type: ignore[arg-type]
-    counts = drift._slots[0].by_feature
+    counts = drift._slots[0].counts
     assert counts["score"] == counts["tokens"] == [1, 2, 1]
 
 
 def test_an_input_is_all_of_its_rows(drift: Drift) -> None:
     drift.observe(Task(), [[row(8, 3), row(9, 1)]], [(("good",), 0.9)])  # type: ignore[arg-type]
-    counts = drift._slots[0].by_feature
+    counts = drift._slots[0].counts
     assert counts["tokens"] == [0, 1, 0]
     assert counts["unknown"] == [13, 4]
 
@@ -155,14 +155,14 @@ def test_an_input_is_all_of_its_rows(drift: Drift) -> None:
 def test_a_vocabulary_that_lacks_nothing(clock: Clock) -> None:
     drift = Drift(PROFILE, None, clock)
     drift.observe(Task(), [[row(8, 3)]], [(("good",), 0.9)])  # type: ignore[arg-type]
-    assert drift._slots[0].by_feature["unknown"] == [8, 0]
+    assert drift._slots[0].counts["unknown"] == [8, 0]
 
 
 def test_of_several_labels_each_counts_and_none_is_one_too(clock: Clock) -> None:
     drift = Drift(module.Profile(**vars_of(PROFILE) | {"labels": {"": 5, "a": 10, "b": 10}}), None, clock)
     for labels in (("a", "b"), ("a",), ()):
         drift.observe(Task(), [[row(8)]], [(labels, 0.9)])  # type: ignore[arg-type]
-    assert drift._slots[0].by_feature["label"] == [1, 2, 1, 0]
+    assert drift._slots[0].counts["label"] == [1, 2, 1, 0]
 
 
 def vars_of(profile: Profile) -> dict[str, Any]:

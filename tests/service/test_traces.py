@@ -431,7 +431,7 @@ async def test_without_the_extra_the_start_says_what_to_install(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "service.traces", None)
-    with pytest.raises(ConfigurationError, match=r"bertie\[otel\]"):
+    with pytest.raises(ConfigurationError, match=r"'\.\[otel\]'"):
         async with serving(settings.model_copy(update={"traces": True})):
             pass
 
