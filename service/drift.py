@@ -103,18 +103,20 @@ class Drift:
             labels, score, tokens = describe(task, rows, prediction)
             for label in labels:
                 by_label[self._labels.get(label, -1)] += 1
-            by_score[bisect_left(self._profile.scores.edges, score)] += 1
+            if score is not None:
+                by_score[bisect_left(self._profile.scores.edges, score)] += 1
             by_tokens[bisect_left(self._profile.tokens.edges, tokens)] += 1
             unknown = count_unknown(rows, self._unknown_id)
             by_unknown[0] += tokens - unknown
             by_unknown[1] += unknown
 
     def distance(self, feature: str) -> float:
-        """Get the population stability index of one of `FEATURES` in the last hours; NaN where there was too little."""
+        """Get the population stability index of one of `FEATURES` in the last hours; NaN where there was too little, or
+        where the dev set has but one bin."""
         oldest = int(self._clock() / SLOT_SECONDS) - SLOTS
         recent = [slot.counts for slot in self._slots if slot.period > oldest]
-        inputs = sum(sum(counts["score"]) for counts in recent)  # each has one score
-        if min(self._profile.inputs, inputs) < LEAST:
+        inputs = sum(sum(counts["tokens"]) for counts in recent)  # each counts once there
+        if min(self._profile.inputs, inputs) < LEAST or len(self._expected[feature]) == 1:
             return math.nan
         found = [sum(bin) for bin in zip(*(counts[feature] for counts in recent), strict=True)]
         return stability_index(self._expected[feature], found)
@@ -123,8 +125,9 @@ class Drift:
         return _Slot(period, {feature: [0] * len(self._expected[feature]) for feature in FEATURES})
 
 
-def describe(task: AnyTask, rows: Sequence[Encoded], prediction: Any) -> tuple[tuple[str, ...], float, int]:
-    """Get the labels, the score and the tokens of an input; where no label holds, its label is the empty one."""
+def describe(task: AnyTask, rows: Sequence[Encoded], prediction: Any) -> tuple[tuple[str, ...], float | None, int]:
+    """Get the labels of an input, the empty one where none holds; its score, if that is a probability; its tokens."""
+    score: float | None
     labels, score = task.observed(prediction)
     return labels or ("",), score, sum(map(len, rows))
 

@@ -114,23 +114,22 @@ class Recorder:
 
     def trace(self, scope: Scope, context: Context) -> Trace | None:
         """Begin the trace of a request, where traces are on."""
-        if self.traces is None or scope["path"] in _QUIET:
-            return None
-        return self.traces.begin(scope["headers"], context.began)
+        return None if self.traces is None else self.traces.begin(scope["headers"], context.began)
 
     def note(self, scope: Scope, context: Context, route: str) -> None:
         """Note a request that is over, at the template of its route."""
-        seconds, trace = context.seconds, context.trace
+        quiet = route in _QUIET
+        seconds, trace = context.seconds, None if quiet else context.trace
         self._requests(route, context.model, str(context.status)).inc()
         exemplar = {"trace_id": trace.id} if trace is not None and trace.sampled else None
         self._duration(route, context.model).observe(seconds, exemplar)
         if context.status == CLIENT_GONE:
             self._rejected("cancelled").inc()
-        level = logging.DEBUG if route in _QUIET else logging.INFO
+        level = logging.DEBUG if quiet else logging.INFO
         told = logger.isEnabledFor(level)
         if not (told or self.traces) or (context.status == 429 and self._refused_lately()):
             return
-        if trace is None:  # the gate refused it
+        if trace is None and not quiet:  # the gate refused it
             trace = self.trace(scope, context)
         fields: dict[str, str | int | float] = {
             "request_id": context.request_id,

@@ -137,6 +137,13 @@ def test_what_changes_is_what_is_far(drift: Drift, feature: str, change: dict[st
         assert all(distance < 0.05 for distance in found.values()), found
 
 
+def test_inputs_whose_scores_are_no_probabilities_are_counted_all_the_same(clock: Clock) -> None:
+    drift = Drift(Profile(**vars_of(PROFILE) | {"scores": Histogram((), (0,))}), UNKNOWN, clock)
+    ask(drift, LEAST, score=None, tokens=25)
+    assert drift.distance("tokens") > 0.25
+    assert math.isnan(drift.distance("score"))
+
+
 def test_a_bin_ends_with_its_edge(drift: Drift) -> None:
     """As `training.evaluate.profile` fills them."""
     for score, tokens in ((0.6, 10), (0.61, 11), (0.8, 20), (0.81, 21)):

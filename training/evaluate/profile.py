@@ -43,13 +43,15 @@ def measure(task: Served, engine: Engine, tokenizer: Tokenizer, examples: Mappin
     every = [example for dev in examples.values() for example in dev]
     some = [every[i * len(every) // PROFILED] for i in range(PROFILED)] if len(every) > PROFILED else every
     labels: Counter[str] = Counter()
-    scores, lengths, unknown = [], [], 0
+    scores: list[float] = []
+    lengths, unknown = [], 0
     asked = tasks.of(task).asked
     for inferred in evaluate.infer(task, engine, tokenizer.pad_id, some):
         prediction = task.decode(asked(inferred.reference), inferred.rows, inferred.logits)
         own, score, tokens = describe(task, inferred.rows, prediction)
         labels.update(own)
-        scores.append(score)
+        if score is not None:
+            scores.append(score)
         lengths.append(tokens)
         unknown += count_unknown(inferred.rows, tokenizer.unknown_id)
     if len(some) < LEAST:
@@ -93,14 +95,16 @@ def add(
 
 
 def _histogram(values: ArrayLike) -> Histogram:
-    """Bins of like counts, as near as can be: where many values are the same, they are in one bin.
+    """Bins of like counts, as near as can be: where many values are the same, they are in one bin; of none, one.
 
     An edge is half-way between two values: what rounding does to one of them moves it to no other bin.
     """
     found, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    if len(found) < 2:
+        return Histogram((), (int(counts.sum()),))
     below = counts.cumsum()
     wanted = np.arange(1, BINS)[:, None] * below[-1] / BINS
-    cuts = np.unique(np.abs(below[:-1] - wanted).argmin(axis=1)) if len(found) > 1 else np.array([], dtype=np.int64)
+    cuts = np.unique(np.abs(below[:-1] - wanted).argmin(axis=1))
     edges = (found[cuts] + found[cuts + 1]) / 2
     binned = np.diff([0, *below[cuts], below[-1]])
     return Histogram(tuple(map(float, edges)), tuple(map(int, binned)))
