@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import __version__
+from service.errors import ConfigurationError
 from service.http import openapi, pages, problems
 from service.http.context import Context, ContextMiddleware, InFlight, Recorder
 from service.http.gate import Gate
@@ -24,6 +26,9 @@ from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import loading
 from service.settings import Settings
+
+if TYPE_CHECKING:  # it imports OpenTelemetry
+    from service.traces import Traces
 
 DESCRIPTION = (
     "Question answering, natural-language inference and sentiment. Errors are RFC 9457 problem documents. "
@@ -54,12 +59,16 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings.traces:
+            recorder.traces = _traces()
         predictor = gate.predictor = load(settings, metrics)
         app.openapi_schema = None  # its examples are those that the models answer
         try:
             yield
         finally:
             app.state.idle = await predictor.drain(settings.drain_seconds)
+            if recorder.traces is not None:
+                recorder.traces.close()
 
     app = _application(lifespan)
     app.state.routes, app.state.gate, app.state.recorder = routes, gate, recorder
@@ -126,6 +135,14 @@ class _Endpoint:
         scope["route"] = self  # as FastAPI's own routes do: metrics and the access log name it
         response = await self._handler(Request(scope, receive, send))
         await response(scope, receive, send)
+
+
+def _traces() -> Traces:
+    try:
+        from service.traces import Traces
+    except ImportError as error:
+        raise ConfigurationError("BERTIE_TRACES wants OpenTelemetry: pip install -e '.[otel]'") from error
+    return Traces()
 
 
 def _application(

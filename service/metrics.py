@@ -66,6 +66,11 @@ class Metrics:
         )
         self.queue_rows = Gauge("bertie_queue_rows", "Rows waiting.", ["model"], registry=registry)
         self.queue_tokens = Gauge("bertie_queue_tokens", "Tokens waiting.", ["model"], registry=registry)
+        self.queue_wait = Gauge(
+            "bertie_queue_wait_seconds",
+            "Time to run what waits, estimated: its tokens over the measured tokens a second; NaN before any were.",
+            registry=registry,
+        )
         self.rejected = Counter(
             "bertie_rejected",
             "Requests refused or given up, by reason: queue_full, deadline, cancelled, unauthorized, ...",
@@ -92,6 +97,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.no_answer = Counter("bertie_no_answer", "Questions answered with no answer.", ["model"], registry=registry)
+        self.drift = Gauge(
+            "bertie_drift_psi",
+            "Population stability index of the last hours against the dev set, by feature: label, score, tokens, "
+            "unknown. NaN where there was too little to tell.",
+            ["model", "feature"],
+            registry=registry,
+        )
         self.model_info = Gauge(
             "bertie_model_info",
             "1 for each loaded model.",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import Histogram
 
+from service.drift import Drift
 from service.engine.processor import cpu_quota
 from service.engine.session import Provider
 from service.errors import Draining, InvalidInput, TooLarge, UnknownModel
@@ -21,7 +22,7 @@ from service.metrics import Metrics
 from service.repository.bundle import Bundle
 from service.repository.manifest import Graph
 from service.scheduler.permits import Permit, Permits
-from service.scheduler.queue import Runner
+from service.scheduler.queue import BatchRun, Runner
 from service.scheduler.workers import Scheduler
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -39,13 +40,17 @@ class Predictions:
     """The answers to a request's examples, in order, and what they took.
 
     Attributes:
-        seconds: by phase: tokenize, queue, inference, decode.
+        times: when each phase (tokenize, queue, inference, decode) began and ended, on `time.perf_counter`'s clock.
+        seconds: the time that each took.
         rows: model rows that they made.
+        batches: those that the rows ran in.
     """
 
     answers: list[Any]
+    times: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
     rows: int
+    batches: Sequence[BatchRun]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +61,7 @@ class Model:
         graph: the graph that is served.
         tasks: what it does, its own task first.
         phases: the metric of each phase of its requests.
+        drift: of what its own task is asked and answers; None where its dev set is not known.
         loaded: when, Unix time.
     """
 
@@ -66,6 +72,7 @@ class Model:
     runner: Runner
     scheduler: Scheduler
     phases: Mapping[str, Histogram]
+    drift: Drift | None
     loaded: float
 
     @property
@@ -104,6 +111,8 @@ class Predictor:
         self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
         self._stopped = False
         self._running = 0
+        # A device has its own queue, and whoever adds replicas wants to know of the longest.
+        metrics.queue_wait.set_function(lambda: max(scheduler.wait_seconds for scheduler in self._schedulers))
 
     @property
     def ready(self) -> bool:
@@ -182,14 +191,17 @@ class Predictor:
 
             decode_from = time.perf_counter()
             answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
-            seconds = {
-                "tokenize": encoded_at - began,
-                "queue": job.started - job.admitted,
-                "inference": job.ended - job.started,
-                "decode": time.perf_counter() - decode_from,
+            times = {
+                "tokenize": (began, encoded_at),
+                "queue": (job.admitted, job.started),
+                "inference": (job.started, job.ended),
+                "decode": (decode_from, time.perf_counter()),
             }
+            seconds = {phase: end - start for phase, (start, end) in times.items()}
             self._observe(model, task, answers, seconds)
-            return Predictions(answers, seconds, len(rows))
+            if model.drift is not None and task is model.tasks[0]:  # of what it does besides there was no dev set
+                model.drift.observe(task, encoded, answers)
+            return Predictions(answers, times, seconds, len(rows), job.batches)
         finally:
             self._running -= 1
 

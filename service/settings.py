@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
 
+    traces: bool = Field(
+        default=False,
+        description="Whether each request is traced, and the spans sent where `OTEL_EXPORTER_OTLP_ENDPOINT` says "
+        "(install the extra `otel`).",
+    )
+
     @field_validator("models", "api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -30,9 +30,15 @@ async def serving(
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
     metrics: Metrics | None = None,
+    traces: Any = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an application in its lifespan. `client.app` is the application."""
+    """A client of an application in its lifespan. `client.app` is the application.
+
+    Args:
+        traces: makes its traces; None for none.
+    """
     app = create_app(settings, load=load, metrics=metrics)
+    app.state.recorder.traces = traces
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://bertie", timeout=30) as client:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prometheus_client import Counter, Histogram
 
 from service.metrics import Metrics
+from tests.serving import running
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -148,6 +154,32 @@ def test_dashboard_asks_the_provisioned_source() -> None:
     assert asked == {source["uid"]}
 
 
+def test_exemplars_lead_to_the_traces_that_compose_collects() -> None:
+    sources = [
+        source
+        for path in (DEPLOY / "grafana/provisioning/datasources").iterdir()
+        for source in yaml.safe_load(path.read_text())["datasources"]
+    ]
+    by_uid = {source["uid"]: source for source in sources}
+    assert len(by_uid) == len(sources) == 2
+    ((destination),) = by_uid["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["name"] == "trace_id"  # the exemplar's label
+    assert [panel["title"] for panel in DASHBOARD["panels"] if "exemplar" in str(panel.get("targets"))] == [
+        "Request duration"
+    ]
+    assert "--enable-feature=exemplar-storage" in COMPOSE["services"]["prometheus"]["command"]
+    host = re.fullmatch(r"http://(\w+):16686", by_uid[destination["datasourceUid"]]["url"])
+    assert host is not None
+    collector = COMPOSE["services"][host[1]]
+    assert collector["profiles"] == ["traces"]
+    assert collector["ports"] == ["127.0.0.1:16686:16686"]  # the user interface alone
+    for service in COMPOSE["services"].values():
+        if "build" in service:
+            assert service["environment"]["BERTIE_TRACES"] == "${BERTIE_TRACES:-false}"
+            endpoint = service["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+            assert endpoint == f"${{OTEL_EXPORTER_OTLP_ENDPOINT:-http://{host[1]}:4318}}"
+
+
 def test_panels_lie_side_by_side() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
@@ -222,3 +254,50 @@ def test_every_query_is_promql(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_prometheus_itself_keeps_exemplars_and_the_estimated_wait(models_dir: Path, tmp_path: Path) -> None:
+    """As compose starts it: by the scrape that it negotiates, with what it is told to keep."""
+    flags = [flag for flag in COMPOSE["services"]["prometheus"]["command"] if flag.startswith("--enable-feature")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    with running(models_dir, BERTIE_TRACES="true", **nowhere) as service:
+        job = {"job_name": "bertie", "static_configs": [{"targets": [service.url.removeprefix("http://")]}]}
+        config = tmp_path / "prometheus.yml"
+        config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+        assert httpx.post(f"{service.url}/classify", json={"text": "fun"}).status_code == 200
+        prometheus = subprocess.Popen(
+            [
+                "prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}", *flags,
+            ],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            api = f"http://127.0.0.1:{port}/api/v1"
+            kept = asked(
+                f"{api}/query_exemplars", "bertie_request_duration_seconds_bucket", start="0", end="9999999999"
+            )
+            waits = asked(f"{api}/query", "bertie_queue_wait_seconds")["result"]
+        finally:
+            prometheus.terminate()
+            prometheus.wait(20)
+    (line,) = [record for record in service.log if record["message"] == "request" and record["route"] == "/classify"]
+    assert {exemplar["labels"]["trace_id"] for each in kept for exemplar in each["exemplars"]} == {line["trace_id"]}
+    assert [value for _, value in (each["value"] for each in waits)] == ["0"]
+
+
+def asked(url: str, query: str, **parameters: str) -> Any:
+    """What Prometheus answers to a query, once it has an answer."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with contextlib.suppress(httpx.TransportError):  # it is starting
+            answer = httpx.get(url, params={"query": query, **parameters})
+            data = answer.json().get("data") if answer.status_code == 200 else None
+            if data and (not isinstance(data, dict) or data["result"]):
+                return data
+        time.sleep(0.2)
+    raise TimeoutError(f"no answer to {query}")

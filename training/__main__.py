@@ -182,6 +182,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.set_defaults(run=_evaluate)
 
+    profile = commands.add_parser("profile", help="give a bundle the profile of a dev set, to tell drift by")
+    profile.add_argument("bundle", type=Path)
+    profile.add_argument("file", nargs="+", help="labelled data, as for evaluate; of export's dev files it has one")
+    _add_layout(profile)
+    profile.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    profile.set_defaults(run=_profile)
+
     return parser
 
 
@@ -345,6 +352,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.predictions:
         options.predictions.write_text(json.dumps(predictions, ensure_ascii=False) + "\n", encoding="utf-8")
     _print_scores(f"{bundle.name} on {Path(options.file).name}", scores)
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from training.evaluate import profile
+
+    made = profile.add(options.bundle, options.file, layout=_layout(options), device=options.device)
+    print(json.dumps(dataclasses.asdict(made)))
 
 
 def _print_scores(title: str, scores: Mapping[str, Any]) -> None:

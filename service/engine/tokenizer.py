@@ -94,6 +94,7 @@ class Tokenizer:
         single: template of a row with one text.
         pair: template of a row with two texts.
         pad_id: id to pad with.
+        unknown_id: id of the token for what the vocabulary lacks; None where it lacks nothing.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, markers: Iterable[str] = ()) -> None:
@@ -105,7 +106,8 @@ class Tokenizer:
         self.markers = tuple(markers)
         pad_ids = (backend.token_to_id(token) for token in PAD_TOKENS)
         self.pad_id = next((pad_id for pad_id in pad_ids if pad_id is not None), 0)
-        self._backend = backend = _plain(backend, self.markers)
+        self._backend, self.unknown_id = _plain(backend, self.markers)
+        backend = self._backend
         self._trims = backend.encode("a b", add_special_tokens=False).offsets[-1:] == [(2, 3)]
         self.single = _template(backend.encode("a"), texts=1)
         self.pair = _template(backend.encode("a", "a"), texts=2)
@@ -214,18 +216,21 @@ def _begins_word(text: str, i: int) -> bool:
     return text[i] == " " and not text[i - 1].isspace() and not text[i + 1 : i + 2].isspace()
 
 
-def _plain(backend: tokenizers.Tokenizer, markers: Sequence[str]) -> tokenizers.Tokenizer:
-    """Make a tokenizer that neither cuts nor pads, and to which special tokens but markers are plain text in a text."""
+def _plain(backend: tokenizers.Tokenizer, markers: Sequence[str]) -> tuple[tokenizers.Tokenizer, int | None]:
+    """Make a tokenizer that neither cuts nor pads, and to which special tokens but markers are plain text in a text;
+    and get the id of what it does not know."""
     if markers:
         backend = _marked(backend, markers)
     special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     unknown = getattr(backend.model, "unk_token", None)
+    unknown_id = None if unknown is None else backend.token_to_id(unknown)
     if isinstance(backend.model, Unigram):
         # It takes any piece of its vocabulary that it sees, special ones too. Under a name with a space in it, which
         # words have not, a piece keeps its id and is never seen. (SentencePiece leaves such pieces out of its search.)
         layout = json.loads(backend.to_str())
         pieces = layout["model"]["vocab"]
-        unknown = pieces[layout["model"]["unk_id"]][0] if layout["model"]["unk_id"] is not None else None
+        unknown_id = layout["model"]["unk_id"]
+        unknown = pieces[unknown_id][0] if unknown_id is not None else None
         for i in special.values():
             if i < len(pieces):
                 pieces[i][0] = f" {pieces[i][0]}"
@@ -240,7 +245,7 @@ def _plain(backend: tokenizers.Tokenizer, markers: Sequence[str]) -> tokenizers.
         # What is unknown in a text is unknown: that token alone may stand for text.
         if content != unknown and i in backend.encode(content, add_special_tokens=False).ids:
             raise ValueError(f"the tokenizer takes {content!r} in a text for its special token")
-    return backend
+    return backend, unknown_id
 
 
 def _marked(backend: tokenizers.Tokenizer, markers: Sequence[str]) -> tokenizers.Tokenizer:

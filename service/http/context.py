@@ -15,6 +15,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +23,10 @@ from service.errors import BertieError, DeadlineExceeded, Draining
 from service.http import problems
 from service.http.body import ClientGone
 from service.metrics import Metrics
+from service.predictor import Predictions
+
+if TYPE_CHECKING:  # it imports OpenTelemetry
+    from service.traces import Trace, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +55,22 @@ class Context:
     Attributes:
         began: when its first byte came, on `time.perf_counter`'s clock.
         model: name of the model that answers; empty until one is chosen.
-        rows: model rows that it made.
+        predictions: what was predicted for it.
         status: of the answer; 0 until it begins.
+        trace: its trace, while traces are on.
     """
 
     request_id: str
     began: float
     model: str = ""
-    rows: int = 0
+    predictions: list[Predictions] = field(default_factory=list)
     status: int = 0
+    trace: Trace | None = None
+
+    @property
+    def rows(self) -> int:
+        """Model rows that it made."""
+        return sum(each.rows for each in self.predictions)
 
     @property
     def seconds(self) -> float:
@@ -80,13 +92,18 @@ class Context:
 
 
 class Recorder:
-    """What is noted of requests: the access log and the counts."""
+    """What is noted of requests: the access log, the counts, the traces.
+
+    Attributes:
+        traces: None while they are off.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         # A metric's `labels` takes as long to find its child as the rest of a refusal; of these there are few.
         self._requests = functools.cache(metrics.requests.labels)
         self._duration = functools.cache(metrics.request_duration.labels)
         self._rejected = functools.cache(metrics.rejected.labels)
+        self.traces: Traces | None = None
         self._refusal_logged = 0.0
         self._refusals = 0  # not logged
 
@@ -95,17 +112,26 @@ class Recorder:
         if error.reason and route not in _QUIET:
             self._rejected(error.reason).inc()
 
+    def trace(self, scope: Scope, context: Context) -> Trace | None:
+        """Begin the trace of a request, where traces are on."""
+        return None if self.traces is None else self.traces.begin(scope["headers"], context.began)
+
     def note(self, scope: Scope, context: Context, route: str) -> None:
         """Note a request that is over, at the template of its route."""
-        seconds = context.seconds
+        quiet = route in _QUIET
+        seconds, trace = context.seconds, None if quiet else context.trace
         self._requests(route, context.model, str(context.status)).inc()
-        self._duration(route, context.model).observe(seconds)
+        exemplar = {"trace_id": trace.id} if trace is not None and trace.sampled else None
+        self._duration(route, context.model).observe(seconds, exemplar)
         if context.status == CLIENT_GONE:
             self._rejected("cancelled").inc()
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        if not logger.isEnabledFor(level) or (context.status == 429 and self._refused_lately()):
+        level = logging.DEBUG if quiet else logging.INFO
+        told = logger.isEnabledFor(level)
+        if not (told or self.traces) or (context.status == 429 and self._refused_lately()):
             return
-        fields = {
+        if trace is None and not quiet:  # the gate refused it
+            trace = self.trace(scope, context)
+        fields: dict[str, str | int | float] = {
             "request_id": context.request_id,
             "method": scope["method"] if scope["method"] in _METHODS else "other",
             "route": route,
@@ -116,7 +142,11 @@ class Recorder:
         }
         if context.status == 429:
             fields["refused"], self._refusals = self._refusals, 0
-        logger.log(level, "request", extra={"fields": fields})
+        if trace is not None:
+            trace.end(fields, context.predictions)
+            fields["trace_id"] = trace.id
+        if told:
+            logger.log(level, "request", extra={"fields": fields})
 
     def _refused_lately(self) -> bool:
         """Whether a refusal was logged just now: of a flood a line each would be a flood of its own."""
@@ -165,6 +195,7 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         context = scope[_KEY] = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
+        context.trace = self._recorder.trace(scope, context)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -196,7 +227,8 @@ class ContextMiddleware:
                 return Draining("the service stopped before this request was answered")
             return DeadlineExceeded(f"the request took longer than the {self._seconds:g} seconds that it may take")
         # The log's formatter leaves the exception's message out: it may quote the client's text.
-        logger.error("unexpected error", exc_info=error, extra={"fields": {"request_id": context.request_id}})
+        fields = {"request_id": context.request_id} | ({"trace_id": context.trace.id} if context.trace else {})
+        logger.error("unexpected error", exc_info=error, extra={"fields": fields})
         return BertieError("an unexpected error; the log has it under this request_id")
 
     async def _refuse(self, error: BertieError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -54,7 +54,7 @@ class Routes:
                 predictions = await predictor.predict(model, task, call.examples, permit)
             except InvalidInput as error:
                 raise (error.in_input() if call.many else error) from error
-        context.rows = predictions.rows
+        context.predictions.append(predictions)
         timing = ", ".join(f"{phase};dur={predictions.seconds[phase] * 1000:.3f}" for phase in PHASES)
         written = answers.write(model.name, predictions.answers, many=call.many)
         return Response(written, headers={"Server-Timing": timing}, media_type=JSON)

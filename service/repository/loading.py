@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from service import tasks
+from service.drift import FEATURES, Drift
 from service.engine import allocator
 from service.engine.processor import cpu_quota
 from service.engine.session import Engine, OrtEngine, Outputs, Provider
@@ -46,6 +48,7 @@ class Opened:
     task: AnyTask
     runner: Runner
     workers: int
+    unknown_id: int | None = None
 
 
 def load(settings: Settings, metrics: Metrics) -> Predictor:
@@ -85,7 +88,9 @@ def serve(opened: list[Opened], settings: Settings, metrics: Metrics) -> Predict
         metrics.model_loaded.labels(bundle.name).set(loaded)
         phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
         does = (each.task, *tasks.derived(each.task))
-        models.append(Model(bundle, each.graph, provider, does, each.runner, schedulers[provider], phases, loaded))
+        drift = _watched_drift(each, metrics)
+        scheduler = schedulers[provider]
+        models.append(Model(bundle, each.graph, provider, does, each.runner, scheduler, phases, drift, loaded))
     return Predictor(models, settings, metrics)
 
 
@@ -142,7 +147,18 @@ def _open(
         low_latency.warm_up(bundle.manifest.max_length)
     batch_tokens = settings.max_batch_tokens or BATCH_TOKENS[engine.provider]
     run = runner(bundle, tokenizer, engine, batch_tokens, low_latency)
-    return Opened(bundle, graph, engine.provider, task, run, engine.workers)
+    return Opened(bundle, graph, engine.provider, task, run, engine.workers, tokenizer.unknown_id)
+
+
+def _watched_drift(opened: Opened, metrics: Metrics) -> Drift | None:
+    """Show in the metrics how far what a model is asked is from its dev set, where that is known."""
+    profile = opened.bundle.manifest.profile
+    if profile is None:
+        return None
+    drift = Drift(profile, opened.unknown_id)
+    for feature in FEATURES:
+        metrics.drift.labels(opened.bundle.name, feature).set_function(partial(drift.distance, feature))
+    return drift
 
 
 def warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngine) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from service.drift import Profile
 from service.engine.session import Provider
 from service.tasks import TaskSpec
 
@@ -82,6 +83,7 @@ class Manifest(TaskSpec):
         markers: special tokens that are what they are where they stand in a text, as the model has learned them
             ("[E1]"); every other ("[SEP]") is plain text there.
         checkpoint: what was exported, "NAME@COMMIT" of a repository on a hub; empty for a folder.
+        profile: of the dev files' inputs and answers, to tell drift by; None where there was none.
         base_model: what was fine-tuned.
         data: sha256 of each training and dev file, by name.
         layout: how those are laid out: `data` and what `table` has in a recipe. For `training evaluate`.
@@ -99,6 +101,7 @@ class Manifest(TaskSpec):
     calibration: Calibration | None = None
     markers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     checkpoint: str = ""
+    profile: Profile | None = None
     base_model: str = ""
     data: dict[str, str | None] = field(default_factory=dict)
     layout: dict[str, str] = field(default_factory=dict)

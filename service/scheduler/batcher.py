@@ -11,7 +11,7 @@ from service.engine.batch import PADDING, Batch, RowLogits, pad, row_logits
 from service.engine.session import Engine, Outputs
 from service.errors import BertieError, InferenceError
 from service.metrics import Metrics
-from service.scheduler.queue import Job, Waiting
+from service.scheduler.queue import BatchRun, Job, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def run(rows: Sequence[Waiting], engine: Engine, metrics: Metrics) -> list[Resul
     return [_row(outputs, batch, position) for position in range(len(rows))]
 
 
-def deliver(rows: Sequence[Waiting], results: Sequence[Result], ended: float) -> None:
+def deliver(rows: Sequence[Waiting], results: Sequence[Result], ran: BatchRun) -> None:
     """Give each row its logits, and complete the jobs that miss none. Call it on the jobs' event loop."""
     for (job, place, _), result in zip(rows, results, strict=True):
         if isinstance(result, BertieError):
@@ -63,7 +63,9 @@ def deliver(rows: Sequence[Waiting], results: Sequence[Result], ended: float) ->
         else:
             job.logits[place] = result
             job.missing -= 1
-            job.ended = max(job.ended, ended)  # word of several batches comes in any order
+            if ran not in job.batches[-1:]:
+                job.batches.append(ran)
+            job.ended = max(job.ended, ran.ended)  # word of several batches comes in any order
             if not job.missing and not job.future.done():
                 job.future.set_result(None)
 

@@ -39,6 +39,17 @@ class Runner:
     low_latency_tokens: int = 0  # is used from so many tokens on
 
 
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class BatchRun:
+    """A batch that ran: on which model, from when to when (`time.perf_counter`), and with how much but padding."""
+
+    model: str
+    began: float
+    ended: float
+    rows: int
+    tokens: int
+
+
 class Job:
     """The rows of one request on their way.
 
@@ -46,6 +57,7 @@ class Job:
         future: resolves when `logits` are complete, those of each row in order.
         waiting: the rows that wait, by their place in the request; `tokens` is their sum.
         missing: rows that have no logits yet.
+        batches: those that its rows ran in.
         due: reading of its client's clock by which it is to have run.
         admitted, started, ended: when it came, its first batch began, and its last one ended (`time.perf_counter`).
     """
@@ -57,6 +69,7 @@ class Job:
         self.long = self.tokens > LONG_BATCHES * runner.batch_tokens
         self.logits: list[RowLogits] = [()] * len(rows)
         self.missing = len(rows)
+        self.batches: list[BatchRun] = []
         self.admitted = time.perf_counter()
         self.started = self.ended = 0.0
         self.due = 0

@@ -21,7 +21,7 @@ from service.engine.session import Engine
 from service.errors import BertieError, Draining, InferenceError, NotReady
 from service.metrics import Metrics
 from service.scheduler import batcher
-from service.scheduler.queue import Job, Queue, Runner, Waiting
+from service.scheduler.queue import BatchRun, Job, Queue, Runner, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,12 @@ class Scheduler:
         rows, tokens = self._metrics.queue_rows, self._metrics.queue_tokens
         rows.labels(runner.name).set_function(lambda: sum(len(job.waiting) for job in self._jobs(runner)))
         tokens.labels(runner.name).set_function(lambda: sum(job.tokens for job in self._jobs(runner)))
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long the rows that wait take to run, estimated by the measured rate; NaN while there is none."""
+        tokens = sum(job.tokens for job in self._jobs())
+        return tokens / (self.tokens_per_second or math.nan) if tokens else 0.0
 
     @property
     def ready(self) -> bool:
@@ -165,7 +171,8 @@ class Scheduler:
     def _run(self, worker: _Worker, engine: Engine) -> None:
         rows, runner = worker.rows, worker.rows[0].job.runner
         results = batcher.run(rows, engine, self._metrics)
-        ended = time.perf_counter()
+        tokens = sum(len(waiting.row) for waiting in rows)
+        ran = BatchRun(runner.name, worker.began, time.perf_counter(), len(rows), tokens)
         failed = all(isinstance(result, BertieError) for result in results)
         with self._changed:
             worker.rows = ()
@@ -176,9 +183,9 @@ class Scheduler:
             self._failures[runner] = self._failures.get(runner, 0) + 1 if failed else 0
             if not failed:
                 beside = 1 if engine is runner.low_latency else len(self._workers)
-                rate = beside * sum(len(waiting.row) for waiting in rows) / max(ended - worker.began, 1e-6)
+                rate = beside * tokens / max(ran.ended - ran.began, 1e-6)
                 self.tokens_per_second += (rate - self.tokens_per_second) * (0.1 if self.tokens_per_second else 1.0)
-        self._post(batcher.deliver, rows, results, ended)
+        self._post(batcher.deliver, rows, results, ran)
 
     def _fail(self, jobs: Sequence[Job], kind: type[BertieError], why: str) -> None:
         for job in jobs:

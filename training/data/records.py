@@ -258,3 +258,9 @@ def sha256(path: str) -> str | None:
         names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         return hashlib.sha256("".join(f"{name} {sha256(str(folder / name))}\n" for name in names).encode()).hexdigest()
     return files.sha256(Path(path))
+
+
+def name(path: str) -> str:
+    """Return a data file's name in manifests: its folder and its name, without the compression's suffix."""
+    parts = Path(path).parts[-2:]
+    return "/".join(parts).removesuffix(".xz").removesuffix(".gz")

@@ -6,14 +6,16 @@ Owns the order of it: the graph that CPUs run is run first, and thresholds are i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from service.drift import Profile
 from service.engine.processor import cpu_quota
 from service.engine.session import OrtEngine
+from service.engine.tokenizer import Tokenizer
 from service.repository.manifest import Calibration
 from training import tasks
-from training.evaluate import calibration
+from training.evaluate import calibration, profile
 from training.evaluate import runner as evaluate
 from training.export import gate
 from training.tasks import Labelled, Served
@@ -34,10 +36,11 @@ class Measured:
     task: Served  # the task with its threshold and temperature
     fit: calibration.Fit | None = None  # the temperature's; None without dev data
     calibration: Calibration | None = None  # what the manifest says of the fit
+    profile: Profile | None = None  # of the dev data
 
 
 def run(
-    task: Served, files: Mapping[str, Path], pad_id: int, examples: Mapping[str, Examples], gate_limit: int = 0
+    task: Served, files: Mapping[str, Path], tokenizer: Tokenizer, examples: Mapping[str, Examples], gate_limit: int = 0
 ) -> Measured:
     """Score each graph, hold the quantised one to fp32, and fit what the task leaves open.
 
@@ -54,6 +57,7 @@ def run(
     """
     if not examples:
         return Measured({}, task)
+    pad_id = tokenizer.pad_id
     served, *others = (precision for precision in ("int8", "fp32") if precision in files)
     engine = _open(files[served], served)
     outcomes = {
@@ -74,7 +78,8 @@ def run(
             scores[precision][name] = reached
     for name, answered in outcomes.items():  # after the others: a graph that is off alone is no fault of the labels
         gate.chance(name, served, kind.misfit(task, answered))
-    return _calibrated(Measured(scores, task), engine, pad_id, examples)
+    measured = _calibrated(Measured(scores, task), engine, pad_id, examples)
+    return replace(measured, profile=profile.measure(measured.task, engine, tokenizer, examples))
 
 
 def _calibrated(measured: Measured, engine: OrtEngine, pad_id: int, examples: Mapping[str, Examples]) -> Measured:

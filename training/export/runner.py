@@ -95,8 +95,8 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
     record = recorded(source.folder)
     recipe = record.get("recipe", {})
     dev = request.dev or (() if request.without_dev else _recorded_dev(recipe))
-    if len(set(map(_name, dev))) < len(dev):
-        raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(_name, dev))}")
+    if len(set(map(records.name, dev))) < len(dev):
+        raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(records.name, dev))}")
     model, kind = load_model(source, multi_label=request.multi_label)
     settings = _settings(request, source, model.config, kind)
     labels = kind.labels(model.config, request.labels, recipe.get("labels", ()))
@@ -132,8 +132,8 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
             raise CheckpointError(one_line(error)) from error
         made = graphs.make(model, folder, Path(temporary), request.precisions, packable, max_length)
         layout = {**_layout(recipe), **request.layout}
-        examples = {_name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
-        measured = measure.run(task, made.files, tokenizer.pad_id, examples, request.gate_limit)
+        examples = {records.name(path): evaluate.read(task, path, request.dev_limit, layout) for path in dev}
+        measured = measure.run(task, made.files, tokenizer, examples, request.gate_limit)
         compared = None if dev else own.compare(task, model, made.files, tokenizer.pad_id, file)
         task = measured.task
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
@@ -149,10 +149,11 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
             ),
             files={path.name: sha256(path) for path in sorted(folder.iterdir())},
             calibration=measured.calibration,
+            profile=measured.profile,
             markers=tokenizer.markers,
             checkpoint=f"{source.name}@{source.commit}" if source.commit else "",
             base_model=request.base_model or Path(recipe.get("model", "")).name or _listed(described, "base_model"),
-            data={_name(path): digest for path, digest in data.items()},
+            data={records.name(path): digest for path, digest in data.items()},
             layout=layout,
             licence=request.licence or _listed(described, "license"),
             versions={name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
@@ -231,9 +232,3 @@ def _layout(recipe: Mapping[str, Any]) -> dict[str, str]:
     if not recipe.get("data"):
         return {}
     return {"data": recipe["data"], **(recipe.get("table", {}) if recipe["data"] == "table" else {})}
-
-
-def _name(path: str) -> str:
-    """A data file's name in manifests: its folder and its name, without the compression's suffix."""
-    parts = Path(path).parts[-2:]
-    return "/".join(parts).removesuffix(".xz").removesuffix(".gz")

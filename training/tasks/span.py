@@ -12,7 +12,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -148,6 +148,9 @@ class Span(Task[Question, SpanOutcome]):
     def taken(self, example: SpanExample, prediction: Any) -> Question:
         answers = tuple((answer.text, answer.start) for answer in prediction.answers)
         return Question("", example.question, example.documents[0], answers, is_impossible=False)
+
+    def asked(self, reference: Question) -> SpanExample:
+        return replace(reference.example, no_answer=None)
 
     def answers(self, reference: Question, prediction: Any) -> list[tuple[float, bool, float]]:
         best = prediction.answers[0] if prediction.answers else None

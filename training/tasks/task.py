@@ -177,6 +177,10 @@ class Task(ABC, Generic[E, Out]):
         """Return the examples that a temperature can be fitted on."""
         return examples
 
+    def asked(self, reference: E) -> Any:
+        """Return the example as a client asks it who sets no option."""
+        return reference.example
+
     @abstractmethod
     def answers(self, reference: E, prediction: Any) -> list[tuple[float, bool, float]]:
         """Return (score, whether it is right, likelihood of what is right) of each answer in a prediction."""

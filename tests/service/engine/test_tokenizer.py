@@ -113,6 +113,15 @@ def test_a_tokenizer_that_takes_text_for_special_tokens_is_refused() -> None:
         Tokenizer(whole)
 
 
+def test_the_id_of_what_the_vocabulary_lacks() -> None:
+    for family, name in (("bert", "[UNK]"), ("albert", "<unk>")):
+        tokenizer = TOKENIZERS[family]
+        assert tokenizer.unknown_id == REFERENCES[family].token_to_id(name)
+        (tokens,) = tokenizer(["\N{SNOWMAN}"])
+        assert tokenizer.unknown_id in tokens.ids
+    assert TOKENIZERS["roberta"].unknown_id is None  # it has every byte
+
+
 @family
 def test_no_text_is_cut_and_none_is_padded(family: str) -> None:
     configured = backend(family)

@@ -14,7 +14,7 @@ from service.errors import InferenceError
 from service.metrics import Metrics
 from service.scheduler import batcher
 from service.scheduler.batcher import PADDING
-from service.scheduler.queue import Job, Runner, Waiting
+from service.scheduler.queue import BatchRun, Job, Runner, Waiting
 from tests.engines import Death, Echo, name, rows
 
 
@@ -29,6 +29,11 @@ def waiting(loop: asyncio.AbstractEventLoop, given: Sequence[Encoded], batch_tok
     """The rows of one job."""
     job = Job(Runner("m", Echo(), 0, batch_tokens), given, None, loop.create_future())
     return [Waiting(job, place, row) for place, row in enumerate(given)]
+
+
+def ran(rows: Sequence[Waiting], ended: float) -> BatchRun:
+    """These rows as a batch that has run."""
+    return BatchRun("m", 0.0, ended, len(rows), sum(len(waiting.row) for waiting in rows))
 
 
 def compose(loop: asyncio.AbstractEventLoop, *lengths: int, budget: int = 256, most_rows: int = 1000) -> list[int]:
@@ -162,19 +167,21 @@ def test_a_job_is_complete_when_its_last_row_is(loop: asyncio.AbstractEventLoop)
     """Word of several batches comes in any order."""
     given = waiting(loop, rows(8, 8, 8))
     job, logits = given[0].job, tuple(np.full(1, i, np.float32) for i in range(3))
-    batcher.deliver(given[1:], [(logits[1],), (logits[2],)], 5.0)
+    later, sooner = ran(given[1:], 5.0), ran(given[:1], 4.0)
+    batcher.deliver(given[1:], [(logits[1],), (logits[2],)], later)
     assert not job.future.done()
-    batcher.deliver(given[:1], [(logits[0],)], 4.0)
+    batcher.deliver(given[:1], [(logits[0],)], sooner)
     assert job.future.done()
     assert [each for (each,) in job.logits] == list(logits)
     assert job.ended == 5.0
+    assert job.batches == [later, sooner]
 
 
 def test_the_first_error_of_a_job_is_its_outcome(loop: asyncio.AbstractEventLoop) -> None:
     given = waiting(loop, rows(8, 8, 8))
     job, first = given[0].job, InferenceError("first")
-    batcher.deliver(given[:2], [first, InferenceError("second")], 1.0)
-    batcher.deliver(given[2:], [(np.zeros(1, np.float32),)], 2.0)
+    batcher.deliver(given[:2], [first, InferenceError("second")], ran(given[:2], 1.0))
+    batcher.deliver(given[2:], [(np.zeros(1, np.float32),)], ran(given[2:], 2.0))
     assert job.future.exception() is first
     assert job.missing
 
@@ -182,6 +189,6 @@ def test_the_first_error_of_a_job_is_its_outcome(loop: asyncio.AbstractEventLoop
 def test_a_client_that_is_gone_hears_nothing(loop: asyncio.AbstractEventLoop) -> None:
     given = waiting(loop, rows(8))
     given[0].job.future.cancel()
-    batcher.deliver(given, [(np.zeros(1, np.float32),)], 1.0)
+    batcher.deliver(given, [(np.zeros(1, np.float32),)], ran(given, 1.0))
     batcher.fail(given[0].job, InferenceError("late"))
     assert given[0].job.future.cancelled()

@@ -11,6 +11,7 @@ from service.repository import bundle as bundles
 from service.repository.manifest import TOKENIZER
 from service.tasks import MultiLabelTask, build
 from tests.training.samples import SENTENCES, recipe, write_sst2, write_text
+from training.evaluate import profile
 from training.evaluate import runner as evaluate
 from training.export import measure
 from training.export import runner as export
@@ -36,6 +37,9 @@ def test_calibrated_on_a_hundred_answers(sentiment_run: Path, tmp_path: Path) ->
     assert manifest.temperature > 1.2
     assert calibration.ece_after < calibration.ece_before
     assert manifest.files.keys() >= {"README.md", "reliability.svg"}
+    assert manifest.profile is not None
+    assert (manifest.profile.data, manifest.profile.inputs) == (("d/dev.tsv",), 120)
+    assert manifest.profile == profile.add(output, [str(tmp_path / "d" / "dev.tsv")])  # under the fitted temperature
     card = (output / "README.md").read_text()
     assert f"divided by {manifest.temperature:.3f}" in card
     assert f"{calibration.ece_before:.2f} % before, {calibration.ece_after:.2f} % after" in card
