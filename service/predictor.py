@@ -16,6 +16,7 @@ from prometheus_client import Histogram
 
 from service.engine.processor import cpu_quota
 from service.engine.session import Provider
+from service.engine.tokenizer import Tokenizer
 from service.errors import Draining, InvalidInput, TooLarge, UnknownModel
 from service.metrics import Metrics
 from service.repository.bundle import Bundle
@@ -41,11 +42,13 @@ class Predictions:
     Attributes:
         seconds: by phase: tokenize, queue, inference, decode.
         rows: model rows that they made.
+        tokens: of these rows.
     """
 
     answers: list[Any]
     seconds: Mapping[str, float]
     rows: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +65,7 @@ class Model:
     bundle: Bundle
     graph: Graph
     provider: Provider
+    tokenizer: Tokenizer
     tasks: tuple[AnyTask, ...]
     runner: Runner
     scheduler: Scheduler
@@ -170,8 +174,9 @@ class Predictor:
             encoded = task.encode(examples) if small else await self._in_thread(lambda: task.encode(examples))
             rows = [row for example_rows in encoded for row in example_rows]
             self._limit_rows(len(rows))
+            tokens = sum(map(len, rows))
             if permit is not None:
-                permit.resize(sum(map(len, rows)))
+                permit.resize(tokens)
             encoded_at = time.perf_counter()
             job = await model.scheduler.run(model.runner, rows, permit.client if permit else None)
             logits = iter(job.logits)
@@ -189,7 +194,7 @@ class Predictor:
                 "decode": time.perf_counter() - decode_from,
             }
             self._observe(model, task, answers, seconds)
-            return Predictions(answers, seconds, len(rows))
+            return Predictions(answers, seconds, len(rows), tokens)
         finally:
             self._running -= 1
 

@@ -29,6 +29,8 @@ BEGAN = "bertie.began"
 """Where a scope holds the time of the request's first byte, if the server noted it."""
 PERMIT = "bertie.permit"
 """Where a scope holds the request's permit, which is released when the request is over."""
+REFUSE = "bertie.refuse"
+"""Where a scope holds what writes its errors, if not as problem documents."""
 _KEY = "bertie.context"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Unique, and no secret: a random number for the process and a count cost less than randomness for each request.
@@ -204,7 +206,8 @@ class ContextMiddleware:
         if context.status:
             raise error  # half an answer is out: all that is left is to break off the connection
         self._recorder.reject(error, route(scope))
-        await problems.response(error, context.request_id)(scope, receive, send)
+        write: problems.Refuse = scope.get(REFUSE, problems.write)
+        await write(error, context.request_id).response()(scope, receive, send)
 
 
 def route(scope: Scope) -> str:

@@ -39,6 +39,7 @@ class Opened:
     bundle: Bundle
     graph: Graph
     provider: Provider
+    tokenizer: Tokenizer
     task: AnyTask
     runner: Runner
     workers: int
@@ -81,7 +82,10 @@ def serve(opened: list[Opened], settings: Settings, metrics: Metrics) -> Predict
         metrics.model_loaded.labels(bundle.name).set(loaded)
         phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
         does = (each.task, *tasks.derived(each.task))
-        models.append(Model(bundle, each.graph, provider, does, each.runner, schedulers[provider], phases, loaded))
+        scheduler = schedulers[provider]
+        models.append(
+            Model(bundle, each.graph, provider, each.tokenizer, does, each.runner, scheduler, phases, loaded)
+        )
     return Predictor(models, settings, metrics)
 
 
@@ -136,7 +140,7 @@ def _open(bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict
         low_latency.warm_up(bundle.manifest.max_length)
     batch_tokens = settings.max_batch_tokens or BATCH_TOKENS[engine.provider]
     run = runner(bundle, tokenizer, engine, batch_tokens, low_latency)
-    return Opened(bundle, graph, engine.provider, task, run, engine.workers)
+    return Opened(bundle, graph, engine.provider, tokenizer, task, run, engine.workers)
 
 
 def warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngine) -> None:
