@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from service.predictor import Model
 from service.repository.manifest import Calibration
-from service.tasks import PATHS
+from service.tasks import PATHS, RerankTask, ZeroShotTask
+from service.tasks.spec import Activation
 
 JSON = "application/json"
 ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
@@ -53,7 +54,9 @@ class ModelInfo(BaseModel):
     labels: tuple[str, ...]
     multi_label: bool = Field(description="Whether several labels may hold at once.")
     label_threshold: float = Field(description="Probability over which a label of such a model holds.")
+    activation: Activation = Field(description="What the number of a model that scores goes through to be its score.")
     zero_shot: bool = Field(description="Whether it takes `candidate_labels`.")
+    rerank: bool = Field(description="Whether it takes `query` and `texts`.")
     architecture: str
     parameters: int
     precision: str
@@ -84,7 +87,8 @@ class ModelInfo(BaseModel):
         said = {name: getattr(manifest, name) for name in cls.model_fields if hasattr(manifest, name)}
         return cls(
             **said,
-            zero_shot=len(model.tasks) > 1,
+            zero_shot=any(isinstance(task, ZeroShotTask) for task in model.tasks),
+            rerank=any(isinstance(task, RerankTask) for task in model.tasks),
             precision=graph.precision,
             packed=graph.packed,
             provider=model.provider,

@@ -88,6 +88,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "inference": {"premise": "A man is playing soccer outside.", "hypothesis": "A man is outside."},
         "a pair": {"text": "The dog is sleeping.", "text_pair": "The dog is not sleeping."},
         "zero-shot": {"text": "The team won the soccer game.", "candidate_labels": ["sports", "politics"]},
+        "rerank": {
+            "query": "What is the capital of France?",
+            "texts": ["The highest mountain is Everest.", "The capital of France is Paris."],
+        },
         "many": {"inputs": [{"text": "What a wonderful film!"}, {"text": "A boring film."}]},
     },
 }

@@ -56,7 +56,7 @@ class _Many(_Chosen):
 
 
 SHAPES: dict[str, tuple[type[Input], ...]] = {
-    path: tuple(shape for task in tasks for shape in task.inputs) for path, tasks in PATHS.items()
+    path: tuple(dict.fromkeys(shape for task in tasks for shape in task.inputs)) for path, tasks in PATHS.items()
 }
 """The shapes of each path's inputs, the more particular first."""
 ONE: dict[type[Input], type[Any]] = {
