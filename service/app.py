@@ -51,7 +51,7 @@ def create_app(
     metrics = metrics or Metrics()
     recorder = Recorder(metrics)
     endpoints = Endpoints()
-    endpoints.add(protocols.endpoints(settings.protocols))
+    endpoints.add(protocols.endpoints(settings))
     gate = Gate(settings, recorder, endpoints)
     routes = Routes(settings, metrics, gate)
     in_flight = InFlight()

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 import uvloop
@@ -33,11 +34,21 @@ logger = logging.getLogger("service")
 
 CANNOT_START = 3
 PREFIX = "BERTIE_"
+PLATFORM_VARIABLES = {
+    "AIP_HTTP_PORT": "PORT",
+    "AIP_PREDICT_ROUTE": "VERTEX_PREDICT_ROUTE",
+    "AIP_HEALTH_ROUTE": "VERTEX_HEALTH_ROUTE",
+    "SAGEMAKER_BIND_TO_PORT": "PORT",
+}
+"""What Vertex AI and Amazon SageMaker say, and the settings that it is."""
+SAGEMAKER_MODELS = Path("/opt/ml/model")
+"""Where Amazon SageMaker unpacks a model: a folder of bundles."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal. Returns the exit status."""
-    _parser().parse_args(arguments)
+    on_sagemaker = _parser().parse_args(arguments).serve == "serve"
+    _take_platform_settings(on_sagemaker=on_sagemaker)
     try:
         settings = Settings()
     except ValidationError as error:
@@ -106,6 +117,18 @@ def _stop_loading(sig: int, frame: FrameType | None) -> None:
     raise _Stopped
 
 
+def _take_platform_settings(*, on_sagemaker: bool) -> None:
+    """Make the settings that a platform gives in variables of its own Bertie's, where those are not set."""
+    for theirs, ours in PLATFORM_VARIABLES.items():
+        if value := os.environ.get(theirs):
+            os.environ.setdefault(f"{PREFIX}{ours}", value)
+    if on_sagemaker:
+        os.environ.setdefault(f"{PREFIX}PORT", "8080")
+        os.environ.setdefault(f"{PREFIX}HOST", "0.0.0.0")
+        if SAGEMAKER_MODELS.is_dir():
+            os.environ.setdefault(f"{PREFIX}MODELS_DIR", str(SAGEMAKER_MODELS))
+
+
 def _warn_of_unknown_variables() -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name in sorted(os.environ):
@@ -125,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve the bundles of a folder over HTTP. Everything is set by environment variables.",
         epilog="settings:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "serve", nargs="?", choices=["serve"], help="as Amazon SageMaker starts a container: on port 8080"
     )
     parser.add_argument("--version", action="version", version=__version__)
     return parser

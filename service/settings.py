@@ -99,6 +99,16 @@ class Settings(BaseSettings):
         default=get_args(Protocol),
         description="Other servers' contracts that are served beside Bertie's own, comma-separated; or `none`.",
     )
+    vertex_predict_route: str = Field(
+        default="/vertex",
+        pattern="^/",
+        description="Where Vertex AI posts instances; it says so itself, in `AIP_PREDICT_ROUTE`.",
+    )
+    vertex_health_route: str = Field(
+        default="/vertex/health",
+        pattern="^/",
+        description="Where Vertex AI asks after health; it says so itself, in `AIP_HEALTH_ROUTE`.",
+    )
     log_format: Literal["console", "json"] = Field(
         default="console", description="`console` for eyes, `json` for machines."
     )

@@ -98,7 +98,8 @@ class Document:
     """What the OpenAPI document says of an endpoint.
 
     Attributes:
-        request, answer: JSON schemas; None for what is no JSON.
+        answer: JSON schema; None where there is no body.
+        bodies: shapes of a request's.
         example: a request's body.
         error: of an error's body.
         predicts: whether a model runs for it, and the answer tells its times.
@@ -106,7 +107,7 @@ class Document:
 
     tag: str
     answer: Mapping[str, Any] | None = None
-    request: Mapping[str, Any] | None = None
+    bodies: tuple[type[BaseModel], ...] = ()
     example: Any = None
     error: type[BaseModel] = problems.Problem
     predicts: bool = True

@@ -127,11 +127,17 @@ def document(
     components = result.setdefault("components", {})
     schemas = components["schemas"] = _shared(endpoints)
     for endpoint in endpoints:
-        operation = result["paths"].setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        operation = result["paths"].setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(
+            endpoint, schemas, settings
+        )
         if endpoint.path in PATHS:
-            operation["requestBody"] = _request(endpoint.path, schemas, settings, can_answer)
-            answer = operation["responses"]["200"]
-            answer["content"] = {"application/json": {"schema": {"oneOf": _responses(endpoint.path, schemas)}}}
+            others = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+            body = operation["requestBody"] = _request(endpoint.path, schemas, settings, can_answer)
+            kinds = [*_responses(endpoint.path, schemas), *([endpoint.document.answer] if others else ())]
+            if others:
+                body["content"]["application/json"]["schema"]["anyOf"].append(others)
+            content = {"application/json": {"schema": {"oneOf": kinds}}}
+            operation["responses"]["200"]["content"] = content
     for path, operations in other["paths"].items():
         for operation in operations.values():
             operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
@@ -160,7 +166,7 @@ def _shared(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     return found
 
 
-def _operation(endpoint: Endpoint) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, schemas: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Describe an endpoint: what its `read` says of itself, and each error in the endpoint's own form."""
     said, posted = endpoint.document, endpoint.method == "POST"
     answer: dict[str, Any] = _json(dict(said.answer)) if said.answer else _plain()
@@ -178,8 +184,12 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         example = QueueFull("", retry_after=1) if error is QueueFull else error("what was wrong, in a sentence")
         status, headers, body = endpoint.refuse(example, "3f6c0d2f9d1e4c7b8a5e6f7081920a1b")
         operation["responses"].setdefault(str(status), _problem(error, problem, headers["content-type"], body))
-    if said.request is not None:
-        content: dict[str, Any] = {"schema": dict(said.request)}
+    if said.bodies:
+        shapes = [_define(shape, schemas) for shape in said.bodies]
+        for shape in said.bodies:
+            for field in schemas[shape.__name__]["properties"].values():
+                _bound(field, settings.max_inputs)
+        content: dict[str, Any] = {"schema": shapes[0] if len(shapes) == 1 else {"anyOf": shapes}}
         if said.example is not None:
             content["example"] = said.example
         operation["requestBody"] = {"required": True, "content": {"application/json": content}}
@@ -251,7 +261,7 @@ def _bound(schema: dict[str, Any], most: int) -> None:
     """Give a list's schema the length that the settings allow."""
     for part in (schema, *schema.get("oneOf", ()), *schema.get("anyOf", ())):
         if part.get("type") == "array":
-            part["maxItems"] = most
+            part["maxItems"] = min(most, part.get("maxItems", most))
 
 
 def _define(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:

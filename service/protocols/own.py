@@ -1,11 +1,26 @@
-"""Bertie's own protocol: `/qa` and `/classify`. Their shapes are the tasks' (`service.tasks`)."""
+"""Bertie's own protocol, `/qa` and `/classify`, and what every other one makes of it: requests of its JSON.
+
+The shapes of inputs are the tasks' (`service.tasks`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import TypeAdapter
+from starlette.responses import Response
+
+from service.errors import InvalidInput
 from service.http import answers, requests
+from service.http.answers import JSON
 from service.http.endpoints import Ask, Document, Done, Endpoint, Work
 from service.http.requests import Call
-from service.protocols.answer import json_answer
+from service.settings import Settings
+from service.tasks.inputs import Text
+
+TEXT = TypeAdapter(Text).json_schema()
+"""The JSON schema of a text."""
 
 
 def qa(ask: Ask) -> Work:
@@ -20,8 +35,35 @@ def classify(ask: Ask) -> Work:
 
 def work(call: Call) -> Work:
     """Get the work that a call is, answered in Bertie's own form."""
-    return Work(call.examples, lambda done: _written(done, call.many), call.model, call.many)
+
+    def write(done: Done) -> Response:
+        return Response(answers.write(done.models[0].name, done.predictions, many=call.many), media_type=JSON)
+
+    return Work(call.examples, write, call.model, call.many)
 
 
-def _written(done: Done, many: bool) -> Response:
-    return Response(answers.write(done.models[0].name, done.predictions, many=many), media_type=JSON)
+def path_of(value: Any) -> str:
+    """Get the path that an input is for, by its fields."""
+    return "/qa" if isinstance(value, dict) and "question" in value else "/classify"
+
+
+def calls(inputs: Iterable[Any], settings: Settings, *, noun: str) -> list[Call]:
+    """Parse each input by itself, whatever the others are: its fields tell what is asked.
+
+    Raises:
+        BertieError: of an input, which it names as one of the `noun`.
+    """
+    found = []
+    for place, value in enumerate(inputs):
+        try:
+            found.append(requests.parse_value(path_of(value), value, settings))
+        except InvalidInput as error:
+            raise InvalidInput(f"{noun}.{place}: {error.detail}", field=f"{noun}.{place}.{error.field}") from None
+    return found
+
+
+_DOCUMENT = Document("predictions")
+ENDPOINTS = (
+    Endpoint("/classify", classify, _DOCUMENT),
+    Endpoint("/qa", qa, _DOCUMENT),
+)

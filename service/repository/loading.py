@@ -83,9 +83,7 @@ def serve(opened: list[Opened], settings: Settings, metrics: Metrics) -> Predict
         phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
         does = (each.task, *tasks.derived(each.task))
         scheduler = schedulers[provider]
-        models.append(
-            Model(bundle, each.graph, provider, each.tokenizer, does, each.runner, scheduler, phases, loaded)
-        )
+        models.append(Model(bundle, each.graph, provider, each.tokenizer, does, each.runner, scheduler, phases, loaded))
     return Predictor(models, settings, metrics)
 
 

@@ -183,13 +183,15 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
 
         Args:
             max_length: its own for None.
-            doc_stride: its own for None, but at most a quarter of the length.
+            doc_stride: its own for None, but at most a quarter of a length that is not.
 
         Raises:
             ValueError: they are longer, or leave no room.
         """
         length = self.max_length if max_length is None else max_length
-        stride = min(self.doc_stride, length // 4) if doc_stride is None else doc_stride
+        stride = doc_stride if doc_stride is not None else self.doc_stride
+        if max_length is not None and doc_stride is None:
+            stride = min(stride, length // 4)
         if length > self.max_length:
             raise ValueError(f"rows have at most {self.max_length} tokens, and {length} were asked for")
         if stride < 0:
