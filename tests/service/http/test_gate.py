@@ -92,7 +92,8 @@ async def test_a_full_house(gate: Gate, metrics: Metrics, caplog: pytest.LogCapt
 async def test_asks_once(gate: Gate) -> None:
     admitted = scope()
     assert gate.refusal(admitted, True) is None
-    assert gate.admit(admitted) is admitted[PERMIT]
+    endpoint, _ = gate.endpoints.find("POST", "/classify") or pytest.fail()
+    assert gate.admit(admitted, endpoint) is admitted[PERMIT]
     assert gate.serving().permits.requests.held == 1
     admitted[PERMIT].release()
     admitted[PERMIT].release()  # twice is once
