@@ -125,7 +125,7 @@ def _take_platform_settings(*, on_sagemaker: bool) -> None:
     if on_sagemaker:
         os.environ.setdefault(f"{PREFIX}PORT", "8080")
         os.environ.setdefault(f"{PREFIX}HOST", "0.0.0.0")
-        if SAGEMAKER_MODELS.is_dir():
+        if SAGEMAKER_MODELS.is_dir() and any(SAGEMAKER_MODELS.iterdir()):
             os.environ.setdefault(f"{PREFIX}MODELS_DIR", str(SAGEMAKER_MODELS))
 
 

@@ -38,7 +38,7 @@ _PROCESS = secrets.token_hex(8)
 _COUNTER = itertools.count()
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 _QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))
-"""Routes that machines ask for every few seconds: logged at debug."""
+"""Routes that machines ask for every few seconds, beside the open endpoints: logged at debug."""
 REFUSALS_EVERY = 0.1
 """Seconds between two lines about requests that got 429; each tells how many there were."""
 CLIENT_GONE = 499
@@ -92,9 +92,9 @@ class Recorder:
         self._refusal_logged = 0.0
         self._refusals = 0  # not logged
 
-    def reject(self, error: BertieError, route: str) -> None:
+    def reject(self, error: BertieError) -> None:
         """Count a request that is refused."""
-        if error.reason and route not in _QUIET:
+        if error.reason:
             self._rejected(error.reason).inc()
 
     def note(self, scope: Scope, context: Context, route: str) -> None:
@@ -104,7 +104,7 @@ class Recorder:
         self._duration(route, context.model).observe(seconds)
         if context.status == CLIENT_GONE:
             self._rejected("cancelled").inc()
-        level = logging.DEBUG if route in _QUIET else logging.INFO
+        level = logging.DEBUG if _is_probe(scope) else logging.INFO
         if not logger.isEnabledFor(level) or (context.status == 429 and self._refused_lately()):
             return
         fields = {
@@ -205,9 +205,14 @@ class ContextMiddleware:
         context = Context.of(scope)
         if context.status:
             raise error  # half an answer is out: all that is left is to break off the connection
-        self._recorder.reject(error, route(scope))
+        if not _is_probe(scope):
+            self._recorder.reject(error)
         write: problems.Refuse = scope.get(REFUSE, problems.write)
         await write(error, context.request_id).response()(scope, receive, send)
+
+
+def _is_probe(scope: Scope) -> bool:
+    return route(scope) in _QUIET or getattr(scope.get("route"), "open", False)
 
 
 def route(scope: Scope) -> str:

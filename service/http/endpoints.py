@@ -102,6 +102,7 @@ class Document:
         bodies: shapes of a request's.
         example: a request's body.
         error: of an error's body.
+        other_error: of an error's body as well, where bodies of two kinds are read.
         predicts: whether a model runs for it, and the answer tells its times.
     """
 
@@ -110,6 +111,7 @@ class Document:
     bodies: tuple[type[BaseModel], ...] = ()
     example: Any = None
     error: type[BaseModel] = problems.Problem
+    other_error: type[BaseModel] | None = None
     predicts: bool = True
 
 

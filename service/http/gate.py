@@ -78,7 +78,7 @@ class Gate:
             context = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
             status, headers, body = endpoint.refuse(error, context.request_id)
             context.status = status
-            self._recorder.reject(error, endpoint.path)
+            self._recorder.reject(error)
             self._recorder.note(scope, context, endpoint.path)
             lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
             lines += [b"%b: %b\r\n" % header for header in context.headers()]

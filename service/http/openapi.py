@@ -62,6 +62,14 @@ _BODY_ERRORS: tuple[type[BertieError], ...] = (
     MalformedBody, Unauthorized, UnknownModel, TooLarge, UnsupportedMediaType, InvalidInput, QueueFull, NotReady,
     DeadlineExceeded, BertieError,
 )  # fmt: skip
+_LIMITS = {
+    field: limit.setting
+    for shapes in requests.SHAPES.values()
+    for shape in shapes
+    for field, limit in shape.limits.items()
+}
+"""The settings of lists' lengths, by the names of fields, which are the same in every protocol."""
+_LOOK_UP_ERRORS: tuple[type[BertieError], ...] = (Unauthorized, UnknownModel, NotReady)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "/qa": {
         "one text": {"question": "Where does Ada live?", "context": "Ada lives in London. Ruth lives in Paris."},
@@ -150,6 +158,10 @@ def document(
             if settings.api_keys and Unauthorized in _GET_ERRORS[path]:
                 operation["security"] = [{"key": []}]
         result["paths"].setdefault(path, {}).update(operations)
+    for schema in schemas.values():
+        for field, setting in _LIMITS.items():
+            if field in schema.get("properties", {}):
+                _bound(schema["properties"][field], getattr(settings, setting))
     if settings.api_keys:
         for endpoint in endpoints:
             if not endpoint.open:
@@ -160,6 +172,7 @@ def document(
 
 def _shared(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     models: list[type[BaseModel]] = [*_ANSWERS.values(), *(each.document.error for each in endpoints)]
+    models += [each.document.other_error for each in endpoints if each.document.other_error]
     unique = [(model, "serialization") for model in dict.fromkeys(models)]
     _, shared = models_json_schema(unique, ref_template=_REF)  # type: ignore[arg-type]
     found: dict[str, Any] = shared["$defs"]
@@ -172,7 +185,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any], settings: Settings) 
     answer: dict[str, Any] = _json(dict(said.answer)) if said.answer else _plain()
     if posted and said.predicts:
         answer["headers"]["Server-Timing"] = _SERVER_TIMING
-    errors = _BODY_ERRORS if posted else (NotReady,) if endpoint.open else (Unauthorized, UnknownModel, NotReady)
+    errors = _BODY_ERRORS if posted else _LOOK_UP_ERRORS
     operation: dict[str, Any] = {
         "tags": [said.tag],
         "summary": (endpoint.read.__doc__ or "").strip().splitlines()[0],
@@ -180,10 +193,14 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any], settings: Settings) 
         "responses": {"200": answer},
     }
     problem = _REF.format(model=said.error.__name__)
+    other = {"schema": {"$ref": _REF.format(model=said.other_error.__name__)}} if said.other_error else None
     for error in errors:
         example = QueueFull("", retry_after=1) if error is QueueFull else error("what was wrong, in a sentence")
         status, headers, body = endpoint.refuse(example, "3f6c0d2f9d1e4c7b8a5e6f7081920a1b")
-        operation["responses"].setdefault(str(status), _problem(error, problem, headers["content-type"], body))
+        refused = _problem(error, problem, headers["content-type"], body)
+        if other is not None:
+            refused["content"]["application/json"] = other
+        operation["responses"].setdefault(str(status), refused)
     if said.bodies:
         shapes = [_define(shape, schemas) for shape in said.bodies]
         for shape in said.bodies:
@@ -218,9 +235,6 @@ def _request(
     for shape in requests.SHAPES[path]:
         groups.setdefault(shape.group, []).append(_define(shape, schemas))
         shapes.append(_define(requests.ONE[shape], schemas))
-        for field, limit in shape.limits.items():
-            for model in (shape, requests.ONE[shape]):
-                _bound(schemas[model.__name__]["properties"][field], getattr(settings, limit.setting))
     for shape in {shape.group: shape for shape in requests.SHAPES[path]}.values():
         many = requests.MANY[shape.shared].model_json_schema(ref_template=_REF)
         inputs = groups[shape.group]

@@ -10,7 +10,7 @@ import time
 import uuid
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import Response
 
 from service.errors import BertieError
@@ -32,6 +32,12 @@ class InputBody(Shape):
     raw_scores: bool | None = Field(None, description="Infinity's: whether scores are logits.")
     use_activation: bool | None = Field(None, description="vLLM's: whether they are not.")
     user: str | None = Field(None, description="Ignored.")
+
+
+class InputError(BaseModel):
+    """An error as both tell it, after OpenAI."""
+
+    error: dict[str, Any]
 
 
 def classify(ask: Ask) -> Work:
@@ -85,4 +91,5 @@ def _vllm(place: int, prediction: Any, model: Any) -> dict[str, Any]:
 
 
 _ANSWER = {"type": "object", "required": ["data", "model", "object", "usage"]}
-ENDPOINTS = (Endpoint("/classify", classify, Document("predictions", _ANSWER, (InputBody,))),)
+_DOCUMENT = Document("predictions", _ANSWER, (InputBody,), other_error=InputError)
+ENDPOINTS = (Endpoint("/classify", classify, _DOCUMENT),)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.errors import BertieError, InferenceError, InvalidInput, NotReady, QueueFull, UnknownModel
-from service.http import answers, problems
+from service.http import answers, problems, requests
 from service.http.endpoints import Ask, Document, Endpoint
 from service.http.problems import Refusal
 from service.predictor import Model
@@ -46,7 +46,7 @@ def health(ask: Ask) -> Response:
 
 
 def info(ask: Ask) -> Response:
-    """Get what a model is and its limits: of the first one, where the path names none."""
+    """Get what a model is and its limits: of the one for bare texts, where the path names none."""
     chosen, settings = model(ask), ask.settings
     manifest = chosen.bundle.manifest
     return answers.response(
@@ -71,10 +71,18 @@ def info(ask: Ask) -> Response:
 
 
 def model(ask: Ask) -> Model:
-    """Get the model that the path names, the first one where it names none. Raises UnknownModel."""
+    """Get the model that the path names; where it names none, the one that a text by itself is for, or the first.
+
+    Raises:
+        UnknownModel: there is none of that name.
+    """
     models = ask.predictor.models
     if ask.name is None:
-        return next(iter(models.values()))
+        bare = requests.parse_value("/classify", {"text": "a"}, ask.settings).examples[0]
+        try:
+            return ask.predictor.choose(None, bare)[0]
+        except UnknownModel:
+            return next(iter(models.values()))
     if ask.name not in models:
         raise UnknownModel(f"there is no model {ask.name!r}; there are {', '.join(models)}", field="model")
     return models[ask.name]

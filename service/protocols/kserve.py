@@ -33,5 +33,5 @@ _READY = Document("kserve", {"type": "object", "required": ["name", "ready"]}, e
 ENDPOINTS = (
     Endpoint("/v1/models/{name}:predict", predict, instances.document("kserve"), refuse=instances.refuse),
     Endpoint("/v1/models", models, _MODELS, "GET", instances.refuse),
-    Endpoint("/v1/models/{name}", ready, _READY, "GET", instances.refuse),
+    Endpoint("/v1/models/{name}", ready, _READY, "GET", instances.refuse, open=True),
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema, field_validator
+from pydantic import Field, WithJsonSchema
 from starlette.responses import Response
 
 from service.errors import InvalidInput
@@ -33,8 +33,12 @@ class QaParameters(Shape):
     max_answer_len: Integer = Field(15, ge=1, le=200, description="Tokens of the longest answer.")
     handle_impossible_answer: bool = Field(False, description="Whether the empty text may be the answer.")
     align_to_words: bool = Field(True, description="Whether answers begin and end with whole words.")
-    max_seq_len: Integer | None = Field(None, ge=1, description="Tokens of a window, at most the model's own.")
-    doc_stride: Integer | None = Field(None, ge=0, description="Tokens that neighbouring windows share.")
+    max_seq_len: Annotated[Integer, Field(ge=1)] | None = Field(
+        None, description="Tokens of a window, at most the model's own."
+    )
+    doc_stride: Annotated[Integer, Field(ge=0)] | None = Field(
+        None, description="Tokens that neighbouring windows share."
+    )
     max_question_len: Any = Field(None, description="Ignored: no question is cut.")
     padding: Any = Field(None, description="Ignored: batches are made by length.")
 
@@ -42,7 +46,9 @@ class QaParameters(Shape):
 class TextParameters(Shape):
     """Parameters of a classification."""
 
-    top_k: Integer | None = Field(None, ge=1, le=MAX_ITEMS, description="Most labels; all when not given.")
+    top_k: Annotated[Integer, Field(ge=1, le=MAX_ITEMS)] | None = Field(
+        None, description="Most labels; all when not given."
+    )
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
         None, description="What makes scores of logits; the model's own function, calibrated, when not given."
     )
@@ -53,17 +59,10 @@ class TextParameters(Shape):
 class ZeroShotParameters(Shape):
     """Parameters of a classification by labels of one's own."""
 
-    candidate_labels: Labels = Field(description="The labels; a text of them with commas between them will do.")
+    candidate_labels: Labels = Field(description="The labels to choose from.")
     hypothesis_template: Template = Field(PIPELINE_TEMPLATE, description="`{}` is where the label goes.")
     multi_label: bool = Field(False, description="Score each label alone, so that several may be right.")
     truncation: bool | str = Field(True, description="Whether a text that is too long is cut, or refused.")
-
-    @field_validator("candidate_labels", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return [label.strip() for label in value.split(",") if label.strip()]
-        return value
 
 
 PAIR = {
@@ -130,12 +129,7 @@ def read(ask: Ask, form: Form) -> Work:
     data = ask.json()
     if not isinstance(data, dict):
         raise InvalidInput("body should be an object", field="body")
-    given = data.get("parameters")
-    if isinstance(given, dict):
-        data = data | {"parameters": {name: value for name, value in given.items() if value is not None}}
-    elif given is None:
-        data = {name: value for name, value in data.items() if name != "parameters"}
-    inputs = data.get("inputs")
+    given, inputs = data.get("parameters"), data.get("inputs")
     first = inputs[0] if isinstance(inputs, list) and inputs else inputs
     if isinstance(first, dict) and ("question" in first or "context" in first):
         return _question(ask, requests.check(QaBody, data))

@@ -20,9 +20,12 @@ from service.protocols.info import Empty
 from service.tasks.inputs import Shape
 
 TEXT = own.TEXT
-_PAIR = {"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2}
 _ONE_OR_PAIR = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 2}
-_PREDICT_INPUTS = {"anyOf": [TEXT, _PAIR, {"type": "array", "items": _ONE_OR_PAIR, "minItems": 1}]}
+_PREDICT_INPUTS = {"anyOf": [TEXT, _ONE_OR_PAIR, {"type": "array", "items": _ONE_OR_PAIR, "minItems": 1}]}
+
+
+_ANY = {"type": "string"}
+_TOKENIZE_INPUTS = {"anyOf": [_ANY | {"minLength": 1}, {"type": "array", "items": _ANY, "minItems": 1}]}
 
 
 class Truncation(Shape):
@@ -52,7 +55,7 @@ class PredictBody(Truncation):
 class TokenizeBody(Shape):
     """A text, or several."""
 
-    inputs: Annotated[Any, WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT, "minItems": 1}]})]
+    inputs: Annotated[Any, WithJsonSchema(_TOKENIZE_INPUTS)]
     add_special_tokens: bool = True
     prompt_name: None = Field(None, description="There are no prompts.")
 
