@@ -135,17 +135,10 @@ def document(
     components = result.setdefault("components", {})
     schemas = components["schemas"] = _shared(endpoints)
     for endpoint in endpoints:
-        operation = result["paths"].setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(
-            endpoint, schemas, settings
-        )
+        operation = _operation(endpoint, schemas, settings)
         if endpoint.path in PATHS:
-            others = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-            body = operation["requestBody"] = _request(endpoint.path, schemas, settings, can_answer)
-            kinds = [*_responses(endpoint.path, schemas), *([endpoint.document.answer] if others else ())]
-            if others:
-                body["content"]["application/json"]["schema"]["anyOf"].append(others)
-            content = {"application/json": {"schema": {"oneOf": kinds}}}
-            operation["responses"]["200"]["content"] = content
+            _add_own(operation, endpoint, schemas, settings, can_answer)
+        result["paths"].setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     for path, operations in other["paths"].items():
         for operation in operations.values():
             operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
@@ -213,6 +206,25 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any], settings: Settings) 
     if "{" in endpoint.path:
         operation["parameters"] = _parameters(endpoint.path)
     return operation
+
+
+def _add_own(
+    operation: dict[str, Any],
+    endpoint: Endpoint,
+    schemas: dict[str, Any],
+    settings: Settings,
+    can_answer: Callable[[str, Any], bool],
+) -> None:
+    """Add Bertie's own bodies and answers to what is described of a path that may take others as well."""
+    found = [{"anyOf": _responses(endpoint.path, schemas)}]
+    body = _request(endpoint.path, schemas, settings, can_answer)
+    if "requestBody" in operation:
+        body["content"]["application/json"]["schema"]["anyOf"] += [
+            operation["requestBody"]["content"]["application/json"]["schema"]
+        ]
+        found.append(operation["responses"]["200"]["content"]["application/json"]["schema"])
+    operation["requestBody"] = body
+    operation["responses"]["200"]["content"] = {"application/json": {"schema": {"anyOf": found}}}
 
 
 def _operation_id(endpoint: Endpoint) -> str:

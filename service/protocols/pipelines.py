@@ -18,10 +18,9 @@ from service.http.endpoints import Ask, Done, Work
 from service.inprocess import PIPELINE_TEMPLATE, spans
 from service.protocols import scores
 from service.protocols.own import TEXT
-from service.settings import MAX_ITEMS
 from service.tasks import AnyTask
 from service.tasks.classification import ScoreFunction
-from service.tasks.inputs import Integer, Labels, Shape, Template
+from service.tasks.inputs import Count, Integer, Labels, Shape, Template
 
 FUNCTIONS: dict[str, ScoreFunction] = {"softmax": "softmax", "sigmoid": "sigmoid", "none": "identity"}
 
@@ -33,12 +32,8 @@ class QaParameters(Shape):
     max_answer_len: Integer = Field(15, ge=1, le=200, description="Tokens of the longest answer.")
     handle_impossible_answer: bool = Field(False, description="Whether the empty text may be the answer.")
     align_to_words: bool = Field(True, description="Whether answers begin and end with whole words.")
-    max_seq_len: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="Tokens of a window, at most the model's own."
-    )
-    doc_stride: Annotated[Integer, Field(ge=0)] | None = Field(
-        None, description="Tokens that neighbouring windows share."
-    )
+    max_seq_len: Count | None = Field(None, description="Tokens of a window, at most the model's own.")
+    doc_stride: Count | None = Field(None, description="Tokens that neighbouring windows share.")
     max_question_len: Any = Field(None, description="Ignored: no question is cut.")
     padding: Any = Field(None, description="Ignored: batches are made by length.")
 
@@ -46,9 +41,7 @@ class QaParameters(Shape):
 class TextParameters(Shape):
     """Parameters of a classification."""
 
-    top_k: Annotated[Integer, Field(ge=1, le=MAX_ITEMS)] | None = Field(
-        None, description="Most labels; all when not given."
-    )
+    top_k: Count | None = Field(None, description="Most labels; all when not given.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
         None, description="What makes scores of logits; the model's own function, calibrated, when not given."
     )
@@ -68,7 +61,7 @@ class ZeroShotParameters(Shape):
 PAIR = {
     "type": "object",
     "properties": {"text": TEXT, "text_pair": TEXT},
-    "required": ["text", "text_pair"],
+    "required": ["text"],
     "additionalProperties": False,
 }
 QUESTION = {

@@ -18,7 +18,7 @@ from service.protocols import info, scores, tei
 from service.protocols.own import TEXT
 from service.settings import MAX_ITEMS
 from service.tasks import Ranking
-from service.tasks.inputs import Integer, Shape, Text
+from service.tasks.inputs import Shape, Text
 
 
 class RerankBody(tei.Truncation):
@@ -39,9 +39,7 @@ class DocumentsBody(Shape):
     model: str | None = Field(None, description="Name of the model.")
     query: Text
     documents: Annotated[list[Any], WithJsonSchema(_DOCUMENTS)] = Field(min_length=1, max_length=MAX_ITEMS)
-    top_n: Annotated[Integer, Field(ge=1, le=MAX_ITEMS)] | None = Field(
-        None, description="How many to give; all when not given."
-    )
+    top_n: Count | None = Field(None, description="How many to give; all when not given.")
     return_documents: bool = Field(False, description="Whether the answer holds the documents.")
     raw_scores: bool = Field(False, description="Whether scores are the model's numbers as they come.")
 

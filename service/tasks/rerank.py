@@ -14,7 +14,7 @@ from pydantic import Field
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.settings import MAX_ITEMS
-from service.tasks.inputs import Input, Integer, Limit, Text
+from service.tasks.inputs import Count, Input, Limit, Text
 from service.tasks.score import ScoreTask
 from service.tasks.spec import Activation, TaskSpec
 from service.tasks.task import Task
@@ -64,9 +64,7 @@ class RerankInput(Input):
     limits: ClassVar[dict[str, Limit]] = {"texts": Limit("texts", "max_inputs")}
     query: Text
     texts: list[Text] = Field(min_length=1, max_length=MAX_ITEMS)
-    top_k: Integer | None = Field(
-        default=None, ge=1, le=MAX_ITEMS, description="How many texts to give; all when not given."
-    )
+    top_k: Count | None = Field(default=None, description="How many texts to give; all when not given.")
 
     def example(self, shared: Any) -> RerankExample:
         return RerankExample(self.query, tuple(self.texts), self.top_k)

@@ -10,8 +10,7 @@ from pydantic import Field
 
 from service.engine.batch import Encoded, Ids
 from service.engine.tokenizer import Tokenizer
-from service.settings import MAX_ITEMS
-from service.tasks.inputs import Input, Integer, Options, Text
+from service.tasks.inputs import Count, Input, Options, Text
 from service.tasks.task import Task
 
 P = TypeVar("P")
@@ -50,9 +49,7 @@ class ClassificationRow(Encoded):
 class ClassifyOptions(Options):
     """Options of a classification."""
 
-    top_k: Integer | None = Field(
-        default=None, ge=1, le=MAX_ITEMS, description="How many labels to give the scores of; all when not given."
-    )
+    top_k: Count | None = Field(default=None, description="How many labels to give the scores of; all when not given.")
 
 
 class _Texts(ClassifyOptions, Input):

@@ -321,14 +321,16 @@ class TestDocument:
             for part in (schema, *schema.get("oneOf", ()), *schema.get("anyOf", ()))
             if part.get("type") == "array"
         }
-        assert bounds == {("inputs", 11), ("options", 12), ("candidate_labels", 13), ("context", 14)}
+        assert bounds == {("inputs", 11), ("texts", 11), ("options", 12), ("candidate_labels", 13), ("context", 14)}
 
     def test_every_reference_leads_somewhere(self, settings: Settings) -> None:
         document = create_app(settings).openapi()
         references = set(re.findall(r"#/components/schemas/(\w+)", repr(document)))
         assert references <= set(document["components"]["schemas"])
 
-    @pytest.mark.parametrize("kinds", [("choice", "nli", "qa", "sentiment"), ("nli", "sentiment"), ("choice",)])
+    @pytest.mark.parametrize(
+        "kinds", [("choice", "nli", "qa", "rerank", "sentiment"), ("nli", "sentiment"), ("choice",)]
+    )
     async def test_its_examples_are_those_that_are_answered(
         self, settings: Settings, bundle_factory: Callable[..., Path], kinds: tuple[str, ...]
     ) -> None:

@@ -16,6 +16,9 @@ from training.tasks import chance
 from training.tasks.classification import Labels
 from training.tasks.task import Predictions, Reader, Served
 
+UNFITTED = 0.5
+"""The threshold without dev data."""
+
 
 @dataclass(frozen=True, slots=True)
 class TagOutcome:
@@ -70,7 +73,9 @@ class MultiLabel(Labels[TaggedText, TagOutcome]):
         return [(p, holds[label], p if holds[label] else 1.0 - p) for label, p in prediction.scores.items()]
 
     def facts(self, spec: TaskSpec) -> list[str]:
-        return [f"labels may hold together: those scored over {spec.label_threshold:.4f}, the best F1 on the dev set"]
+        fitted = spec.label_threshold != UNFITTED
+        over = f"{spec.label_threshold:.4f}, the best F1 on the dev set" if fitted else f"{UNFITTED}"
+        return [f"labels may hold together: those scored over {over}"]
 
 
 def f1(outcomes: Sequence[TagOutcome], threshold: float) -> dict[str, float]:

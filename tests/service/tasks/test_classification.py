@@ -100,3 +100,14 @@ def test_temperature_changes_scores_and_no_label() -> None:
     assert warm.score == pytest.approx(math.exp(1) / sum(map(math.exp, (0.25, 1, -0.5))))
     assert warm.label == task.decode(example, rows, logits).label
     assert task.temperature == 1.0
+
+
+def test_top_k_leaves_the_best_labels_best_first() -> None:
+    task = ClassificationTask(TOKENIZERS["bert"], LABELS, 32)
+    logits = [(np.array([0.5, 2.0, -1.0], np.float32),)]
+    (rows,) = task.encode([ClassificationExample("the fox")])
+    every = task.decode(ClassificationExample("the fox"), rows, logits)
+    two = task.decode(ClassificationExample("the fox", top_k=2), rows, logits)
+    assert list(two.scores.items()) == [(label, every.scores[label]) for label in ("neutral", "entailment")]
+    assert (two.label, two.score) == (every.label, every.score)
+    assert task.decode(ClassificationExample("the fox", top_k=9), rows, logits).scores == every.scores

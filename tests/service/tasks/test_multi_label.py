@@ -65,3 +65,12 @@ def test_another_temperature_moves_the_threshold_too(threshold: float, temperatu
         cold, hot = (each.decode(example, rows, [(logits,)]) for each in (task, warm))
         assert (cold.labels, cold.label) == (hot.labels, hot.label)
     assert warm.with_temperature(1.0).threshold == pytest.approx(threshold)
+
+
+def test_top_k_leaves_the_best_labels_and_all_that_hold() -> None:
+    task = MultiLabelTask(Tokenizer(make_tokenizer()), ("a", "b", "c"), 16)
+    example = ClassificationExample("good film", top_k=1)
+    [rows] = task.encode([example])
+    found = task.decode(example, rows, [(np.array([1.0, 2.0, -1.0], dtype=np.float32),)])
+    assert list(found.scores) == ["b"]
+    assert found.labels == ("b", "a")
