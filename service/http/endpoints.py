@@ -19,7 +19,7 @@ from service.predictor import Model, Predictor
 from service.settings import Settings
 from service.tasks import AnyTask
 
-_PARTS = re.compile(r"(?<=/models/)(?P<name>[^/:]+)|(?<=/versions/)(?P<version>[^/]+)")
+_PARTS = re.compile(r"(?<=/models/)(?P<name>[^/]+?)(?=:predict\Z|/|\Z)|(?<=/versions/)(?P<version>[^/]+)")
 """The parts of a path that name something: no path begins with another's name."""
 
 

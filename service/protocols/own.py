@@ -5,7 +5,7 @@ The shapes of inputs are the tasks' (`service.tasks`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -47,12 +47,16 @@ def path_of(value: Any) -> str:
     return "/qa" if isinstance(value, dict) and "question" in value else "/classify"
 
 
-def calls(inputs: Iterable[Any], settings: Settings, *, noun: str) -> list[Call]:
+def calls(inputs: Sequence[Any], settings: Settings, *, noun: str) -> list[Call]:
     """Parse each input by itself, whatever the others are: its fields tell what is asked.
 
     Raises:
+        TooLarge: there are more than the settings allow.
         BertieError: of an input, which it names as one of the `noun`.
     """
+    if not inputs:
+        raise InvalidInput(f"{noun} must not be empty", field=noun)
+    requests.limit(noun, len(inputs), settings.max_inputs, noun)
     found = []
     for place, value in enumerate(inputs):
         try:

@@ -16,7 +16,7 @@ from service.errors import InvalidInput
 from service.http import answers, requests
 from service.http.endpoints import Ask, Done, Work
 from service.inprocess import PIPELINE_TEMPLATE, spans
-from service.protocols import scores
+from service.protocols import own, scores
 from service.protocols.own import TEXT
 from service.tasks import AnyTask
 from service.tasks.classification import ScoreFunction
@@ -185,7 +185,10 @@ def _text(ask: Ask, body: TextBody, form: Form) -> Work:
     parameters, many = body.parameters, isinstance(body.inputs, list)
     given = body.inputs if many else [body.inputs]
     values = [value if isinstance(value, dict) else {"text": value} for value in given]
-    call = requests.parse_value("/classify", {"inputs": values} if many else values[0], ask.settings)
+    if many:
+        calls = own.calls(values, ask.settings, noun="inputs")
+    else:
+        calls = [requests.parse_value("/classify", values[0], ask.settings)]
 
     def write(done: Done) -> Response:
         _check_whole(done, parameters.truncation)
@@ -194,7 +197,8 @@ def _text(ask: Ask, body: TextBody, form: Form) -> Work:
         return answers.response(form.labels(many, found))
 
     function = FUNCTIONS[parameters.function_to_apply] if parameters.function_to_apply else None
-    return Work(call.examples, write, ask.name, many, fit=scores.by(function))
+    examples = [call.examples[0] for call in calls]
+    return Work(examples, write, ask.name, many, mixed=many, fit=scores.by(function))
 
 
 def _zero_shot(ask: Ask, body: ZeroShotBody, form: Form) -> Work:

@@ -18,7 +18,7 @@ from service.protocols import info, scores, tei
 from service.protocols.own import TEXT
 from service.settings import MAX_ITEMS
 from service.tasks import Ranking
-from service.tasks.inputs import Shape, Text
+from service.tasks.inputs import Count, Shape, Text
 
 
 class RerankBody(tei.Truncation):

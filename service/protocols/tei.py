@@ -67,7 +67,6 @@ def predict(ask: Ask) -> Work:
         raise Empty("`inputs` cannot be empty", field="inputs")
     many = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
     rows = body.inputs if many else [body.inputs]
-    requests.limit("inputs", len(rows), ask.settings.max_inputs, "inputs")
     values = [_value(row, f"inputs.{place}" if many else "inputs") for place, row in enumerate(rows)]
     calls = (
         own.calls(values, ask.settings, noun="inputs")
