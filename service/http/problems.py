@@ -92,6 +92,11 @@ def headers(error: BertieError, media_type: str) -> dict[str, str]:
     return found
 
 
+def told(error: BertieError) -> str:
+    """Get an error's words for a form that has no place for the field: it's named before them, where they don't."""
+    return f"{error.field}: {error.detail}" if error.field and error.field not in error.detail else error.detail
+
+
 def refusal(error: BertieError, value: object, status: int | None = None) -> Refusal:
     """Write an error as JSON of another form, under its own status where no other is given."""
     return Refusal(status or error.status, headers(error, "application/json"), to_json(value))

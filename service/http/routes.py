@@ -75,7 +75,7 @@ class Routes:
             try:
                 found = await predictor.predict(model, fitted, [work.examples[place] for place in own], permit)
             except InvalidInput as error:
-                raise (error.in_input(own) if work.many else error) from error
+                raise (error.in_input(own, work.noun) if work.noun else error) from error
             for place, prediction in zip(own, found.answers, strict=True):
                 models[place], predictions[place] = model, prediction
             context.rows += found.rows

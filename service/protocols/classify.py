@@ -66,12 +66,12 @@ def classify(ask: Ask) -> Work:
         return answers.response(said)
 
     model = None if body.model == UNNAMED else body.model
-    return Work(call.examples, write, model, many=True, fit=scores.by("identity" if raw else None, one="sigmoid"))
+    return Work(call.examples, write, model, noun="inputs", fit=scores.by("identity" if raw else None, one="sigmoid"))
 
 
 def refuse(error: BertieError, request_id: str) -> Refusal:
     """Write an error as both do, after OpenAI."""
-    said = {"message": error.detail, "type": error.slug, "param": error.field, "code": error.status}
+    said = {"message": problems.told(error), "type": error.slug, "param": error.field, "code": error.status}
     return problems.refusal(error, {"error": said})
 
 

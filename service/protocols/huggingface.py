@@ -38,7 +38,7 @@ def infer(ask: Ask) -> Work:
 
 def refuse(error: BertieError, request_id: str) -> Refusal:
     """Write an error as the client shows it."""
-    return problems.refusal(error, {"error": error.detail})
+    return problems.refusal(error, {"error": problems.told(error)})
 
 
 def _nested(many: bool, found: list[list[dict[str, Any]]]) -> Any:

@@ -101,7 +101,8 @@ def refuse(error: BertieError, request_id: str) -> Refusal:
         kind, status = "backend", 424
     elif status >= 500 or isinstance(error, Unfit):
         kind = "backend"
-    return problems.refusal(error, {"error": error.detail, "error_type": kind, "message": error.detail}, status)
+    said = problems.told(error)
+    return problems.refusal(error, {"error": said, "error_type": kind, "message": said}, status)
 
 
 def _type(task: str, labels: tuple[str, ...]) -> dict[str, Any]:

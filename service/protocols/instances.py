@@ -61,12 +61,12 @@ def read(ask: Ask) -> Work:
         return answers.response({"predictions": [answers.dump(prediction) for prediction in done.predictions]})
 
     model = ask.name or next(iter(named))
-    return Work([call.examples[0] for call in calls], write, model, many=True, mixed=True)
+    return Work([call.examples[0] for call in calls], write, model, noun="instances", mixed=True)
 
 
 def refuse(error: BertieError, request_id: str) -> Refusal:
     """Write an error as both show it; what is wrong with the input is a bad request."""
-    return problems.refusal(error, {"error": error.detail}, 400 if error.status == 422 else None)
+    return problems.refusal(error, {"error": problems.told(error)}, 400 if error.status == 422 else None)
 
 
 _ANSWER = {"type": "object", "properties": {"predictions": {"type": "array"}}, "required": ["predictions"]}

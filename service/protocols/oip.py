@@ -166,12 +166,12 @@ def infer(ask: Ask) -> Work:
         headers = {HEADER: str(len(head))}
         return Response(b"".join((head, *contents)), headers=headers, media_type="application/octet-stream")
 
-    return Work(call.examples, write, model.name, many=True)
+    return Work(call.examples, write, model.name, "inputs")
 
 
 def refuse(error: BertieError, request_id: str) -> Refusal:
     """Write an error; what is wrong with the input is a bad request."""
-    return problems.refusal(error, {"error": error.detail}, 400 if error.status == 422 else None)
+    return problems.refusal(error, {"error": problems.told(error)}, 400 if error.status == 422 else None)
 
 
 def _split(ask: Ask) -> tuple[bytes, bytes]:

@@ -156,7 +156,13 @@ def _question(ask: Ask, body: QaBody) -> Work:
         return answers.response(each if many else each[0])
 
     windows = parameters.max_seq_len, parameters.doc_stride
-    return Work(examples, write, ask.name, many, fit=None if windows == (None, None) else _windowed(*windows))
+    return Work(
+        examples,
+        write,
+        ask.name,
+        "inputs" if many else "",
+        fit=None if windows == (None, None) else _windowed(*windows),
+    )
 
 
 def _check_question(value: Any) -> None:
@@ -198,7 +204,7 @@ def _text(ask: Ask, body: TextBody, form: Form) -> Work:
 
     function = FUNCTIONS[parameters.function_to_apply] if parameters.function_to_apply else None
     examples = [call.examples[0] for call in calls]
-    return Work(examples, write, ask.name, many, mixed=many, fit=scores.by(function))
+    return Work(examples, write, ask.name, "inputs" if many else "", mixed=many, fit=scores.by(function))
 
 
 def _zero_shot(ask: Ask, body: ZeroShotBody, form: Form) -> Work:
@@ -213,7 +219,7 @@ def _zero_shot(ask: Ask, body: ZeroShotBody, form: Form) -> Work:
         found = [form.zero_shot(example.text, scores.elements(each, model)) for example, each, model in pairs]
         return answers.response(found if many else found[0])
 
-    return Work(call.examples, write, ask.name, many)
+    return Work(call.examples, write, ask.name, "inputs" if many else "")
 
 
 def _check_whole(done: Done, truncation: bool | str) -> None:
