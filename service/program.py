@@ -14,9 +14,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvloop
 from fastapi import FastAPI
@@ -35,10 +36,10 @@ logger = logging.getLogger("service")
 CANNOT_START = 3
 PREFIX = "BERTIE_"
 PLATFORM_VARIABLES = {
-    "AIP_HTTP_PORT": "PORT",
-    "AIP_PREDICT_ROUTE": "VERTEX_PREDICT_ROUTE",
-    "AIP_HEALTH_ROUTE": "VERTEX_HEALTH_ROUTE",
-    "SAGEMAKER_BIND_TO_PORT": "PORT",
+    "AIP_HTTP_PORT": "port",
+    "AIP_PREDICT_ROUTE": "vertex_predict_route",
+    "AIP_HEALTH_ROUTE": "vertex_health_route",
+    "SAGEMAKER_BIND_TO_PORT": "port",
 }
 """What Vertex AI and Amazon SageMaker say, and the settings that it is."""
 SAGEMAKER_MODELS = Path("/opt/ml/model")
@@ -47,10 +48,9 @@ SAGEMAKER_MODELS = Path("/opt/ml/model")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal. Returns the exit status."""
-    on_sagemaker = _parser().parse_args(arguments).serve == "serve"
-    _take_platform_settings(on_sagemaker=on_sagemaker)
+    on_sagemaker = _parser().parse_args(arguments).serve is not None
     try:
-        settings = Settings()
+        settings = Settings(**platform_settings(os.environ, on_sagemaker=on_sagemaker))
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             print(f"bertie: {PREFIX}{str(detail['loc'][0]).upper()}: {detail['msg']}", file=sys.stderr)
@@ -117,16 +117,15 @@ def _stop_loading(sig: int, frame: FrameType | None) -> None:
     raise _Stopped
 
 
-def _take_platform_settings(*, on_sagemaker: bool) -> None:
-    """Make the settings that a platform gives in variables of its own Bertie's, where those are not set."""
-    for theirs, ours in PLATFORM_VARIABLES.items():
-        if value := os.environ.get(theirs):
-            os.environ.setdefault(f"{PREFIX}{ours}", value)
+def platform_settings(environment: Mapping[str, str], *, on_sagemaker: bool) -> dict[str, Any]:
+    """Get the settings that a platform gives in variables of its own, where Bertie's are not set."""
+    found: dict[str, Any] = {}
     if on_sagemaker:
-        os.environ.setdefault(f"{PREFIX}PORT", "8080")
-        os.environ.setdefault(f"{PREFIX}HOST", "0.0.0.0")
+        found |= {"host": "0.0.0.0", "port": "8080"}
         if SAGEMAKER_MODELS.is_dir() and any(SAGEMAKER_MODELS.iterdir()):
-            os.environ.setdefault(f"{PREFIX}MODELS_DIR", str(SAGEMAKER_MODELS))
+            found["models_dir"] = SAGEMAKER_MODELS
+    found |= {ours: environment[theirs] for theirs, ours in PLATFORM_VARIABLES.items() if environment.get(theirs)}
+    return {name: value for name, value in found.items() if not environment.get(f"{PREFIX}{name.upper()}")}
 
 
 def _warn_of_unknown_variables() -> None:

@@ -62,7 +62,7 @@ def calls(inputs: Sequence[Any], settings: Settings, *, noun: str) -> list[Call]
         try:
             found.append(requests.parse_value(path_of(value), value, settings))
         except InvalidInput as error:
-            raise InvalidInput(f"{noun}.{place}: {error.detail}", field=f"{noun}.{place}.{error.field}") from None
+            raise InvalidInput(error.detail, field=f"{noun}.{place}.{error.field}") from None
     return found
 
 

@@ -55,7 +55,7 @@ async def test_paths_are_vertexs_own(settings: Settings) -> None:
     [
         ({"instances": []}, 400, "must not be empty"),
         ({"instances": "a"}, 400, "should be an array"),
-        ({"instances": ["good", ""]}, 400, "instances.1: text is blank"),
+        ({"instances": ["good", ""]}, 400, "instances.1.text: text is blank"),
         ({"instances": [5]}, 400, "instances.0"),
         ({"instances": [{"inputs": [{"text": "a"}]}]}, 400, "leave out `inputs`"),
         ({"instances": [{"text": "a", "model": "nli"}, {"text": "a", "model": "qa"}]}, 400, "one `model`"),

@@ -85,7 +85,9 @@ class TestPredict:
         assert (await predict(client, "a wonderful film"))[0]["label"] == "positive"
 
     async def test_an_error_says_which_input_it_is_about(self, client: httpx.AsyncClient) -> None:
-        assert (await refused(client, "/predict", {"inputs": [["a"], [""]]}))[2].startswith("inputs.1: text is blank")
+        assert (await refused(client, "/predict", {"inputs": [["a"], [""]]}))[2].startswith(
+            "inputs.1.text: text is blank"
+        )
 
 
 class TestErrors:
