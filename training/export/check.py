@@ -38,20 +38,13 @@ SHOWN = 8
 
 @dataclass
 class Report:
-    """What was found out, in words.
-
-    Attributes:
-        facts: by name, in the order to be shown.
-        problems: why it cannot be served; empty where it can.
-        notes: what is told and stops nothing.
-        next: the command to type next; empty where a problem says what to do.
-    """
+    """What was found out, in words."""
 
     folder: Path
-    facts: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    next: str = ""
+    facts: dict[str, str] = field(default_factory=dict)  # by name, in the order to be shown
+    problems: list[str] = field(default_factory=list)  # why it cannot be served; empty where it can
+    notes: list[str] = field(default_factory=list)  # what is told and stops nothing
+    next: str = ""  # the command to type next; empty where a problem says what to do
 
     def tried(self, step: Callable[[], T]) -> T | None:
         """Return what a step makes; note its refusal as a problem."""
