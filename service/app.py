@@ -123,8 +123,6 @@ class _EndpointRoute(BaseRoute):
         self._routes = routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http":
-            return Match.NONE, {}
         for match, method in ((Match.FULL, scope["method"]), (Match.PARTIAL, "POST"), (Match.PARTIAL, "GET")):
             if found := self._endpoints.find(method, scope["path"]):
                 endpoint, parts = found

@@ -136,7 +136,7 @@ class Predictor:
             InvalidInput: the model of that name takes other inputs.
         """
         if name is not None and name not in self.models:
-            raise UnknownModel(f"there is no model {name!r}; there are {', '.join(self.models)}", field="model")
+            raise UnknownModel(f"there is no model {name!r:.200}; there are {', '.join(self.models)}", field="model")
         best, found = 0, None
         for model in self.models.values() if name is None else (self.models[name],):
             for task in model.tasks:

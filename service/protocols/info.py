@@ -84,7 +84,7 @@ def model(ask: Ask) -> Model:
         except UnknownModel:
             return next(iter(models.values()))
     if ask.name not in models:
-        raise UnknownModel(f"there is no model {ask.name!r}; there are {', '.join(models)}", field="model")
+        raise UnknownModel(f"there is no model {ask.name!r:.200}", field="model")  # names are for those with a key
     return models[ask.name]
 
 

@@ -149,7 +149,7 @@ def infer(ask: Ask) -> Work:
         said, contents = [], []
         for name, is_binary in (wanted or dict.fromkeys(found, binary_output)).items():
             if name not in found:
-                raise InvalidInput(f"there is no output {name!r}; there are {', '.join(found)}", field="outputs")
+                raise InvalidInput(f"there is no output {name!r:.200}; there are {', '.join(found)}", field="outputs")
             output, content = tensors.write(name, found[name], binary=is_binary)
             said.append(output)
             contents.append(content)
@@ -186,7 +186,9 @@ def _split(ask: Ask) -> tuple[bytes, bytes]:
 def _model(ask: Ask) -> Model:
     model = info.model(ask)
     if (version := ask.parts.get("version", model.bundle.version)) != model.bundle.version:
-        raise UnknownModel(f"there is no version {version!r} of it; there is {model.bundle.version}", field="version")
+        raise UnknownModel(
+            f"there is no version {version!r:.200} of it; there is {model.bundle.version}", field="version"
+        )
     return model
 
 

@@ -149,6 +149,14 @@ async def test_bad_bodies_are_told_as_the_hub_does(client: httpx.AsyncClient, bo
     assert (await ask(client, "a wonderful film"))[0][0]["label"] == "positive"
 
 
+async def test_what_is_no_question_or_no_function(client: httpx.AsyncClient) -> None:
+    response = await client.post("/", json={"inputs": [QUESTION, "Who?"]})
+    assert (response.status_code, "inputs.1" in response.json()["error"]) == (422, True)
+    body = {"inputs": "a", "parameters": {"function_to_apply": "softmax"}}
+    response = await client.post("/models/rerank", json=body)
+    assert (response.status_code, "always 1" in response.json()["error"]) == (422, True)
+
+
 async def test_a_model_that_is_not_there_or_takes_no_such_input(client: httpx.AsyncClient) -> None:
     response = await client.post("/models/nope", json={"inputs": "a"})
     assert (response.status_code, response.json()["error"][:22]) == (404, "there is no model 'nop")

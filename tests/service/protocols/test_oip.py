@@ -94,6 +94,13 @@ class TestMetadata:
         for path in ("/v2/models/nope", "/v2/models/nope/ready", "/v2/models/{name}"):
             response = await client.get(path)
             assert (response.status_code, list(response.json())) == (404, ["error"])
+            assert "qa" not in response.text  # who has no key is told no names
+
+    async def test_a_long_name_is_not_said_again(self, client: httpx.AsyncClient) -> None:
+        for path in ("/infer", "", "/ready"):
+            method = "POST" if path == "/infer" else "GET"
+            response = await client.request(method, f"/v2/models/{'a' * 20_000}{path}", content=b"{}")
+            assert len(response.content) < 1000
 
     async def test_when_it_stops(self, client: httpx.AsyncClient) -> None:
         predictor = client.app.state.gate.predictor  # type: ignore[attr-defined]
