@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from service.tasks import ScoreTask
 from service.tasks.spec import TaskSpec
+from training import folders
 from training.data import Report, ScoredText, read_scores
 from training.errors import CheckpointError
 from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task
 
-OTHER_CONFIG = "config_sentence_transformers.json"
-"""Where sentence-transformers writes the activation, from 5.4 on."""
 ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
 """By the class of torch, as sentence-transformers names them."""
 LOSSES = {"identity": "regression", "sigmoid": "multi_label_classification"}
@@ -149,7 +148,7 @@ def said(config: Any, folder: Path) -> str:
     Raises:
         CheckpointError: it says something else.
     """
-    other = folder / OTHER_CONFIG
+    other = folder / folders.SENTENCE_TRANSFORMERS
     try:
         written = json.loads(other.read_text(encoding="utf-8")) if other.is_file() else {}
     except (OSError, ValueError) as error:
@@ -207,8 +206,10 @@ def pearson(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 def average_precision(given: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     """The mean, over the right ones, of the share that is right among what scores as high or higher."""
-    as_high = given[None, :] >= given[right == 1.0, None]
-    return float(((as_high & (right == 1.0)).sum(axis=1) / as_high.sum(axis=1)).mean())
+    order = np.argsort(-given, kind="stable")
+    given, right = given[order], right[order]
+    as_high = np.searchsorted(-given, -given, side="right")
+    return float((np.cumsum(right)[as_high - 1] / as_high)[right == 1.0].mean())
 
 
 def reciprocal_rank(given: NDArray[np.float64], right: NDArray[np.float64]) -> float:

@@ -152,6 +152,32 @@ class TestScores:
                 assert (await client.post("/classify", json=body)).json()["model"] == model
 
 
+class TestThousandsOfLabels:
+    LABELS = tuple(f"subject {i}" for i in range(2000))
+    LOGITS = tuple(float(i % 100) / 10 - 8 for i in range(2000))  # those of 81 to 99 in a hundred hold
+
+    @pytest.mark.parametrize("multi_label", [False, True])
+    async def test_as_many_are_given_as_are_asked_for(
+        self, bundle_factory: Callable[..., Path], settings: Settings, metrics: Metrics, multi_label: bool
+    ) -> None:
+        folder = bundle_factory("sentiment", name="subjects", labels=self.LABELS, multi_label=multi_label)
+        settings = settings.model_copy(update={"models_dir": folder.parent})
+        engine = FakeEngine(self.LOGITS)
+        async with serving(settings, metrics=metrics, load=load_with(subjects=engine)) as client:
+            every = (await client.post("/classify", json=GOOD)).json()
+            assert list(every["scores"]) == list(self.LABELS)
+            some = (await client.post("/classify", json={"inputs": [GOOD, GOOD | {"top_k": 1}], "top_k": 3})).json()
+            assert [list(each["scores"]) for each in some["results"]] == [
+                ["subject 99", "subject 199", "subject 299"],
+                ["subject 99"],
+            ]
+            assert some["results"][0]["label"] == every["label"] == "subject 99"
+            assert len(every.get("labels", ())) == (380 if multi_label else 0)
+            assert len((await client.get("/models/subjects")).json()["labels"]) == 2000
+        series = [s for metric in metrics.predictions.collect() for s in metric.samples if s.name.endswith("_total")]
+        assert [sample.labels["label"] for sample in series] == ["other"]
+
+
 class TestOptions:
     PASSAGE = "Ruth lives in Paris. Ada wrote the code."
     BODY: ClassVar = {"question": "Who wrote the code?", "context": PASSAGE, "options": ["Nobody", "Ada wrote", "dogs"]}

@@ -16,6 +16,7 @@ from service.tasks import (
     RerankTask,
     Score,
     ScoreTask,
+    TaskSpec,
 )
 from service.tasks.task import sigmoid
 from tests.bundles import make_tokenizer
@@ -65,6 +66,11 @@ def test_each_text_follows_the_query() -> None:
     pairs = [[row] for row in rows]
     expected = RAW.encode([ClassificationExample(TEXTS.query, text) for text in TEXTS.texts])
     assert [row.input_ids.tolist() for (row,) in pairs] == [row.input_ids.tolist() for (row,) in expected]
+
+
+def test_a_manifest_makes_a_reranking_too() -> None:
+    task = RerankTask.build(TaskSpec(task="score", max_length=16, activation="sigmoid"), TOKENIZER)
+    assert task.decode(TEXTS, [], [(np.zeros(1, np.float32),)] * 3).ranking[0] == RankedText(0, 0.5)
 
 
 def test_texts_are_in_order_best_first() -> None:

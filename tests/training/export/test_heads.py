@@ -267,7 +267,7 @@ def test_a_checkpoint_is_said_to_have_several_labels(tmp_path: Path, capsys: pyt
     assert main(["check", str(folder), "--multi-label"]) == 0
     output = capsys.readouterr().out
     assert "several labels a text" in output
-    assert f"export {folder} models/c --multi-label --dev FILE" in output
+    assert f"export {folder} models/c --multi-label" in output
     configured(folder, problem_type="single_label_classification")
     with pytest.raises(CheckpointError, match="problem_type 'single_label_classification' cannot be served"):
         exported(folder, multi_label=True)
