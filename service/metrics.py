@@ -79,7 +79,8 @@ class Metrics:
         )
         self.predictions = Counter(
             "bertie_predictions",
-            "Answers by predicted label: for a question `answer`, `no_answer` or `option`, else also `zero_shot`.",
+            "Answers by predicted label: for a question `answer`, `no_answer` or `option`; also `zero_shot`, `score`, "
+            "`rerank`, and `other` for all labels of a model with more than 100.",
             ["model", "label"],
             registry=registry,
         )

@@ -2,7 +2,8 @@
 
 `sentiment` counts kind and unkind words; `nli` asks whether the hypothesis' words stand in the premise and whether just
 one of the two is negated; `qa` finds names near the question's words; `choice` counts the words of question and option
-that stand in the passage. All through the real tokenizer, engine and tasks.
+that stand in the passage; `rerank` scores a pair by the share of the first text's words that stand in the second. All
+through the real tokenizer, engine and tasks.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ VOCABULARY = tuple(
 )  # fmt: skip
 
 LABELS = {"sentiment": ("negative", "positive"), "nli": ("entailment", "neutral", "contradiction")}
-TASKS = {"qa": "span", "choice": "multiple_choice"}
+TASKS = {"qa": "span", "choice": "multiple_choice", "rerank": "score"}
 
 
 def make_tokenizer() -> tokenizers.Tokenizer:
@@ -68,13 +69,13 @@ def make_bundle(
     """Write the bundle `models_dir/NAME` and return its folder.
 
     Args:
-        kind: `sentiment`, `nli`, `qa` or `choice`; the default name too.
+        kind: `sentiment`, `nli`, `qa`, `choice` or `rerank`; the default name too.
         external: whether the graph's larger tensors are in `weights.bin`.
         changes: fields of the manifest to replace (`max_length=32`, `labels=...`, `no_answer=True`, ...).
     """
     folder = models_dir / (name or kind)
     folder.mkdir(parents=True)
-    graph = {"sentiment": _sentiment, "nli": _nli, "qa": _qa, "choice": _choice}[kind]()
+    graph = {"sentiment": _sentiment, "nli": _nli, "qa": _qa, "choice": _choice, "rerank": _rerank}[kind]()
     onnx.save(graph, folder / "model.fp32.onnx", save_as_external_data=external, location=WEIGHTS, size_threshold=100)
     make_tokenizer().save(str(folder / TOKENIZER))
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
@@ -88,6 +89,7 @@ def make_bundle(
         "graphs": (Graph("model.fp32.onnx", "fp32", {"dev": {"f1" if kind == "qa" else "accuracy": 99.0}}),),
         "files": files,
         "labels": LABELS.get(kind, ()),
+        "activation": "sigmoid" if kind == "rerank" else "identity",
         "doc_stride": 16 if kind == "qa" else 0,
         "base_model": "hand-written",
         "licence": "Apache-2.0",
@@ -221,6 +223,16 @@ def _qa() -> onnx.ModelProto:
         name = b.op("Mul", b.op("Mul", b.table(dict.fromkeys(names, 1.0)), second), nearby)
         b.op("Add", name, empty, output=output)
     return b.model({"start": ["rows", "tokens"], "end": ["rows", "tokens"]})
+
+
+def _rerank() -> onnx.ModelProto:
+    b = _Builder([], [])
+    first, second = b.segments()
+    wanted = b.op("Mul", b.content(), first)
+    found = b.sum(b.op("Mul", wanted, b.seen_in(second)))
+    share = b.op("Div", found, b.op("Max", b.sum(wanted), b.constant(np.float32(1.0))))
+    b.op("Identity", b.affine(share, 8.0, -4.0), output="logits")
+    return b.model({"logits": ["rows", 1]})
 
 
 def _choice() -> onnx.ModelProto:

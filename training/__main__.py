@@ -116,8 +116,16 @@ def _parser() -> argparse.ArgumentParser:
         "--packed", action="store_true", help="beside each graph for GPUs (fp16, w8a16, fp32) one without padding"
     )
     export.add_argument(
-        "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"
+        "--labels",
+        type=_names,
+        default=(),
+        help="names of the labels in the order of their ids, comma-separated, or a file of one a line",
     )
+    _add_multi_label(export)
+    export.add_argument(
+        "--activation", choices=("identity", "sigmoid"), default="",
+        help="what the score of a model with one label goes through (as the checkpoint says, else a sigmoid)",
+    )  # fmt: skip
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(
@@ -136,8 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="say what a folder is and whether it can be served, without its weights")
     check.add_argument("checkpoint", type=Path, help="a Hugging Face folder")
     check.add_argument(
-        "--labels", type=_names, default=(), help="names of the labels in the order of their ids, comma-separated"
+        "--labels",
+        type=_names,
+        default=(),
+        help="names of the labels in the order of their ids, comma-separated, or a file of one a line",
     )
+    _add_multi_label(check)
     check.set_defaults(run=_check)
 
     doctor = commands.add_parser("doctor", help="say what this machine can do and what is wrong with what is installed")
@@ -171,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_multi_label(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--multi-label", action="store_true", help="labels do not exclude one another (where the config does not say)"
+    )
+
+
 def _add_layout(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
@@ -185,7 +203,16 @@ def _layout(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """Names with commas between them, or a file with one a line."""
+    names = Path(text).read_text(encoding="utf-8").splitlines() if _is_file(text) else text.split(",")
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a file's name may be
+        return False
 
 
 def _count(text: str) -> int:

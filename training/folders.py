@@ -13,6 +13,8 @@ from typing import Any
 from training.errors import CheckpointError
 
 CONFIG = "config.json"
+SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+"""Where sentence-transformers says what a cross-encoder's score goes through, from 5.4 on."""
 POINTER = b"version https://git-lfs.github.com/spec/"
 POINTER_BYTES = 1024
 """A Git LFS pointer is shorter (git-lfs, docs/spec.md)."""

@@ -5,16 +5,19 @@ Tasks own the shape of a prediction (`service.tasks`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from service.predictor import Model
 from service.repository.manifest import Calibration
-from service.tasks import PATHS
+from service.tasks import PATHS, RerankTask, ZeroShotTask
+from service.tasks.spec import Activation
 
+JSON = "application/json"
 ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     task.prediction: TypeAdapter(task.prediction) for tasks in PATHS.values() for task in tasks
 }
@@ -32,6 +35,17 @@ def write(model: str, predictions: Sequence[Any], *, many: bool) -> bytes:
     return to_json({"model": model, "results": results} if many else {"model": model, **results[0]})
 
 
+def dump(prediction: Any) -> dict[str, Any]:
+    """Get a prediction's JSON as plain values."""
+    found: dict[str, Any] = ADAPTERS[type(prediction)].dump_python(prediction)
+    return found
+
+
+def response(value: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Make an answer of a value's JSON."""
+    return Response(to_json(value), headers=headers, media_type=JSON)
+
+
 class ModelInfo(BaseModel):
     """A loaded model."""
 
@@ -40,7 +54,9 @@ class ModelInfo(BaseModel):
     labels: tuple[str, ...]
     multi_label: bool = Field(description="Whether several labels may hold at once.")
     label_threshold: float = Field(description="Probability over which a label of such a model holds.")
+    activation: Activation = Field(description="What the number of a model that scores goes through to be its score.")
     zero_shot: bool = Field(description="Whether it takes `candidate_labels`.")
+    rerank: bool = Field(description="Whether it takes `query` and `texts`.")
     architecture: str
     parameters: int
     precision: str
@@ -71,7 +87,8 @@ class ModelInfo(BaseModel):
         said = {name: getattr(manifest, name) for name in cls.model_fields if hasattr(manifest, name)}
         return cls(
             **said,
-            zero_shot=len(model.tasks) > 1,
+            zero_shot=any(isinstance(task, ZeroShotTask) for task in model.tasks),
+            rerank=any(isinstance(task, RerankTask) for task in model.tasks),
             precision=graph.precision,
             packed=graph.packed,
             provider=model.provider,

@@ -5,7 +5,7 @@ from typing import Any
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
-from service.tasks.classification import Classification, ClassificationExample, ClassificationTask
+from service.tasks.classification import Classification, ClassificationTask
 from service.tasks.multi_label import MultiLabelTask
 from service.tasks.multiple_choice import (
     ChoiceRow,
@@ -14,22 +14,26 @@ from service.tasks.multiple_choice import (
     MultipleChoiceTask,
     ScoredOption,
 )
+from service.tasks.rerank import RankedText, Ranking, RerankExample, RerankTask
+from service.tasks.score import Score, ScoreTask
 from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask, whole_words
 from service.tasks.spans import Window
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task
+from service.tasks.texts import ClassificationExample
 from service.tasks.zero_shot import ZeroShotExample, ZeroShotTask
 
 AnyTask = Task[Any, Any, Any]
 TASKS: Mapping[str, type[AnyTask]] = {
     "classification": ClassificationTask,
     "multiple_choice": MultipleChoiceTask,
+    "score": ScoreTask,
     "span": SpanTask,
 }
 """The tasks that a manifest may name."""
 PATHS: Mapping[str, tuple[type[AnyTask], ...]] = {
     "/qa": (MultipleChoiceTask, SpanTask),
-    "/classify": (ZeroShotTask, ClassificationTask),
+    "/classify": (ZeroShotTask, RerankTask, ClassificationTask, ScoreTask),
 }
 """The tasks of each path, the one with the more particular inputs first."""
 
@@ -47,7 +51,10 @@ def build(spec: TaskSpec, tokenizer: Tokenizer) -> AnyTask:
 
 
 def derived(task: AnyTask) -> tuple[AnyTask, ...]:
-    """Get the other tasks that a task's model does: zero-shot classification, where its labels allow it."""
+    """Get the other tasks that a task's model does: zero-shot classification, where its labels allow it; reranking,
+    where it scores."""
+    if isinstance(task, ScoreTask):
+        return (RerankTask(task),)
     if isinstance(task, ClassificationTask) and ZeroShotTask.serves(task.labels):
         return (ZeroShotTask(task),)
     return ()
@@ -66,7 +73,13 @@ __all__ = [
     "MultipleChoiceExample",
     "MultipleChoicePrediction",
     "MultipleChoiceTask",
+    "RankedText",
+    "Ranking",
+    "RerankExample",
+    "RerankTask",
     "RowLogits",
+    "Score",
+    "ScoreTask",
     "ScoredOption",
     "SpanExample",
     "SpanPrediction",

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field
 
-from service.engine.batch import Encoded, Ids, RowLogits
+from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
-from service.tasks.inputs import Input, Text
 from service.tasks.spec import TaskSpec
-from service.tasks.task import Task, softmax
+from service.tasks.task import sigmoid, softmax
+from service.tasks.texts import ClassificationExample, ClassificationRow, TextTask
 
+ScoreFunction: TypeAlias = Literal["softmax", "sigmoid", "identity"]
 ENTAILMENT, CONTRADICTION = "entailment", "contradiction"
 NLI = frozenset((ENTAILMENT, CONTRADICTION))
 """Labels of a model that compares a premise with a hypothesis."""
 SENTIMENT = frozenset(("positive", "negative"))
 """Labels of the model that a text by itself is for, where several could take it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassificationExample:
-    """A text, or a premise (`text`) with its hypothesis (`text_pair`)."""
-
-    text: str
-    text_pair: str | None = None
-
-    @property
-    def characters(self) -> int:
-        """Length of its texts: what tokenising it costs."""
-        return len(self.text) + len(self.text_pair or "")
-
-    @property
-    def least_rows(self) -> int:
-        """Rows that it is known to make before it is encoded."""
-        return 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClassificationRow(Encoded):
-    """A row that knows whether its text was cut to fit."""
-
-    truncated: bool = False
+MOST_COUNTED = 100
+"""Labels of a model whose answers are counted label by label: each is a time series of the metrics."""
+OTHER = "other"
+"""What the answers of a model with more labels are counted as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +33,10 @@ class Classification:
 
     label: str
     score: Annotated[float, Field(description="The label's probability.")]
-    scores: Annotated[dict[str, float], Field(description="Each label's probability.")]
+    scores: Annotated[
+        dict[str, float],
+        Field(description="Each label's probability; of the `top_k` best, best first, if that is given."),
+    ]
     truncated: Annotated[
         bool, Field(description="Whether the text was too long for the model and its end was not read.")
     ]
@@ -66,46 +49,11 @@ class Classification:
     ] = None
 
 
-class TextInput(Input):
-    """A text by itself: its sentiment."""
+class ClassificationTask(TextTask[Classification]):
+    """Labels that exclude one another."""
 
-    group: ClassVar[str] = "text"
-    text: Text
-
-    def example(self, shared: Any) -> ClassificationExample:
-        return ClassificationExample(self.text)
-
-
-class PremiseInput(Input):
-    """Whether the premise entails the hypothesis, contradicts it, or neither."""
-
-    marks: ClassVar[frozenset[str]] = frozenset(("premise", "hypothesis"))
-    group: ClassVar[str] = "pair"
-    premise: Text
-    hypothesis: Text
-
-    def example(self, shared: Any) -> ClassificationExample:
-        return ClassificationExample(self.premise, self.hypothesis)
-
-
-class TextPairInput(Input):
-    """A pair of texts, under the names that other tools give them."""
-
-    marks: ClassVar[frozenset[str]] = frozenset(("text_pair",))
-    group: ClassVar[str] = "pair"
-    text: Text
-    text_pair: Text
-
-    def example(self, shared: Any) -> ClassificationExample:
-        return ClassificationExample(self.text, self.text_pair)
-
-
-class ClassificationTask(Task[ClassificationExample, ClassificationRow, Classification]):
-    """Encodes to at most `max_length` tokens; what does not fit is cut from the end, and the answer says so."""
-
-    path = "/classify"
-    inputs = (PremiseInput, TextPairInput, TextInput)
     prediction = Classification
+    activation: ClassVar[ScoreFunction] = "softmax"
 
     def __init__(
         self, tokenizer: Tokenizer, labels: Sequence[str], max_length: int, *, temperature: float = 1.0
@@ -116,9 +64,8 @@ class ClassificationTask(Task[ClassificationExample, ClassificationRow, Classifi
             temperature: what logits are divided by in scores, so that they are as high as answers are right; fitted on
                 a dev set.
         """
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer, max_length)
         self.labels = tuple(labels)
-        self.max_length = max_length
         self.temperature = temperature
 
     @classmethod
@@ -136,8 +83,8 @@ class ClassificationTask(Task[ClassificationExample, ClassificationRow, Classifi
             return 0
         labels = set(self.labels)
         if example.text_pair is not None:  # a model that is chosen by name may compare texts under labels of its own
-            return 1 if named or labels >= NLI else 0
-        return 0 if labels & NLI else 2 if labels >= SENTIMENT else 1
+            return 2 if named or labels >= NLI else 0
+        return 0 if labels & NLI else 3 if labels >= SENTIMENT else 2
 
     def widths(self, tokens: int) -> tuple[int, ...]:
         return (len(self.labels),)
@@ -148,40 +95,62 @@ class ClassificationTask(Task[ClassificationExample, ClassificationRow, Classifi
         task.temperature = temperature
         return task
 
-    def encode(self, examples: Sequence[ClassificationExample]) -> list[list[ClassificationRow]]:
-        """Encode each example to one row."""
-        texts = [text for e in examples for text in (e.text, e.text_pair) if text is not None]
-        ids = iter(self._tokenizer.ids(texts))
-        return [[self._row(next(ids), None if e.text_pair is None else next(ids))] for e in examples]
+    def with_activation(self, activation: ScoreFunction) -> ClassificationTask:
+        """Get the task with other scores: a function of the logits as they come; its own stays as it is calibrated."""
+        if activation == self.activation:
+            return self
+        return OTHER_SCORES[activation](self._tokenizer, self.labels, self.max_length)
 
     def decode(
         self, example: ClassificationExample, rows: Sequence[ClassificationRow], logits: Sequence[RowLogits]
     ) -> Classification:
         """Softmax over the labels."""
-        probabilities = softmax(logits[0][0].tolist(), self.temperature)
-        scores = dict(zip(self.labels, probabilities, strict=True))
+        found = self._scores(logits[0][0].tolist())
+        scores = dict(zip(self.labels, found, strict=True))
         label = max(scores, key=scores.__getitem__)
-        return Classification(label, scores[label], scores, rows[0].truncated)
+        return Classification(label, scores[label], best(scores, example.top_k), rows[0].truncated)
 
-    def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float]:
-        return (prediction.label,), prediction.score
+    def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float | None]:
+        return self.counted((prediction.label,)), prediction.score
 
-    def _row(self, text: Ids, text_pair: Ids | None) -> ClassificationRow:
-        if text_pair is None:
-            kept = [text[: self.max_length - self._tokenizer.single.special_tokens]]
-            template, given = self._tokenizer.single, len(text)
-        else:
-            kept = _longest_first(text, text_pair, self.max_length - self._tokenizer.pair.special_tokens)
-            template, given = self._tokenizer.pair, len(text) + len(text_pair)
-        row = template.fill(*kept)
-        return ClassificationRow(row.input_ids, row.token_type_ids, truncated=given > sum(map(len, kept)))
+    def _scores(self, logits: list[float]) -> list[float]:
+        return softmax(logits, self.temperature)
+
+    def counted(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what labels are counted as: of a model with thousands, none has a time series of its own."""
+        return labels if len(self.labels) <= MOST_COUNTED else tuple(OTHER for _ in labels)
 
 
-def _longest_first(first: Ids, second: Ids, room: int) -> list[Ids]:
-    """Cut tokens from the end of whichever text is the longer until both fit in `room` tokens."""
-    if len(first) + len(second) <= room:
-        return [first, second]
-    shorter = min(len(first), len(second), room // 2)
-    if len(first) <= len(second):
-        return [first[:shorter], second[: room - shorter]]
-    return [first[: room - shorter], second[:shorter]]
+class SigmoidTask(ClassificationTask):
+    """Each label's sigmoid by itself."""
+
+    activation = "sigmoid"
+
+    def _scores(self, logits: list[float]) -> list[float]:
+        return [sigmoid(logit) for logit in logits]
+
+
+class LogitsTask(ClassificationTask):
+    """The logits themselves."""
+
+    activation = "identity"
+
+    def _scores(self, logits: list[float]) -> list[float]:
+        return logits
+
+    def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float | None]:
+        return self.counted((prediction.label,)), None
+
+
+OTHER_SCORES: Mapping[ScoreFunction, type[ClassificationTask]] = {
+    "softmax": ClassificationTask,
+    "sigmoid": SigmoidTask,
+    "identity": LogitsTask,
+}
+
+
+def best(scores: dict[str, float], top_k: int | None) -> dict[str, float]:
+    """Return the scores of the `top_k` best labels, best first; None leaves all as they are."""
+    if top_k is None:
+        return scores
+    return {label: scores[label] for label in sorted(scores, key=scores.__getitem__, reverse=True)[:top_k]}

@@ -86,6 +86,8 @@ def _whole(value: Any) -> Any:
 
 
 Integer: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_whole)]
+"""How many of a list to give."""
 Text: TypeAlias = Annotated[
     str, AfterValidator(_text), WithJsonSchema({"type": "string", "minLength": 1, "pattern": TEXT_PATTERN})
 ]

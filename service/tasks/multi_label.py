@@ -11,12 +11,15 @@ import numpy as np
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
-from service.tasks.classification import Classification, ClassificationExample, ClassificationRow, ClassificationTask
+from service.tasks.classification import Classification, ClassificationTask, best
 from service.tasks.spec import TaskSpec
+from service.tasks.texts import ClassificationExample, ClassificationRow
 
 
 class MultiLabelTask(ClassificationTask):
     """As its base, but any number of labels may hold: those whose probability is over the threshold."""
+
+    activation = "sigmoid"
 
     def __init__(
         self,
@@ -66,8 +69,9 @@ class MultiLabelTask(ClassificationTask):
         scores = dict(zip(self.labels, probabilities, strict=True))
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
         holding = tuple(label for label in ranked if scores[label] > self.threshold)
-        return Classification(ranked[0], scores[ranked[0]], scores, rows[0].truncated, holding)
+        shown = best(scores, example.top_k)
+        return Classification(ranked[0], scores[ranked[0]], shown, rows[0].truncated, holding)
 
     def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float]:
         assert prediction.labels is not None
-        return prediction.labels, prediction.score
+        return self.counted(prediction.labels), prediction.score

@@ -73,15 +73,25 @@ class Task(ABC, Generic[E, R, P]):
         """Decode the logits of an example's rows to its prediction."""
 
     @abstractmethod
-    def observed(self, prediction: P) -> tuple[tuple[str, ...], float]:
-        """Get a prediction's labels and score for the metrics. No label holds a client's text."""
+    def observed(self, prediction: P) -> tuple[tuple[str, ...], float | None]:
+        """Get a prediction's labels and score for the metrics, None for a score that is no probability. No label holds
+        a client's text, and there are few."""
 
     def observe(self, metrics: Metrics, model: str, prediction: P) -> None:
         """Count a prediction of the model of that name."""
         labels, score = self.observed(prediction)
         for label in labels:
             metrics.prediction(model, label).inc()
-        metrics.confidence.labels(model).observe(score)
+        if score is not None:
+            metrics.confidence.labels(model).observe(score)
+
+
+def sigmoid(logit: float) -> float:
+    """Get 1 / (1 + exp(-logit)) without its overflow."""
+    if logit >= 0:
+        return 1.0 / (1.0 + math.exp(-logit))
+    exponent = math.exp(logit)
+    return exponent / (1.0 + exponent)
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

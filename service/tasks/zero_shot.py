@@ -13,18 +13,11 @@ from pydantic import Field
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
-from service.tasks.classification import (
-    CONTRADICTION,
-    ENTAILMENT,
-    NLI,
-    Classification,
-    ClassificationExample,
-    ClassificationRow,
-    ClassificationTask,
-)
+from service.tasks.classification import CONTRADICTION, ENTAILMENT, NLI, Classification, ClassificationTask
 from service.tasks.inputs import Input, Labels, Limit, Template, Text
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task, softmax
+from service.tasks.texts import ClassificationExample, ClassificationRow
 
 DEFAULT_TEMPLATE = "This example is about {}."
 

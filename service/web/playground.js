@@ -170,11 +170,13 @@ function renderLabels(reply, request, model) {
   const chosen = reply.labels ?? [reply.label];
   const scores = Object.entries(reply.scores).sort((a, b) => b[1] - a[1]);
   const alone = request.multi_label === true || reply.labels !== undefined;
+  const shown = scores.slice(0, 20); // a model may have thousands of labels
+  const rest = shown.length < scores.length ? ` The best ${shown.length} of ${scores.length} labels are shown.` : "";
   return renderScores(
     chosen.join(", ") || "No label holds",
     chosen.length === 1 ? reply.scores[chosen[0]] : null,
-    scores.map(([label, score]) => [label, score, chosen.includes(label)]),
-    reply, model, alone ? "Each label is scored on its own." : "Scores are the model's own and sum to 100 %.",
+    shown.map(([label, score]) => [label, score, chosen.includes(label)]),
+    reply, model, (alone ? "Each label is scored on its own." : "Scores are the model's own and sum to 100 %.") + rest,
   );
 }
 

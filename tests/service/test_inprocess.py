@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -359,6 +360,64 @@ def test_a_question_with_options(choice: Pipeline) -> None:
 
 
 # ---- how it runs ----------------------------------------------------------------------------------------------------
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
+
+
+DOG, CAT = {"text": "a dog", "text_pair": "the dog"}, {"text": "a dog", "text_pair": "the cat"}
+YES, NO = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(4))
+
+
+@pytest.fixture
+def rerank(bundle_factory: Callable[..., Path]) -> Any:
+    return load(bundle_factory("rerank", labels=("relevant",)), threads=2)
+
+
+def test_a_score_is_a_label_and_a_number(rerank: Any) -> None:
+    yes, no = ({"label": "relevant", "score": pytest.approx(score)} for score in (YES, NO))
+    assert rerank(DOG) == yes
+    assert rerank([DOG, CAT]) == [yes, no]
+    assert rerank("a dog") == [no]
+    assert rerank(DOG, top_k=1) == [yes]
+    assert rerank([DOG, CAT], top_k=None) == [[yes], [no]]
+    assert rerank([]) == []
+
+
+def test_the_function_of_a_score_is_chosen(rerank: Any, bundle_factory: Callable[..., Path]) -> None:
+    assert rerank(DOG, function_to_apply="none")["score"] == pytest.approx(4.0)
+    assert rerank(DOG, function_to_apply="sigmoid") == rerank(DOG)
+    raw: Any = load(bundle_factory("rerank", name="raw", activation="identity"), threads=1)
+    assert raw(DOG) == {"label": "LABEL_0", "score": pytest.approx(4.0)}
+    with pytest.raises(InvalidInput, match="function_to_apply is sigmoid or none, not 'softmax'"):
+        rerank(DOG, function_to_apply="softmax")
+
+
+def test_pairs_are_scored_as_by_a_cross_encoder(rerank: Any) -> None:
+    assert rerank.predict([("a dog", "the dog"), ["a dog", "the cat"]]) == pytest.approx([YES, NO])
+    assert rerank.predict(("a dog", "the dog")) == pytest.approx(YES)
+    assert rerank.predict([("a dog", "the dog " * 100)]) == pytest.approx([YES])  # cut
+    assert rerank.predict([]) == []
+    for pairs in (["a dog"], [("a", "b", "c")]):
+        with pytest.raises(InvalidInput, match="a pair is two texts"):
+            rerank.predict(pairs)
+
+
+def test_documents_are_ranked_as_by_a_cross_encoder(rerank: Any) -> None:
+    documents = ("the cat", "the dog", "a film")
+    ranked = rerank.rank("a dog", documents)
+    assert [each["corpus_id"] for each in ranked] == [1, 0, 2]
+    assert [each["score"] for each in ranked] == pytest.approx([YES, NO, NO])
+    assert rerank.rank("a dog", documents, top_k=1, return_documents=True) == [ranked[0] | {"text": "the dog"}]
+    assert rerank.rank("a dog", []) == []
+    with pytest.raises(InvalidInput, match="query"):
+        rerank.rank(" ", documents)
+
+
+def test_a_score_is_of_a_text_that_fits(rerank: Any) -> None:
+    with pytest.raises(InvalidInput, match="truncation=True"):
+        rerank(DOG | {"text_pair": "the dog " * 100})
+    assert rerank(DOG | {"text_pair": "the dog " * 100}, truncation=True)["score"] == pytest.approx(YES)
 
 
 def test_every_task_can_be_called() -> None:

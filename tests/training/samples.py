@@ -167,7 +167,7 @@ def recipe(encoder: Path, output: Path, train: str, dev: str = "", **changes: An
     task = changes.get("task", "classification")
     base = Recipe(
         task=task,
-        data={"classification": "sst2", "multiple_choice": "race", "span": "squad"}[task],
+        data={"classification": "sst2", "multiple_choice": "race", "score": "table", "span": "squad"}[task],
         labels=("negative", "positive") if task == "classification" else (),
         model=str(encoder), train=(train,), dev=(dev or train,), output=str(output),
         max_length=48, doc_stride=12, epochs=20.0, batch_size=4, learning_rate=3e-3, dropout=0.0, save_steps=1000,

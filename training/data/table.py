@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +43,15 @@ class TaggedText:
     labels: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """An example with the number that it should have, and where it stands."""
+
+    example: ClassificationExample
+    score: float
+    place: str = ""
+
+
 def read_table(path: str, table: Table, labels: Sequence[str], report: Report) -> Iterator[LabelledText]:
     """Texts with one of `labels` each, by name; any label, where none is given. A number is a label by its value."""
     names = Names(labels, indices=table.numbers == "index")
@@ -70,6 +80,18 @@ def read_tags(path: str, table: Table, labels: Sequence[str], report: Report) ->
             report.add(where, "unknown label", names.fault(unknown[0]), once=True)
         else:
             yield TaggedText(example, frozenset(names.find(name) or name for name in found))
+
+
+def read_scores(path: str, table: Table, report: Report) -> Iterator[ScoredText]:
+    """Texts with a number each, in the column of labels; true and false are 1 and 0."""
+    for where, record, example in _examples(path, table, report):
+        cell = record.get(table.label)
+        if cell is None or cell == "":
+            _no_label(where, record, table, report)
+        elif (score := _number(cell)) is None:
+            report.add(where, "not a number", f"{table.label!r} is {cell!r}")
+        else:
+            yield ScoredText(example, score, where)
 
 
 def labels_of(examples: Iterable[LabelledText | TaggedText]) -> tuple[str, ...]:
@@ -107,6 +129,15 @@ def _examples(
         else:
             places[identifier] = where
             yield where, record, ClassificationExample(*(record[column].strip() for column in columns))
+
+
+def _number(cell: Any) -> float | None:
+    """A cell as a number; None for what is none, or is not finite."""
+    try:
+        number = float({"true": 1, "false": 0}.get(str(cell).strip().lower(), cell))
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _no_label(where: str, record: Mapping[str, Any], table: Table, report: Report) -> None:

@@ -21,6 +21,8 @@ BINS = 15
 COOLEST, HOTTEST = 0.1, 10.0
 FEWEST = 100
 """Answers that a temperature is fitted on at least: the fit to a handful says nothing of the next ones."""
+MOST = 20_000
+"""Labels of texts that it is fitted on at most, where each label of a text is an answer: it would take minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def fit(task: Served, inferred: Sequence[Inferred]) -> Fit | None:
     """
     if len(inferred) < FEWEST:
         return None
+    each = len(tasks.of(task).answers(inferred[0].reference, decode(task, inferred[0])))
+    inferred = inferred[:: max(1, min(len(inferred) // FEWEST, each * len(inferred) // MOST))]
     halves = inferred[::2], inferred[1::2]
     crossed = [
         score(task.with_temperature(_temperature(task, fitted)), held_out)

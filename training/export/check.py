@@ -38,20 +38,13 @@ SHOWN = 8
 
 @dataclass
 class Report:
-    """What was found out, in words.
-
-    Attributes:
-        facts: by name, in the order to be shown.
-        problems: why it cannot be served; empty where it can.
-        notes: what is told and stops nothing.
-        next: the command to type next; empty where a problem says what to do.
-    """
+    """What was found out, in words."""
 
     folder: Path
-    facts: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    next: str = ""
+    facts: dict[str, str] = field(default_factory=dict)  # by name, in the order to be shown
+    problems: list[str] = field(default_factory=list)  # why it cannot be served; empty where it can
+    notes: list[str] = field(default_factory=list)  # what is told and stops nothing
+    next: str = ""  # the command to type next; empty where a problem says what to do
 
     def tried(self, step: Callable[[], T]) -> T | None:
         """Return what a step makes; note its refusal as a problem."""
@@ -64,11 +57,12 @@ class Report:
             return None
 
 
-def run(checkpoint: Path, labels: Sequence[str] = ()) -> Report:
+def run(checkpoint: Path, labels: Sequence[str] = (), *, multi_label: bool = False) -> Report:
     """Say what the folder is. Never raises for what is wrong with it: that is in the report.
 
     Args:
         labels: names of the labels in the order of their ids, as for `export`.
+        multi_label: whether labels do not exclude one another, as for `export`.
     """
     report = Report(checkpoint)
     if (checkpoint / MANIFEST).is_file():
@@ -84,20 +78,21 @@ def run(checkpoint: Path, labels: Sequence[str] = ()) -> Report:
     if config is None:
         report.facts = {"architecture": _architecture(checkpoint), **report.facts}
         return report
-    task = tasks.of_config(config)
+    task = tasks.of_config(config, multi_label=multi_label)
     report.facts = {
         "architecture": f"{config.model_type} ({' '.join(config.architectures or ()) or 'no architectures'})",
         "task": _task(task) if task else "none",
         **report.facts,
     }
-    if task is None:
-        report.tried(lambda: heads.check(checkpoint, config))
-    else:
+    report.tried(lambda: heads.check(checkpoint, config, multi_label=multi_label))
+    if task is not None:
         _of_task(report, task, config, labels, shapes)
     _of_tokenizer(report, config)
     if task and not report.problems:
         report.facts["served"] = "yes, if the gate finds that its graphs answer as it does"
-        report.next = _next(checkpoint, labels, has_dev=bool(recorded(checkpoint).get("recipe", {}).get("dev")))
+        report.next = _next(
+            checkpoint, labels, multi_label=multi_label, has_dev=bool(recorded(checkpoint).get("recipe", {}).get("dev"))
+        )
         report.facts["next"] = report.next
     else:
         report.facts["served"] = "no"
@@ -115,6 +110,9 @@ def _of_task(
         if named:
             more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
             report.facts["labels"] = f"{len(named)}: {', '.join(named[:SHOWN])}{more}"
+    if settings := report.tried(lambda: task.settings(config, report.folder)):
+        report.facts |= settings
+        report.notes += task.doubts(config, report.folder)
     record = report.tried(lambda: recorded(report.folder).get("recipe", {})) or {}
     wanted = record.get("serve_max_length") or record.get("max_length", 0)
     longest = report.tried(lambda: longest_row(config, wanted))
@@ -212,10 +210,12 @@ def _architecture(folder: Path) -> str:
         return "unknown"
 
 
-def _next(folder: Path, labels: Sequence[str], *, has_dev: bool) -> str:
+def _next(folder: Path, labels: Sequence[str], *, multi_label: bool, has_dev: bool) -> str:
     """The command that exports it."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "model"
     words = ["python", "-m", "training", "export", str(folder), f"models/{name}"]
     if labels:
         words += ["--labels", ",".join(labels)]
+    if multi_label:
+        words.append("--multi-label")
     return shlex.join(words) + ("" if has_dev else " --dev FILE")

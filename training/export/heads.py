@@ -13,11 +13,17 @@ HEADS = (("qa_outputs.", "QuestionAnswering"), ("classifier.", "SequenceClassifi
 """How the names of a head's weights begin, and the end of the name of the class that has it."""
 
 
-def check(checkpoint: Path, config: Any) -> tasks.Task[Any, Any]:
-    """Return the task of a checkpoint. Raises `CheckpointError` where none is: why, and what to do."""
-    task = tasks.of_config(config)
+def check(checkpoint: Path, config: Any, *, multi_label: bool = False) -> tasks.Task[Any, Any]:
+    """Return the task of a checkpoint. Raises `CheckpointError` where none is: why, and what to do.
+
+    Args:
+        multi_label: whether somebody says that its labels do not exclude one another.
+    """
+    task = tasks.of_config(config, multi_label=multi_label)
     if task is None:
         raise CheckpointError(f"{checkpoint}: {_none(checkpoint, config)}")
+    if multi_label and not task.multi_label:
+        raise CheckpointError(f"{checkpoint}: --multi-label tells of several labels, and its task is {task.name}")
     return task
 
 

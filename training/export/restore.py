@@ -53,7 +53,7 @@ def run(folder: Path, encoder: Path, output: Path) -> str:
     if json.loads(load_tokenizer(encoder).to_str())["model"]["vocab"] != vocabulary:
         raise CheckpointError(f"{encoder} has another vocabulary than the bundle")
     task = tasks.named(manifest.task, multi_label=manifest.multi_label)
-    task.set_head(config, manifest.labels)
+    task.set_head(config, manifest)
     model: PreTrainedModel = task.auto.from_config(config)
     precision, stored = _stored(bundle)
     model.load_state_dict(_weights(model, stored, encoder))

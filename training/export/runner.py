@@ -40,6 +40,8 @@ SHORTEST = 16
 """A bundle's longest row has at least so many tokens: below it, little is left beside the special tokens."""
 USUAL = 384
 """A bundle's longest row in tokens, where nobody says and the model has as many positions."""
+USUAL_STRIDE = 128
+"""Tokens that a bundle's windows share, where nobody says, and at most a quarter of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Request:
     precisions: tuple[str, ...] = ("fp32", "int8")  # graphs to keep, of `graphs.ENCODINGS`
     packed: bool = False  # keep a packed graph too in each of those precisions that suits GPUs
     labels: tuple[str, ...] = ()  # names of the labels in the order of their ids
+    multi_label: bool = False  # whether labels do not exclude one another, where the config does not say so
+    activation: str = ""  # what a score goes through, `identity` or `sigmoid`
     max_length: int = 0  # longest row in tokens
     doc_stride: int = 0  # overlap of windows in tokens
     dev: tuple[str, ...] = ()  # dev files to score on
@@ -85,14 +89,16 @@ def run(request: Request) -> Manifest:
         raise DataError(f"two dev files have the same name in the manifest: {', '.join(map(records.name, dev))}")
     if not dev and not request.without_dev:
         raise DataError("no dev file to gate the graphs on: name one with --dev, or say --without-dev")
-    model, kind = load_model(request.checkpoint)
+    model, kind = load_model(request.checkpoint, multi_label=request.multi_label)
+    settings = _settings(request, model.config, kind)
     labels = kind.labels(model.config, request.labels, recipe.get("labels", ()))
     agreement.check_side(request.checkpoint, windows=kind.windows)
     wanted = request.max_length or recipe.get("serve_max_length") or recipe.get("max_length", 0)
     max_length = longest_row(model.config, wanted)
     if not wanted and (said := agreement.shortened(model.config, max_length, windows=kind.windows)):
         logger.warning("%s: %s", request.checkpoint, said)
-    doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0) or 128
+    doc_stride = request.doc_stride or recipe.get("serve_doc_stride") or recipe.get("doc_stride", 0)
+    doc_stride = doc_stride or min(USUAL_STRIDE, max_length // 4)
     if doc_stride < 0:
         raise CheckpointError(f"a doc_stride of {doc_stride} would leave gaps between windows")
 
@@ -108,7 +114,7 @@ def run(request: Request) -> Manifest:
         try:
             spec = TaskSpec(
                 task=kind.name, max_length=max_length, labels=labels, multi_label=kind.multi_label,
-                doc_stride=doc_stride if kind.windows else 0,
+                doc_stride=doc_stride if kind.windows else 0, **settings,
             )  # fmt: skip
             task = build(spec, tokenizer)
         except ValueError as error:
@@ -148,15 +154,18 @@ def run(request: Request) -> Manifest:
     return manifest
 
 
-def load_model(checkpoint: Path) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
+def load_model(checkpoint: Path, *, multi_label: bool = False) -> tuple[PreTrainedModel, tasks.Task[Any, Any]]:
     """Return the checkpoint's model in eval mode, and its task. Run no code of its own and unpickle nothing.
+
+    Args:
+        multi_label: whether its labels do not exclude one another, where its config does not say so.
 
     Raises:
         CheckpointError: it cannot be loaded, or its head is of no task that can be served.
     """
     folders.check(checkpoint)
     config: Any = load_config(checkpoint)
-    task = heads.check(checkpoint, config)
+    task = heads.check(checkpoint, config, multi_label=multi_label)
     model, missing = pretrained.load(task.auto, checkpoint, config)
     if missing:
         raise CheckpointError(f"{checkpoint}: weights are missing ({', '.join(missing[:3])}): is it fine-tuned?")
@@ -177,6 +186,17 @@ def longest_row(config: PreTrainedConfig, wanted: int) -> int:
     if wanted and wanted < SHORTEST:
         raise CheckpointError(f"a max_length of {wanted} is less than {SHORTEST}")
     return wanted or min(positions, USUAL)
+
+
+def _settings(request: Request, config: PreTrainedConfig, kind: tasks.Task[Any, Any]) -> dict[str, Any]:
+    """What the service must know of the task beside its labels, as is asked, or as the checkpoint says."""
+    if request.activation:
+        if kind.name != "score":
+            raise CheckpointError(f"--activation is of a model with one label, and its task is {kind.name}")
+        return {"activation": request.activation}
+    for said in kind.doubts(config, request.checkpoint):
+        logger.warning("%s: %s", request.checkpoint, said)
+    return kind.settings(config, request.checkpoint)
 
 
 def _recorded_dev(recipe: Mapping[str, Any]) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ def loss(
     attention_mask: torch.Tensor | None,
     temperature: float,
 ) -> torch.Tensor:
-    """Mean over the rows (and over start and end) of the student's divergence from its teachers, in nats.
+    """Mean over the rows (and over start and end) of the student's divergence from its teachers, in nats; of scores,
+    the mean squared difference.
 
     Both are softened by `temperature`, and the loss is multiplied by its square, so that the gradient keeps its size.
 
@@ -70,6 +71,8 @@ def loss(
     divergences = []
     for name, teacher in targets.items():
         student = outputs[name.removeprefix(PREFIX)].float()
+        if student.shape[-1] == 1 and name == LABELS:  # a score: of one number, a softmax is 1
+            return functional.mse_loss(student, teacher)
         if name != LABELS and attention_mask is not None:
             student = student.masked_fill(attention_mask == 0, NOTHING)
             teacher = teacher.masked_fill(attention_mask == 0, NOTHING)

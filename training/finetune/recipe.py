@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from service.tasks.spec import TaskSpec
+from service.tasks.spec import Activation, TaskSpec
 from training import recipe, tasks
 from training.data import Table
 from training.data.names import name_of
@@ -24,7 +24,7 @@ class Recipe(Keys):
 
     Attributes:
         task: what the head does. `classification`: a label for a text or a pair; `span`: start and end of an answer;
-            `multiple_choice`: a score for each option of a question.
+            `multiple_choice`: a score for each option of a question; `score`: a number for a text or a pair.
         data: layout of the data files. `sst2`: GLUE TSV; `nli`: JSONL, or MNLI's and SNLI's own TSV and JSONL;
             `squad`: official JSON, 1.1 or 2.0; `race`: JSONL, a passage a line, or the published folder; `table`: CSV,
             TSV or JSONL with columns of your own. Each plain, .gz or .xz.
@@ -36,6 +36,8 @@ class Recipe(Keys):
         labels: the labels in the order of their ids (classification). With `table` they may be left out: those of the
             training data are taken, numbers by their value and names by their code points.
         multi_label: whether a text may have several labels at once, or none (table).
+        activation: what a score goes through, and so what it learns by: "identity", mean squared error; "sigmoid",
+            binary cross-entropy towards numbers from 0 to 1 (score).
         table: names of the columns: `text` ("text"), `text_pair` (none), `label` ("label") and `id` ("id"); the
             `separator` of several labels in a cell (","); what `numbers` among the labels are: labels by their
             "value", or each the "index" of one, from 0 in the order of `labels`; and the `dialect` of CSV and TSV
@@ -85,6 +87,7 @@ class Recipe(Keys):
     output: Place
     labels: Texts = ()
     multi_label: bool = False
+    activation: Activation = "identity"
     table: Table = dataclasses.field(default_factory=Table)
     source_weights: dict[str, Whole] = dataclasses.field(default_factory=dict)
     train_limit: Whole = 0
@@ -135,6 +138,10 @@ class Recipe(Keys):
         distinct = len(self.labels) >= 2 and len(set(map(name_of, self.labels))) == len(self.labels)
         if self.kind.labelled and not read_from_data and not distinct:
             raise RecipeError(f"task {self.task!r} needs labels: two or more names, in the order of their ids")
+        if self.kind.name != "score" and self.activation != "identity":
+            raise RecipeError(f"activation is of task 'score', not of {self.task!r}")
+        if self.kind.name == "score" and self.label_smoothing:
+            raise RecipeError("label_smoothing is for labels that exclude one another, and a score has none")
         for name in ("label_smoothing", "teacher"):
             if self.multi_label and getattr(self, name):
                 raise RecipeError(f"{name} is for labels that exclude one another, and those of multi_label do not")
@@ -157,7 +164,7 @@ class Recipe(Keys):
         """The service's task, with the lengths of training."""
         return TaskSpec(
             task=self.task, max_length=self.max_length, labels=self.labels, multi_label=self.multi_label,
-            doc_stride=self.doc_stride if self.kind.windows else 0,
+            activation=self.activation, doc_stride=self.doc_stride if self.kind.windows else 0,
         )  # fmt: skip
 
 

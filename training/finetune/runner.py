@@ -258,7 +258,7 @@ def _guide(recipe: Recipe, teacher: PreTrainedModel, student: Any) -> Teacher:
 
 def _load_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     """The encoder with its head, and the names of the weights that are newly initialized: a head's, or a pooler's."""
-    recipe.kind.set_head(config, recipe.labels)
+    recipe.kind.set_head(config, recipe.spec)
     # A head for other labels is newly initialized (an NLI model is a good start for other tasks: arXiv 1811.01088).
     model, new = pretrained.whole_encoder(recipe.kind.auto, recipe.model, config, recipe.attention, other_head=True)
     if new:

@@ -26,6 +26,8 @@ KNOWN_LABELS = (
 """Labels that are written in lower case, whatever the checkpoint has."""
 UNNAMED = re.compile(r"((label|class)[ _-]?)?\d+", re.IGNORECASE)
 """Labels that say nothing but their number."""
+SHOWN = 20
+"""Most labels that a sentence lists, and that are scored one by one."""
 
 
 class Labels(Task[E, Out]):
@@ -35,9 +37,10 @@ class Labels(Task[E, Out]):
     head = "ForSequenceClassification"
     labelled = True
 
+    def fits(self, config: Any) -> bool:
+        return super().fits(config) and config.num_labels != 1
+
     def refusal(self, config: Any) -> str:
-        if config.num_labels < 2:
-            return "one label alone is a regression, which cannot be served"
         if getattr(config, "problem_type", None) not in (None, self.problem_type):
             return f"problem_type {config.problem_type!r} cannot be served: it gives no scores of labels"
         return ""
@@ -52,12 +55,13 @@ class Labels(Task[E, Out]):
         if len(labels) != count:
             raise CheckpointError(f"--labels names {len(labels)} labels, the model has {count}")
         if len(set(labels)) < count:
-            raise CheckpointError(f"two labels have the same name: {', '.join(labels)}")
+            twice = [label for label, times in Counter(labels).items() if times > 1]
+            raise CheckpointError(f"two labels have the same name: {some(twice)}")
         named = tuple(given) or labels == tuple(recorded)
         if not named and any(UNNAMED.fullmatch(label) for label in labels):
             example = "negative,positive" if count == 2 else "entailment,neutral,..."
             raise CheckpointError(
-                f"the checkpoint's labels are {', '.join(labels)}: which is which cannot be known; name them in the "
+                f"the checkpoint's labels are {some(labels)}: which is which cannot be known; name them in the "
                 f"order of their ids, e.g. --labels {example}"
             )
         lowered = tuple(label.lower() for label in labels)
@@ -78,6 +82,9 @@ class Labels(Task[E, Out]):
 
     def target(self, labels: Sequence[str], labelled: E) -> Any:
         raise NotImplementedError
+
+    def purpose(self, spec: TaskSpec) -> str:
+        return f"the labels {some(spec.labels)}"
 
     def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
         labels = set(spec.labels)
@@ -129,11 +136,19 @@ class Classification(Labels[LabelledText, LabelOutcome]):
         return [(prediction.score, prediction.label == reference.label, prediction.scores[reference.label])]
 
 
+def some(labels: Sequence[str]) -> str:
+    """Return the names of labels, or the first of them and how many more there are."""
+    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+    return ", ".join(labels[:SHOWN]) + more
+
+
 def accuracy(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    """{"accuracy" in percent, "rows", and the recall of each label, in percent}."""
+    """{"accuracy" in percent, "rows", and the recall of each label, in percent; of more than 20 labels its mean}."""
     hits: Counter[str] = Counter()
     for prediction, label in zip(predictions, labels, strict=True):
         hits[label] += prediction == label
     totals = Counter(labels)
     recall = {f"recall_{label}": 100.0 * hits[label] / totals[label] for label in sorted(totals)}
+    if len(recall) > SHOWN:
+        recall = {"recall": sum(recall.values()) / len(recall)}
     return {"accuracy": 100.0 * hits.total() / len(labels), "rows": len(labels), **recall}

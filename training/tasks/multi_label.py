@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.tasks import MultiLabelTask
 from service.tasks.spec import TaskSpec
@@ -16,17 +17,31 @@ from training.tasks import chance
 from training.tasks.classification import Labels
 from training.tasks.task import Predictions, Reader, Served
 
+UNFITTED = 0.5
+"""The threshold without dev data."""
+
 
 @dataclass(frozen=True, slots=True)
 class TagOutcome:
-    """A text with the labels that hold, and the probability that was given to each label there is."""
+    """A text with the labels that hold, and the probability that was given to each label there is, shape [labels]."""
 
     reference: TaggedText
-    scores: Mapping[str, float]
+    labels: tuple[str, ...]
+    scores: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, reference: TaggedText, scores: Mapping[str, float]) -> TagOutcome:
+        """Return the outcome of scores by label; as arrays, for there may be thousands for each of thousands texts."""
+        return cls(reference, tuple(scores), np.fromiter(scores.values(), np.float64))
+
+    @property
+    def holds(self) -> NDArray[np.bool_]:
+        """Whether each label holds, shape [labels]."""
+        return np.fromiter((label in self.reference.labels for label in self.labels), np.bool_)
 
     def over(self, threshold: float) -> list[str]:
         """Return the labels whose probability is above a threshold."""
-        return [label for label, score in self.scores.items() if score > threshold]
+        return [self.labels[i] for i in np.flatnonzero(self.scores > threshold).tolist()]
 
 
 class MultiLabel(Labels[TaggedText, TagOutcome]):
@@ -46,7 +61,7 @@ class MultiLabel(Labels[TaggedText, TagOutcome]):
         return [float(label in labelled.labels) for label in labels]
 
     def outcome(self, reference: TaggedText, prediction: Any) -> TagOutcome:
-        return TagOutcome(reference, prediction.scores)
+        return TagOutcome.of(reference, prediction.scores)
 
     def scores(self, served: Served, outcomes: Sequence[TagOutcome]) -> dict[str, float]:
         return f1(outcomes, served.threshold)
@@ -55,9 +70,9 @@ class MultiLabel(Labels[TaggedText, TagOutcome]):
         return [outcome.over(served.threshold) for outcome in outcomes]
 
     def misfit(self, served: Served, outcomes: Sequence[TagOutcome]) -> str:
-        scores = [[outcome.scores[label] for label in served.labels] for outcome in outcomes]
-        holds = [[float(label in outcome.reference.labels) for label in served.labels] for outcome in outcomes]
-        return chance.several_labels(served.labels, np.array(scores), np.array(holds))
+        scores = np.stack([outcome.scores for outcome in outcomes])
+        holds = np.stack([outcome.holds for outcome in outcomes]).astype(np.float64)
+        return chance.several_labels(served.labels, scores, holds)
 
     def fit(self, served: Served, outcomes: Sequence[Sequence[TagOutcome]]) -> Served:
         return served.with_threshold(best_threshold([outcome for each in outcomes for outcome in each]))
@@ -70,7 +85,9 @@ class MultiLabel(Labels[TaggedText, TagOutcome]):
         return [(p, holds[label], p if holds[label] else 1.0 - p) for label, p in prediction.scores.items()]
 
     def facts(self, spec: TaskSpec) -> list[str]:
-        return [f"labels may hold together: those scored over {spec.label_threshold:.4f}, the best F1 on the dev set"]
+        fitted = spec.label_threshold != UNFITTED
+        over = f"{spec.label_threshold:.4f}, the best F1 on the dev set" if fitted else f"{UNFITTED}"
+        return [f"labels may hold together: those scored over {over}"]
 
 
 def f1(outcomes: Sequence[TagOutcome], threshold: float) -> dict[str, float]:
@@ -87,7 +104,7 @@ def f1(outcomes: Sequence[TagOutcome], threshold: float) -> dict[str, float]:
         predicted.update(chosen)
         holding.update(outcome.reference.labels)
         exact += chosen == outcome.reference.labels
-    labels = [label for label in outcomes[0].scores if predicted[label] or holding[label]]
+    labels = [label for label in outcomes[0].labels if predicted[label] or holding[label]]
     each = [2 * hits[label] / (predicted[label] + holding[label]) for label in labels]
     decisions = predicted.total() + holding.total()
     return {
@@ -100,16 +117,11 @@ def f1(outcomes: Sequence[TagOutcome], threshold: float) -> dict[str, float]:
 
 def best_threshold(outcomes: Sequence[TagOutcome]) -> float:
     """The probability over which labels are best taken, by micro F1: halfway between two that were given."""
-    ordered = sorted(
-        ((score, label in outcome.reference.labels) for outcome in outcomes for label, score in outcome.scores.items()),
-        reverse=True,
-    )
-    holding = sum(holds for _, holds in ordered)
-    hits, best, threshold = 0, 0.0, 0.5
-    for taken, (score, holds) in enumerate(ordered, start=1):
-        hits += holds
-        following = ordered[taken][0] if taken < len(ordered) else 0.0
-        reached = 2 * hits / (taken + holding)
-        if reached > best and following < score:  # equal probabilities fall on the same side
-            best, threshold = reached, (score + following) / 2
-    return threshold
+    scores = np.concatenate([outcome.scores for outcome in outcomes])
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], np.cumsum(np.concatenate([outcome.holds for outcome in outcomes])[order])
+    following = np.append(scores[1:], 0.0)
+    reached = 2 * hits / (np.arange(1, len(scores) + 1) + hits[-1])
+    reached[following == scores] = 0.0  # equal probabilities fall on the same side
+    best = int(reached.argmax())
+    return float(scores[best] + following[best]) / 2 if reached[best] > 0 else UNFITTED

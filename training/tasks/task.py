@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from service.engine.batch import Encoded
@@ -24,7 +25,7 @@ Rows: TypeAlias = tuple[list[Row], dict[str, int]]
 """Training rows, and how many texts were cut to fit, by noun."""
 Reader: TypeAlias = Callable[[str, Report, Sequence[str], Table], Iterator[Any]]
 """Reads a data file: (path, report of bad records, labels, columns of a table) -> labelled examples."""
-Predictions: TypeAlias = dict[str, str] | list[str] | list[list[str]] | list[int]
+Predictions: TypeAlias = dict[str, str] | list[str] | list[list[str]] | list[int] | list[float]
 
 
 CHUNK = 1024
@@ -70,12 +71,16 @@ class Task(ABC, Generic[E, Out]):
 
         return getattr(transformers, f"AutoModel{self.head}")
 
-    def set_head(self, config: Any, labels: Sequence[str]) -> None:
+    def fits(self, config: Any) -> bool:
+        """Whether a checkpoint with this config has this task's head."""
+        return any(self.head in each for each in config.architectures or ())
+
+    def set_head(self, config: Any, spec: TaskSpec) -> None:
         """Give a config this task's head, whatever it had before."""
         config.problem_type = self.problem_type
         if self.labelled:
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: i for i, label in enumerate(labels)}
+            config.id2label = dict(enumerate(spec.labels))
+            config.label2id = {label: i for i, label in enumerate(spec.labels)}
         else:
             config.num_labels = self.outputs
 
@@ -90,6 +95,14 @@ class Task(ABC, Generic[E, Out]):
             recorded: what its own run says that they are.
         """
         return ()
+
+    def settings(self, config: Any, folder: Path) -> dict[str, Any]:
+        """Return what else the service must know of a checkpoint, as keys of a `TaskSpec`. Raises `CheckpointError`."""
+        return {}
+
+    def doubts(self, config: Any, folder: Path) -> list[str]:
+        """Return what a checkpoint leaves open, a line each: what is taken, and how to say otherwise."""
+        return []
 
     # The data
 
@@ -173,9 +186,9 @@ class Task(ABC, Generic[E, Out]):
 
     # The card
 
+    @abstractmethod
     def purpose(self, spec: TaskSpec) -> str:
         """Return what a model is for."""
-        return f"the labels {', '.join(spec.labels)}"
 
     @abstractmethod
     def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What each path answers: its contract, its timings, its counts."""
 
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -72,6 +73,109 @@ class TestQa:
         assert (response.status_code, response.json()["field"]) == (422, "inputs.2.question")
         response = await client.post("/qa", json=long)
         assert (response.status_code, response.json()["field"]) == (422, "question")
+
+
+class TestScores:
+    QUERY = "What is the capital of France?"
+    TEXTS: ClassVar = ["The highest mountain is Everest.", "The capital of France is Paris.", "France is a country."]
+
+    @pytest.fixture
+    async def client(
+        self, bundle_factory: Callable[..., Path], settings: Settings, metrics: Metrics
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        folder = bundle_factory("rerank")
+        bundle_factory("rerank", name="raw", activation="identity", labels=("similarity",))
+        async with serving(settings.model_copy(update={"models_dir": folder.parent}), metrics=metrics) as client:
+            yield client
+
+    async def test_a_pair_has_one_score(self, client: httpx.AsyncClient) -> None:
+        pair = {"text": self.QUERY, "text_pair": self.TEXTS[1], "model": "rerank"}
+        body = (await client.post("/classify", json=pair)).json()
+        assert body == {"model": "rerank", "score": pytest.approx(1 / (1 + math.exp(-4))), "truncated": False}
+        raw = (await client.post("/classify", json=pair | {"model": "raw"})).json()
+        assert raw == {"model": "raw", "score": pytest.approx(4.0), "truncated": False}
+        unnamed = (await client.post("/classify", json={"text": self.QUERY, "text_pair": self.TEXTS[1]})).json()
+        assert unnamed["model"] in ("raw", "rerank")
+
+    async def test_texts_are_put_in_order(self, client: httpx.AsyncClient, metrics: Metrics) -> None:
+        body = (
+            await client.post("/classify", json={"query": self.QUERY, "texts": self.TEXTS, "model": "rerank"})
+        ).json()
+        assert list(body) == ["model", "ranking", "truncated"]
+        assert [each["index"] for each in body["ranking"]] == [1, 2, 0]
+        assert [list(each) for each in body["ranking"]] == [["index", "score"]] * 3
+        pairs = [{"text": self.QUERY, "text_pair": text} for text in self.TEXTS]
+        scores = (await client.post("/classify", json={"inputs": pairs, "model": "rerank"})).json()["results"]
+        assert [each["score"] for each in body["ranking"]] == pytest.approx([scores[i]["score"] for i in (1, 2, 0)])
+        assert count(metrics, "bertie_predictions_total", model="rerank", label="rerank") == 1
+        assert count(metrics, "bertie_predictions_total", model="rerank", label="score") == 3
+        assert count(metrics, "bertie_batch_rows_sum", model="rerank") == 6
+
+    async def test_many_rankings_and_the_best_of_each(self, client: httpx.AsyncClient) -> None:
+        one = {"query": self.QUERY, "texts": self.TEXTS, "top_k": 1}
+        body = (await client.post("/classify", json={"inputs": [one, one | {"top_k": None}]})).json()
+        assert [[each["index"] for each in result["ranking"]] for result in body["results"]] == [[1], [1, 2, 0]]
+
+    @pytest.mark.parametrize(
+        ("body", "status", "field"),
+        [
+            ({"query": "q", "texts": []}, 422, "texts"),
+            ({"query": "q"}, 422, "texts"),
+            ({"query": "q", "texts": ["a", " "]}, 422, "texts.1"),
+            ({"query": "q", "texts": ["a"], "top_k": 0}, 422, "top_k"),
+            ({"query": "q", "texts": ["a"] * 129}, 413, "texts"),
+            ({"text": "a", "text_pair": "b", "top_k": 1, "model": "rerank"}, 422, "model"),
+        ],
+    )
+    async def test_what_is_wrong_is_named(
+        self, client: httpx.AsyncClient, body: dict[str, Any], status: int, field: str
+    ) -> None:
+        response = await client.post("/classify", json=body)
+        assert (response.status_code, response.json()["field"]) == (status, field)
+
+    async def test_a_model_says_what_its_score_goes_through(self, client: httpx.AsyncClient) -> None:
+        for name, activation, labels in (("rerank", "sigmoid", []), ("raw", "identity", ["similarity"])):
+            info = (await client.get(f"/models/{name}")).json()
+            assert (info["task"], info["activation"], info["labels"]) == ("score", activation, labels)
+            assert (info["rerank"], info["zero_shot"]) == (True, False)
+
+    async def test_models_with_labels_are_asked_first(
+        self, bundle_factory: Callable[..., Path], settings: Settings
+    ) -> None:
+        folders = [bundle_factory(kind) for kind in ("rerank", "sentiment", "nli")]
+        async with serving(settings.model_copy(update={"models_dir": folders[0].parent})) as client:
+            for body, model in (
+                (GOOD, "sentiment"),
+                ({"text": "a dog", "text_pair": "a dog"}, "nli"),
+                ({"query": "a dog", "texts": ["a dog"]}, "rerank"),
+            ):
+                assert (await client.post("/classify", json=body)).json()["model"] == model
+
+
+class TestThousandsOfLabels:
+    LABELS = tuple(f"subject {i}" for i in range(2000))
+    LOGITS = tuple(float(i % 100) / 10 - 8 for i in range(2000))  # those of 81 to 99 in a hundred hold
+
+    @pytest.mark.parametrize("multi_label", [False, True])
+    async def test_as_many_are_given_as_are_asked_for(
+        self, bundle_factory: Callable[..., Path], settings: Settings, metrics: Metrics, multi_label: bool
+    ) -> None:
+        folder = bundle_factory("sentiment", name="subjects", labels=self.LABELS, multi_label=multi_label)
+        settings = settings.model_copy(update={"models_dir": folder.parent})
+        engine = FakeEngine(self.LOGITS)
+        async with serving(settings, metrics=metrics, load=load_with(subjects=engine)) as client:
+            every = (await client.post("/classify", json=GOOD)).json()
+            assert list(every["scores"]) == list(self.LABELS)
+            some = (await client.post("/classify", json={"inputs": [GOOD, GOOD | {"top_k": 1}], "top_k": 3})).json()
+            assert [list(each["scores"]) for each in some["results"]] == [
+                ["subject 99", "subject 199", "subject 299"],
+                ["subject 99"],
+            ]
+            assert some["results"][0]["label"] == every["label"] == "subject 99"
+            assert len(every.get("labels", ())) == (380 if multi_label else 0)
+            assert len((await client.get("/models/subjects")).json()["labels"]) == 2000
+        series = [s for metric in metrics.predictions.collect() for s in metric.samples if s.name.endswith("_total")]
+        assert [sample.labels["label"] for sample in series] == ["other"]
 
 
 class TestOptions:

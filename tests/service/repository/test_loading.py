@@ -150,7 +150,11 @@ def refused(folder: Path, match: str) -> None:
         ("qa", {"doc_stride": 40}, "doc_stride of 40 leaves no room"),
         ("sentiment", {"labels": ("only",)}, "two labels or more"),
         ("sentiment", {"labels": ()}, "two labels or more"),
-        ("sentiment", {"task": "poetry"}, "'poetry' is no task; there are classification, multiple_choice, span"),
+        (
+            "sentiment",
+            {"task": "poetry"},
+            "'poetry' is no task; there are classification, multiple_choice, score, span",
+        ),
         ("sentiment", {"labels": ("a", "b", "c")}, r"gives \(2,\) numbers a row where its task and labels want \(3,\)"),
         ("sentiment", {"labels": ("a", "b", "c"), "multi_label": True}, r"gives \(2,\) .* want \(3,\)"),
         ("sentiment", {"task": "span", "doc_stride": 16}, r"gives \(2,\) .* want \(64, 64\)"),

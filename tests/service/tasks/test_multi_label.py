@@ -65,3 +65,22 @@ def test_another_temperature_moves_the_threshold_too(threshold: float, temperatu
         cold, hot = (each.decode(example, rows, [(logits,)]) for each in (task, warm))
         assert (cold.labels, cold.label) == (hot.labels, hot.label)
     assert warm.with_temperature(1.0).threshold == pytest.approx(threshold)
+
+
+def test_top_k_leaves_the_best_labels_and_all_that_hold() -> None:
+    task = MultiLabelTask(Tokenizer(make_tokenizer()), ("a", "b", "c"), 16)
+    example = ClassificationExample("good film", top_k=1)
+    [rows] = task.encode([example])
+    found = task.decode(example, rows, [(np.array([1.0, 2.0, -1.0], dtype=np.float32),)])
+    assert list(found.scores) == ["b"]
+    assert found.labels == ("b", "a")
+
+
+def test_other_scores_are_of_the_logits_as_they_come() -> None:
+    task = MultiLabelTask(Tokenizer(make_tokenizer()), ("a", "b"), 16, temperature=3.0)
+    assert task.with_activation("sigmoid") is task
+    example = ClassificationExample("good film")
+    [rows] = task.encode([example])
+    found = task.with_activation("softmax").decode(example, rows, [(np.array([0.0, np.log(3.0)], dtype=np.float32),)])
+    assert found.scores == pytest.approx({"a": 0.25, "b": 0.75})
+    assert found.labels is None

@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from service.engine.tokenizer import Tokenizer
+from service.http import requests
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks import (
@@ -19,6 +20,9 @@ from service.tasks import (
     MultiLabelTask,
     MultipleChoiceExample,
     MultipleChoiceTask,
+    RerankExample,
+    RerankTask,
+    ScoreTask,
     SpanExample,
     SpanTask,
     TaskSpec,
@@ -34,6 +38,7 @@ NLI = ("entailment", "neutral", "contradiction")
 SPAN = SpanExample("who wrote code", ("ada wrote the code",))
 TEXT, PAIR = ClassificationExample("good fun"), ClassificationExample("a dog", "a cat")
 ZERO_SHOT = ZeroShotExample("good fun", ("politics", "soccer"))
+RERANKING = RerankExample("who wrote code", ("ada wrote the code", "a dog"))
 CHOICE = MultipleChoiceExample("who wrote code", "ada wrote the code", ("ada", "ruth"))
 
 
@@ -44,14 +49,18 @@ def made(task: str = "classification", **changes: Any) -> AnyTask:
 
 SENTIMENT, PAIRS, OWN = made(), made(labels=NLI), made(labels=("a", "b"))
 QA, CHOOSING, MULTI = made("span"), made("multiple_choice"), made(multi_label=True)
-(ZERO,) = derived(PAIRS)
-ALL = (SENTIMENT, PAIRS, MULTI, QA, CHOOSING, ZERO)
+SCORE, RELEVANCE = made("score", labels=()), made("score", labels=("relevant",), activation="sigmoid")
+(ZERO,), (RERANK,) = derived(PAIRS), derived(RELEVANCE)
+MANY = made(labels=tuple(f"kind {i}" for i in range(2000)), multi_label=True)
+ALL = (SENTIMENT, PAIRS, MULTI, QA, CHOOSING, ZERO, SCORE, RELEVANCE, RERANK)
 EXAMPLES = {
     ClassificationTask: TEXT,
     MultiLabelTask: TEXT,
     SpanTask: SPAN,
     MultipleChoiceTask: CHOICE,
     ZeroShotTask: ZERO_SHOT,
+    ScoreTask: PAIR,
+    RerankTask: RERANKING,
 }
 
 
@@ -74,15 +83,19 @@ def test_a_manifests_words_make_the_task() -> None:
     assert made(multi_label=True, label_threshold=0.25).threshold == 0.25  # type: ignore[attr-defined]
     assert made("multiple_choice", temperature=3.0).temperature == 3.0
     assert made(temperature=0.5).temperature == 0.5
+    assert isinstance(SCORE, ScoreTask)
+    assert (SCORE.activation, SCORE.label) == ("identity", "LABEL_0")
+    assert (RELEVANCE.activation, RELEVANCE.label) == ("sigmoid", "relevant")
 
 
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"task": "poetry"}, "'poetry' is no task; there are classification, multiple_choice, span"),
+        ({"task": "poetry"}, "'poetry' is no task; there are classification, multiple_choice, score, span"),
         ({"labels": ()}, "two labels or more"),
         ({"labels": ("only",)}, "two labels or more"),
         ({"labels": ("only",), "multi_label": True}, "two labels or more"),
+        ({"task": "score"}, "a score is one number, and there are 2 labels"),
         ({"task": "span", "doc_stride": 16}, "doc_stride of 16 leaves no room"),
     ],
 )
@@ -105,8 +118,15 @@ def test_zero_shot_comes_with_labels_that_allow_it() -> None:
     assert [derived(task) for task in (SENTIMENT, OWN, QA, CHOOSING)] == [()] * 4
 
 
+def test_reranking_comes_with_every_score() -> None:
+    for task in (SCORE, RELEVANCE):
+        (ranking,) = derived(task)
+        assert isinstance(ranking, RerankTask)
+        assert (ranking.max_length, ranking.widths(9)) == (task.max_length, (1,))
+
+
 def test_every_task_is_listed_where_it_is_asked_for() -> None:
-    assert set(TASKS) == {"classification", "multiple_choice", "span"}
+    assert set(TASKS) == {"classification", "multiple_choice", "score", "span"}
     for path, tasks in PATHS.items():
         assert {task.path for task in tasks} == {path}
     assert {type(task) for task in ALL} - {MultiLabelTask} == {task for tasks in PATHS.values() for task in tasks}
@@ -118,20 +138,20 @@ def test_every_task_is_listed_where_it_is_asked_for() -> None:
 @pytest.mark.parametrize("named", [False, True])
 def test_an_example_suits_the_tasks_of_its_kind_alone(named: bool) -> None:
     for task in ALL:
-        for example in (SPAN, ZERO_SHOT, CHOICE):
+        for example in (SPAN, ZERO_SHOT, CHOICE, RERANKING):
             assert bool(task.suits(example, named=named)) == (EXAMPLES[type(task)] is example)
 
 
-def test_a_text_suits_sentiment_best_and_a_pair_an_nli_model() -> None:
-    ranks = [task.suits(TEXT, named=False) for task in (SENTIMENT, MULTI, OWN, PAIRS)]
-    assert ranks == [2, 2, 1, 0]
-    assert [task.suits(PAIR, named=False) for task in (SENTIMENT, OWN, PAIRS)] == [0, 0, 1]
-    assert [task.suits(PAIR, named=True) for task in (SENTIMENT, OWN, PAIRS)] == [1, 1, 1]
+def test_a_text_suits_sentiment_best_and_a_pair_an_nli_model_and_a_score_comes_last() -> None:
+    ranks = [task.suits(TEXT, named=False) for task in (SENTIMENT, MULTI, OWN, SCORE, PAIRS)]
+    assert ranks == [3, 3, 2, 1, 0]
+    assert [task.suits(PAIR, named=False) for task in (SENTIMENT, OWN, PAIRS, RELEVANCE)] == [0, 0, 2, 1]
+    assert all(task.suits(PAIR, named=True) for task in (SENTIMENT, OWN, PAIRS, SCORE))
     assert PAIRS.suits(TEXT, named=True) == 0  # a hypothesis of nothing would be answered with nonsense
 
 
 def test_each_says_what_it_takes() -> None:
-    assert len({task.takes for task in (SENTIMENT, PAIRS, QA, CHOOSING, ZERO)}) == 5
+    assert len({task.takes for task in (SENTIMENT, PAIRS, QA, CHOOSING, ZERO, SCORE, RERANK)}) == 7
     assert all(task.takes.startswith("a ") for task in ALL)
 
 
@@ -167,6 +187,9 @@ def test_a_prediction_is_of_the_kind_that_is_announced(task: AnyTask) -> None:
         (MULTI, TEXT, {"negative", "positive"}),
         (PAIRS, PAIR, {"entailment"}),
         (ZERO, ZERO_SHOT, {"zero_shot"}),  # and no client's own label
+        (RELEVANCE, PAIR, {"score"}),
+        (RERANK, RERANKING, {"rerank"}),
+        (MANY, TEXT, {"other"}),  # and not thousands of time series
         (QA, SPAN, {"answer"}),
         (CHOOSING, CHOICE, {"option"}),
     ],
@@ -184,6 +207,14 @@ def test_what_is_counted_of_an_answer_holds_no_clients_text(task: AnyTask, examp
     assert metrics.registry.get_sample_value("bertie_confidence_count", {"model": "m"}) == 1
 
 
+def test_a_number_that_is_no_probability_is_no_confidence() -> None:
+    metrics = Metrics()
+    for task, example in ((SCORE, PAIR), (*derived(SCORE), RERANKING)):
+        task.observe(metrics, "m", answered(task, example, logit=4.5))
+    assert metrics.registry.get_sample_value("bertie_confidence_count", {"model": "m"}) is None
+    assert metrics.registry.get_sample_value("bertie_predictions_total", {"model": "m", "label": "score"}) == 1
+
+
 def test_questions_are_counted_by_their_windows_and_those_without_an_answer() -> None:
     metrics, value = Metrics(), lambda name: metrics.registry.get_sample_value(name, {"model": "m"})
     task = made("span", no_answer=True, no_answer_threshold=-100.0)
@@ -196,7 +227,7 @@ def test_questions_are_counted_by_their_windows_and_those_without_an_answer() ->
 # ---- the JSON of inputs ---------------------------------------------------------------------------------------------
 
 
-SHAPES = [shape for tasks in PATHS.values() for task in tasks for shape in task.inputs]
+SHAPES = [shape for shapes in requests.SHAPES.values() for shape in shapes]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
@@ -216,8 +247,7 @@ def test_a_shape_says_how_it_is_told_from_others_and_how_long_its_lists_may_be(s
 
 
 def test_no_two_shapes_of_a_path_are_told_apart_by_nothing() -> None:
-    for tasks in PATHS.values():
-        shapes = [shape for task in tasks for shape in task.inputs]
+    for shapes in map(list, requests.SHAPES.values()):
         assert [shape for shape in shapes if not shape.marks] == shapes[-1:]
         assert sum(len(shape.marks) for shape in shapes) == len(set().union(*(shape.marks for shape in shapes)))
 
@@ -244,6 +274,9 @@ def test_an_inputs_own_options_go_before_shared_ones(values: Any, shared: Any, e
     [
         ("QaInput", {"question": "q", "context": ["a", "b"]}, SpanExample("q", ("a", "b"))),
         ("TextInput", {"text": "a"}, ClassificationExample("a")),
+        ("TextInput", {"text": "a", "top_k": 3.0}, ClassificationExample("a", top_k=3)),
+        ("RerankInput", {"query": "a", "texts": ["b", "b"]}, RerankExample("a", ("b", "b"))),
+        ("RerankInput", {"query": "a", "texts": ["b"], "top_k": 1}, RerankExample("a", ("b",), 1)),
         ("PremiseInput", {"premise": "a", "hypothesis": "b"}, ClassificationExample("a", "b")),
         ("TextPairInput", {"text": "a", "text_pair": "b"}, ClassificationExample("a", "b")),
         ("ZeroShotInput", {"text": "a", "candidate_labels": ["b"]}, ZeroShotExample("a", ("b",))),

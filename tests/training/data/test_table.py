@@ -8,7 +8,17 @@ import pytest
 
 from service.tasks import ClassificationExample
 from tests.training.samples import write_text
-from training.data import LabelledText, Report, Table, TaggedText, labels_of, read_table, read_tags
+from training.data import (
+    LabelledText,
+    Report,
+    ScoredText,
+    Table,
+    TaggedText,
+    labels_of,
+    read_scores,
+    read_table,
+    read_tags,
+)
 from training.data.names import name_of
 from training.errors import DataError
 
@@ -214,3 +224,37 @@ def test_labels_that_make_no_sense() -> None:
         labels_of(labelled("a", "a"))
     with pytest.raises(DataError, match=r"1001 different labels: is table\.label the column of labels"):
         labels_of(labelled(*map(str, range(1001))))
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [(1, 1.0), (2.5, 2.5), ("2.50", 2.5), (" -1e-3 ", -0.001), (True, 1.0), ("FALSE", 0.0), ("007", 7.0)],
+)
+def test_a_score_is_a_number(tmp_path: Path, cell: Any, number: float) -> None:
+    path = write_text(tmp_path / "a.jsonl", json.dumps({"review": "x", "stars": cell}) + "\n")
+    assert list(read_scores(path, STARS, Report())) == [ScoredText(ClassificationExample("x"), number, "a.jsonl:1")]
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("good", "1 x not a number"), ("3,5", "1 x not a number"), ("nan", "1 x not a number"),
+        ("inf", "1 x not a number"), ([1], "1 x not a number"), (None, "1 x no label"), ("", "1 x no label"),
+    ],
+)  # fmt: skip
+def test_what_is_no_score_is_told(tmp_path: Path, cell: Any, told: str) -> None:
+    path = write_text(tmp_path / "a.jsonl", json.dumps({"review": "x", "stars": cell}) + "\n")
+    report = Report()
+    assert list(read_scores(path, STARS, report)) == []
+    assert told in report.summary()
+
+
+def test_the_columns_of_sts_b(tmp_path: Path) -> None:
+    """As GLUE has them: tabs, and quotation marks that are text."""
+    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+    row = '0\tmain\tMSRvid\t2012\t1\tnone\tnone\tA plane is "taking off.\tAn air plane is taking off.\t5.000\n'
+    path = write_text(tmp_path / "dev.tsv", header + row)
+    table = Table(text="sentence1", text_pair="sentence2", label="score")
+    [found] = read_scores(path, table, Report())
+    assert found.example == ClassificationExample('A plane is "taking off.', "An air plane is taking off.")
+    assert found.score == 5.0

@@ -28,6 +28,16 @@ def test_logits_equal_torch(family: str, head: str) -> None:
     assert fused_attention_count(graph) == len(layer_names(model.config))
 
 
+@pytest.mark.parametrize("labels", [1, 700])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_label_and_many_equal_torch(family: str, labels: int) -> None:
+    model = tiny(family, "SequenceClassification", num_labels=labels)
+    assert max(differences(model, build(model))) < 1e-4
+    quantised = max(differences(model, build(model, encoding=quantize.INT8)))
+    spread = float(torch_logits(model, rows(model, 4, 32))[0].std())
+    assert quantised < 0.5 * spread
+
+
 def test_tiny_logits_are_worth_comparing() -> None:
     model = tiny("Bert", "SequenceClassification")
     logits = torch_logits(model, rows(model, 4, 32))[0]

@@ -61,6 +61,7 @@ def test_there_are_recipes_for_the_bundles() -> None:
 
 TABLE_14 = {
     "cola": (1e-5, 16, 0.0, 5336, 320, 512),
+    "stsb": (2e-5, 16, 0.0, 3598, 214, 512),
     "sst2": (1e-5, 32, 0.0, 20935, 1256, 512),
     "mnli": (3e-5, 128, 0.0, 10000, 1000, 512),
     "qnli": (1e-5, 32, 0.0, 33112, 1986, 512),
@@ -171,6 +172,10 @@ def test_values_out_of_range_are_named(key: str, value: float) -> None:
         ({"table": {"text": "x"}}, "multi_label and table tell of data 'table', not of 'nli'"),
         ({"data": "table", "multi_label": True, "label_smoothing": 0.1}, "label_smoothing"),
         ({"data": "table", "labels": ["1", "1.0"]}, "needs labels"),
+        ({"task": "score"}, "task 'score' reads data 'table', not 'nli'"),
+        ({"activation": "sigmoid"}, "activation is of task 'score', not of 'classification'"),
+        ({"task": "score", "data": "table", "label_smoothing": 0.1}, "label_smoothing is for labels that exclude"),
+        ({"task": "score", "data": "table", "activation": "tanh"}, "activation is one of 'identity', 'sigmoid', not"),
         ({"data": "table", "labels": [], "table": {"numbers": "index"}}, 'table.numbers "index" wants labels'),
         ({"data": "table", "table": {"separator": ""}}, "table.separator is empty"),
         ({"max_steps": 10, "warmup_steps": 10}, "warmup_steps 10 leave none of max_steps 10"),

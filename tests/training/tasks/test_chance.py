@@ -114,7 +114,7 @@ def test_labels_that_may_hold_together(named: str, fits: bool) -> None:
         scores = {}
         for name, label in zip(named, "abc", strict=True):
             scores[name] = 0.5 * float(label in holds) + 0.5 * float(generator.random())
-        outcomes.append(TagOutcome(TaggedText(ClassificationExample("x"), frozenset(holds)), scores))
+        outcomes.append(TagOutcome.of(TaggedText(ClassificationExample("x"), frozenset(holds)), scores))
     served: Any = SimpleNamespace(labels=tuple(named))
     said = MultiLabel().misfit(served, outcomes)
     assert (said == "") == fits

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.tasks import ClassificationExample, MultipleChoiceExample
-from training.data import ChoiceQuestion, Question, TaggedText
-from training.tasks import classification, multi_label, multiple_choice, span
+from training.data import ChoiceQuestion, Question, ScoredText, TaggedText
+from training.tasks import classification, multi_label, multiple_choice, score, span
 from training.tasks.multi_label import TagOutcome
 from training.tasks.multiple_choice import ChoiceOutcome
+from training.tasks.score import ScoreOutcome
 from training.tasks.span import SpanOutcome, best_threshold, exact_match, f1, normalize_answer
 
 FOREVER = float("inf")
@@ -267,7 +270,7 @@ def test_accuracy() -> None:
 
 
 def tagged(holding: str, **scores: float) -> TagOutcome:
-    return TagOutcome(TaggedText(ClassificationExample("x"), frozenset(holding)), scores)
+    return TagOutcome.of(TaggedText(ClassificationExample("x"), frozenset(holding)), scores)
 
 
 def test_several_labels_by_hand() -> None:
@@ -294,7 +297,64 @@ def test_label_threshold_is_the_best_of_all(seed: int) -> None:
     best = max(multi_label.f1(outcomes, i / 20)["f1"] for i in range(20))
     threshold = multi_label.best_threshold(outcomes)
     assert multi_label.f1(outcomes, threshold)["f1"] == pytest.approx(best)
-    assert all(threshold != score for outcome in outcomes for score in outcome.scores.values())
+    assert all(threshold != score for outcome in outcomes for score in outcome.scores)
+
+
+def test_a_label_threshold_without_any_label_is_the_usual_one() -> None:
+    assert multi_label.best_threshold([tagged("", a=0.9, b=0.2)]) == 0.5
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
+
+
+def scored(given: float, right: float, query: str = "q") -> ScoreOutcome:
+    return ScoreOutcome(ScoredText(ClassificationExample(query, "t"), right), given)
+
+
+def test_correlations_by_hand() -> None:
+    outcomes = [scored(given, right) for given, right in ((0.1, 1.0), (0.2, 2.0), (0.9, 3.0), (0.3, 4.0))]
+    # Ranks 0 1 3 2 and 0 1 2 3: 1 - 6 * (1 + 1) / (4 * 15). Covariance and variances, times 4: 1.3, 0.3875 and 5.
+    assert score.correlations(outcomes) == {
+        "spearman": pytest.approx(80.0), "pearson": pytest.approx(100 * 0.65 / (0.3875 * 5) ** 0.5), "rows": 4,
+    }  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=2, max_size=30))
+def test_rank_correlations_are_those_of_numpy_over_counted_ranks(pairs: list[tuple[int, int]]) -> None:
+    def places(values: list[int]) -> list[float]:
+        return [sum(v < x for v in values) + (sum(v == x for v in values) - 1) / 2 for x in values]
+
+    one, other = (places(list(values)) for values in zip(*pairs, strict=True))
+    varied = len(set(one)) > 1 and len(set(other)) > 1
+    expected = 100 * float(np.corrcoef(one, other)[0, 1]) if varied else 0.0
+    assert score.correlations([scored(*pair) for pair in pairs])["spearman"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_relevance_by_hand() -> None:
+    outcomes = [
+        scored(0.9, 1.0, "a"), scored(0.8, 0.0, "a"),  # right
+        scored(0.3, 1.0, "b"), scored(0.7, 0.0, "b"), scored(0.3, 0.0, "b"),  # third: what ties goes before it
+        scored(0.1, 1.0, "all right"), scored(0.2, 0.0, "all wrong"),  # one text alone has no order
+    ]  # fmt: skip
+    found = score.correlations(outcomes)
+    assert found["mrr"] == pytest.approx(100 * (1 + 1 / 3) / 2)
+    assert found["average_precision"] == pytest.approx(100 * (1 / 1 + 2 / 5 + 3 / 7) / 3)
+    assert "mrr" not in score.correlations([scored(0.9, 1.0, "a"), scored(0.1, 0.0, "b")])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        ([(i, -i) for i in range(8)], "the rank correlation is -100.00, below the 0 of guesses"),
+        ([(i, i) for i in range(8)], ""),
+        ([(0, 1), (1, 0)], ""),  # too few to tell
+        ([(0, 1), (1, 2), (2, 0), (3, 1)], ""),
+        ([(i, 1) for i in range(8)], ""),  # one number alone
+    ],
+)
+def test_scores_the_other_way_up_are_told(pairs: list[tuple[float, float]], told: str) -> None:
+    assert score.Score().misfit(None, [scored(*pair) for pair in pairs]).startswith(told or "")
+    assert bool(score.Score().misfit(None, [scored(*pair) for pair in pairs])) == bool(told)
 
 
 def chosen(option: int, answer: int, passage: str, level: str, truncated: bool = False) -> ChoiceOutcome:
