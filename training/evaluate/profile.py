@@ -18,9 +18,9 @@ from service.engine.processor import cpu_quota
 from service.engine.session import Engine
 from service.engine.tokenizer import Tokenizer
 from service.repository import bundle as bundles
-from service.repository import manifest as manifests
+from service.repository import loading
+from service.repository.manifest import MANIFEST
 from service.repository.opening import open_engine
-from service.tasks import build
 from training import files, tasks
 from training.data import records
 from training.evaluate import runner as evaluate
@@ -80,16 +80,13 @@ def add(
         DataError: a file cannot be read or holds a bad record.
     """
     bundle = bundles.load(folder)
-    manifest = bundle.manifest
-    tokenizer = Tokenizer.from_file(folder / manifests.TOKENIZER)
-    task = build(manifest, tokenizer)
-    examples = {
-        records.name(path): evaluate.read(task, path, layout={**manifest.layout, **(layout or {})}) for path in paths
-    }
+    tokenizer, task = loading.open_task(bundle)
+    layout = {**bundle.manifest.layout, **(layout or {})}
+    examples = {records.name(path): evaluate.read(task, path, layout=layout) for path in paths}
     engine, _ = open_engine(bundle, device=device, workers=0, intra_op_threads=0, cores=cpu_quota())
     profile = measure(task, engine, tokenizer, examples)
-    values = json.loads((folder / manifests.MANIFEST).read_bytes()) | {"profile": dataclasses.asdict(profile)}
-    with files.written_aside(folder / manifests.MANIFEST) as path:
+    values = json.loads((folder / MANIFEST).read_bytes()) | {"profile": dataclasses.asdict(profile)}
+    with files.written_aside(folder / MANIFEST) as path:
         path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return profile
 
