@@ -30,6 +30,8 @@ ENV PATH=/app/venv/bin:$PATH \
     BERTIE_OPS_PORT=8081
 # The API; health and metrics, which no flood on the first one keeps waiting.
 EXPOSE 8000 8081
+# Amazon SageMaker may say at which port it asks (SAGEMAKER_BIND_TO_PORT); it starts the image as `serve`.
+LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
 # A number, so that an orchestrator can see it isn't root. The root may be mounted read-only, with a tmpfs on /tmp: there
 # the weights are copied while they are opened, so that no change to their files can reach a running service.
 USER 10001:10001

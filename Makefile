@@ -3,6 +3,7 @@
 #   make serve      serve the bundled models on 127.0.0.1:8000 (BERTIE_PORT=9000 make serve: another port)
 #   make test       ruff, mypy, then every test with coverage
 #   make install    the CPU service alone, from the hash-pinned lock
+#   make clients    install others' clients, which tests/clients tries; make test does it too
 #   make check      ruff and mypy
 #   make format     let ruff rewrite what it can
 #   make models     rebuild the bundles in models/ from data: ENCODER=path DATA=path make models
@@ -30,9 +31,10 @@ MEASURE := $(VENV)/.installed-measure
 DEV     := $(VENV)/.installed-dev
 GPU     := $(VENV)-gpu/.installed
 PEERS   := $(VENV)-bench/.installed
+CLIENTS := $(VENV)-clients/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format models gpu-check bench soak lock clean
+.PHONY: clients help install serve test check format models gpu-check bench soak lock clean
 
 help:
 	@sed -n '/^#   make /s/^#   //p' Makefile
@@ -42,8 +44,10 @@ install: $(SERVICE)
 serve: $(SERVICE)
 	exec $(PY) -m service
 
-test: check
+test: check $(CLIENTS)
 	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+clients: $(CLIENTS)
 
 check: $(DEV)
 	$(PY) -m ruff check .
@@ -90,6 +94,18 @@ $(PEERS): pyproject.toml requirements/constraints.txt
 	grep -v '^opentelemetry' requirements/constraints.txt > $(VENV)-bench/constraints.txt
 	$(VENV)-bench/bin/python -m pip --quiet install -c $(VENV)-bench/constraints.txt setuptools
 	$(VENV)-bench/bin/python -m pip --quiet install --no-build-isolation -c $(VENV)-bench/constraints.txt -e '.[cpu,train,measure,bench]'
+	@touch $@
+
+# Others' clients, for tests/clients, have bounds of their own. Of huggingface_hub three older versions are in folders.
+HUBS := 0.34 1.1.4 1.1
+
+$(CLIENTS): requirements/clients.in
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip --quiet install -r requirements/clients.in
+	for hub in $(HUBS); do \
+	    $(VENV)-clients/bin/python -m pip --quiet install --upgrade --no-deps --target $(VENV)-clients/hub-$$hub \
+	        "huggingface-hub==$$hub.*" || exit 1; \
+	done
 	@touch $@
 
 # ---- models, GPU, measurements, locks -------------------------------------------------------------------------------
@@ -164,4 +180,4 @@ lock:
 	$(COMPILE) --generate-hashes --extra otel -c requirements/constraints.txt -o requirements/otel.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) $(VENV)-gpu $(VENV)-bench build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-bench $(VENV)-clients build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -5,21 +5,23 @@ Owns their order. Knows nothing of the server that runs it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from service import __version__
+from service import __version__, protocols
 from service.errors import ConfigurationError
 from service.http import openapi, pages, problems
-from service.http.context import Context, ContextMiddleware, InFlight, Recorder
+from service.http.context import REFUSE, Context, ContextMiddleware, InFlight, Recorder
+from service.http.endpoints import Endpoint, Endpoints
 from service.http.gate import Gate
 from service.http.routes import Routes
 from service.metrics import Metrics
@@ -53,7 +55,9 @@ def create_app(
     """
     metrics = metrics or Metrics()
     recorder = Recorder(metrics)
-    gate = Gate(settings, recorder)
+    endpoints = Endpoints()
+    endpoints.add(protocols.endpoints(settings))
+    gate = Gate(settings, recorder, endpoints)
     routes = Routes(settings, metrics, gate)
     in_flight = InFlight()
 
@@ -73,10 +77,7 @@ def create_app(
     app = _application(lifespan)
     app.state.routes, app.state.gate, app.state.recorder = routes, gate, recorder
     app.state.in_flight, app.state.idle = in_flight, True
-    documented = APIRouter()
-    for path, handler in (("/classify", routes.classify), ("/qa", routes.qa)):  # the busiest first
-        app.add_route(path, _Endpoint(path, handler), methods=["POST"], include_in_schema=False)  # type: ignore[arg-type]
-        documented.post(path, response_model=None, operation_id=handler.__name__, tags=["predictions"])(handler)
+    app.router.routes.append(_EndpointRoute(endpoints, routes))  # the busiest first
     app.get("/models", response_model=None, operation_id="models", tags=["models"])(routes.models)
     app.get("/models/{name}", response_model=None, operation_id="one_model", tags=["models"])(routes.one_model)
     add_operations(app, routes)
@@ -85,8 +86,7 @@ def create_app(
 
     def document() -> dict[str, object]:
         if app.openapi_schema is None:
-            described = [*documented.routes, *app.routes]
-            app.openapi_schema = openapi.document(app, described, settings, can_answer=routes.can_answer)
+            app.openapi_schema = openapi.document(app, endpoints, settings, can_answer=routes.can_answer)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
@@ -120,20 +120,32 @@ def add_operations(app: FastAPI, routes: Routes) -> None:
         app.get(path, response_model=None, operation_id=handler.__name__, tags=["operations"])(handler)
 
 
-class _Endpoint:
-    """A handler that takes a request and gives a response, as the application that a route runs.
+class _EndpointRoute(BaseRoute):
+    """The route of all endpoints.
 
     What FastAPI puts around a handler by default (dependencies, exit stacks, a query parsed) does nothing for one that
     reads its own body, and takes a seventh of what a request costs the event loop (docs/lab.md).
     """
 
-    def __init__(self, path: str, handler: Callable[[Request], Awaitable[Response]]) -> None:
-        self.path = path
-        self._handler = handler
+    def __init__(self, endpoints: Endpoints, routes: Routes) -> None:
+        self._endpoints = endpoints
+        self._routes = routes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["route"] = self  # as FastAPI's own routes do: metrics and the access log name it
-        response = await self._handler(Request(scope, receive, send))
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        for match, method in ((Match.FULL, scope["method"]), (Match.PARTIAL, "POST"), (Match.PARTIAL, "GET")):
+            if found := self._endpoints.find(method, scope["path"]):
+                endpoint, parts = found
+                return match, {"route": endpoint, "path_params": parts}  # metrics and the access log name the route
+        return Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint: Endpoint = scope["route"]
+        if scope["method"] != endpoint.method:
+            scope[REFUSE] = endpoint.refuse
+            others = (route for route in scope["router"].routes if route is not self)
+            known = {method for route in others if route.matches(scope)[0] != Match.NONE for method in route.methods}
+            raise problems.MethodNotAllowed(", ".join(sorted({endpoint.method, *known})))
+        response = await self._routes.answer(Request(scope, receive, send), endpoint)
         await response(scope, receive, send)
 
 

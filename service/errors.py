@@ -5,6 +5,8 @@ Owns the names, statuses and wording. Knows nothing of HTTP frameworks: `service
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class BertieError(Exception):
     """Base of all errors with a meaning outside this package.
@@ -119,11 +121,17 @@ class InvalidInput(BertieError):
         self.errors = errors
         self.index = index
 
-    def in_input(self) -> InvalidInput:
-        """Get the same error with its field named as one of many inputs, where a task found it."""
+    def in_input(self, places: Sequence[int] | None = None, noun: str = "inputs") -> InvalidInput:
+        """Get the same error with its field named as one of many inputs, where a task found it.
+
+        Args:
+            places: of the examples among the inputs, where the task had some of them.
+            noun: what the request calls the inputs.
+        """
         if self.index is None:
             return self
-        return InvalidInput(self.detail, field=f"inputs.{self.index}.{self.field}")
+        place = self.index if places is None else places[self.index]
+        return InvalidInput(self.detail, field=f"{noun}.{place}.{self.field}")
 
 
 class QueueFull(BertieError):

@@ -17,6 +17,7 @@ from prometheus_client import Histogram
 from service.drift import Drift
 from service.engine.processor import cpu_quota
 from service.engine.session import Provider
+from service.engine.tokenizer import Tokenizer
 from service.errors import Draining, InvalidInput, TooLarge, UnknownModel
 from service.metrics import Metrics
 from service.repository.bundle import Bundle
@@ -43,6 +44,7 @@ class Predictions:
         times: when each phase (tokenize, queue, inference, decode) began and ended, on `time.perf_counter`'s clock.
         seconds: the time that each took.
         rows: model rows that they made.
+        tokens: of these rows.
         batches: those that the rows ran in.
     """
 
@@ -50,6 +52,7 @@ class Predictions:
     times: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
     rows: int
+    tokens: int
     batches: Sequence[BatchRun]
 
 
@@ -68,6 +71,7 @@ class Model:
     bundle: Bundle
     graph: Graph
     provider: Provider
+    tokenizer: Tokenizer
     tasks: tuple[AnyTask, ...]
     runner: Runner
     scheduler: Scheduler
@@ -141,7 +145,7 @@ class Predictor:
             InvalidInput: the model of that name takes other inputs.
         """
         if name is not None and name not in self.models:
-            raise UnknownModel(f"there is no model {name!r}; there are {', '.join(self.models)}", field="model")
+            raise UnknownModel(f"there is no model {name!r:.200}; there are {', '.join(self.models)}", field="model")
         best, found = 0, None
         for model in self.models.values() if name is None else (self.models[name],):
             for task in model.tasks:
@@ -179,8 +183,9 @@ class Predictor:
             encoded = task.encode(examples) if small else await self._in_thread(lambda: task.encode(examples))
             rows = [row for example_rows in encoded for row in example_rows]
             self._limit_rows(len(rows))
+            tokens = sum(map(len, rows))
             if permit is not None:
-                permit.resize(sum(map(len, rows)))
+                permit.resize(tokens)
             encoded_at = time.perf_counter()
             job = await model.scheduler.run(model.runner, rows, permit.client if permit else None)
             logits = iter(job.logits)
@@ -201,7 +206,7 @@ class Predictor:
             self._observe(model, task, answers, seconds)
             if model.drift is not None and task is model.tasks[0]:  # of what it does besides there was no dev set
                 model.drift.observe(task, encoded, answers)
-            return Predictions(answers, times, seconds, len(rows), job.batches)
+            return Predictions(answers, times, seconds, len(rows), tokens, job.batches)
         finally:
             self._running -= 1
 

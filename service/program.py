@@ -14,8 +14,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvloop
 from fastapi import FastAPI
@@ -33,13 +35,22 @@ logger = logging.getLogger("service")
 
 CANNOT_START = 3
 PREFIX = "BERTIE_"
+PLATFORM_VARIABLES = {
+    "AIP_HTTP_PORT": "port",
+    "AIP_PREDICT_ROUTE": "vertex_predict_route",
+    "AIP_HEALTH_ROUTE": "vertex_health_route",
+    "SAGEMAKER_BIND_TO_PORT": "port",
+}
+"""What Vertex AI and Amazon SageMaker say, and the settings that it is."""
+SAGEMAKER_MODELS = Path("/opt/ml/model")
+"""Where Amazon SageMaker unpacks a model: a folder of bundles."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal. Returns the exit status."""
-    _parser().parse_args(arguments)
+    on_sagemaker = _parser().parse_args(arguments).serve is not None
     try:
-        settings = Settings()
+        settings = Settings(**platform_settings(os.environ, on_sagemaker=on_sagemaker))
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             print(f"bertie: {PREFIX}{str(detail['loc'][0]).upper()}: {detail['msg']}", file=sys.stderr)
@@ -106,6 +117,17 @@ def _stop_loading(sig: int, frame: FrameType | None) -> None:
     raise _Stopped
 
 
+def platform_settings(environment: Mapping[str, str], *, on_sagemaker: bool) -> dict[str, Any]:
+    """Get the settings that a platform gives in variables of its own, where Bertie's are not set."""
+    found: dict[str, Any] = {}
+    if on_sagemaker:
+        found |= {"host": "0.0.0.0", "port": "8080"}
+        if SAGEMAKER_MODELS.is_dir() and any(SAGEMAKER_MODELS.iterdir()):
+            found["models_dir"] = SAGEMAKER_MODELS
+    found |= {ours: environment[theirs] for theirs, ours in PLATFORM_VARIABLES.items() if environment.get(theirs)}
+    return {name: value for name, value in found.items() if not environment.get(f"{PREFIX}{name.upper()}")}
+
+
 def _warn_of_unknown_variables() -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name in sorted(os.environ):
@@ -125,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve the bundles of a folder over HTTP. Everything is set by environment variables.",
         epilog="settings:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "serve", nargs="?", choices=["serve"], help="as Amazon SageMaker starts a container: on port 8080"
     )
     parser.add_argument("--version", action="version", version=__version__)
     return parser

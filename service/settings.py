@@ -6,14 +6,18 @@ Owns names, defaults and bounds. The README's table is held to this file by a te
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MAX_ITEMS = 4096
 """Most values of any list in a request, whatever the settings say."""
 Items = Annotated[int, Field(ge=1, le=MAX_ITEMS)]
+
+
+Protocol = Literal["huggingface", "tei", "classify", "oip", "kserve", "sagemaker", "vertex"]
+"""Other servers' contracts, `service.protocols`."""
 
 
 class Settings(BaseSettings):
@@ -91,6 +95,20 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Origins whose pages may call from a browser, comma-separated; `*` for all."
     )
+    protocols: Annotated[tuple[Protocol, ...], NoDecode] = Field(
+        default=get_args(Protocol),
+        description="Other servers' contracts that are served beside Bertie's own, comma-separated; or `none`.",
+    )
+    vertex_predict_route: str = Field(
+        default="/vertex",
+        pattern="^/",
+        description="Where Vertex AI posts instances; it says so itself, in `AIP_PREDICT_ROUTE`.",
+    )
+    vertex_health_route: str = Field(
+        default="/vertex/health",
+        pattern="^/",
+        description="Where Vertex AI asks after health; it says so itself, in `AIP_HEALTH_ROUTE`.",
+    )
     log_format: Literal["console", "json"] = Field(
         default="console", description="`console` for eyes, `json` for machines."
     )
@@ -102,12 +120,14 @@ class Settings(BaseSettings):
         "(install the extra `otel`).",
     )
 
-    @field_validator("models", "api_keys", "cors_origins", mode="before")
+    @field_validator("models", "api_keys", "cors_origins", "protocols", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _split(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        if parts == ("none",) and info.field_name == "protocols":
+            return ()
         if not parts:  # "," for keys must not mean a service that is open to all
             raise ValueError("it is set and holds nothing; unset it or name something")
         return parts

@@ -120,7 +120,7 @@ def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
                 engine, graph = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
             runner = loading.runner(bundle, tokenizer, engine, settings.max_batch_tokens or 1024)
             workers = getattr(engine, "workers", 1)
-            opened.append(loading.Opened(bundle, graph, "cpu", task, runner, workers))
+            opened.append(loading.Opened(bundle, graph, "cpu", tokenizer, task, runner, workers))
         return loading.serve(opened, settings, metrics)
 
     return load

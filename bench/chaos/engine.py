@@ -150,7 +150,7 @@ def load(settings: Any, metrics: Any) -> Any:
     vocabulary = json.loads((bundle.folder / "tokenizer.json").read_text())["model"]["vocab"]
     engine = FaultyEngine(vocabulary[GUILTY])
     runner = loading.runner(bundle, tokenizer, engine, 1024)
-    opened = loading.Opened(bundle, bundle.graph_for("cpu"), "cpu", task, runner, workers=1)
+    opened = loading.Opened(bundle, bundle.graph_for("cpu"), "cpu", tokenizer, task, runner, workers=1)
     return loading.serve([opened], settings, metrics)
 
 

@@ -135,6 +135,10 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return self._backend.get_vocab_size()
 
+    def token(self, token_id: int) -> str:
+        """Get the token of an id, as the vocabulary has it; empty where there is none."""
+        return self._backend.id_to_token(token_id) or ""
+
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenise many texts at once (across cores when there are several), without special tokens.
 

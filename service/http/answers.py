@@ -5,17 +5,19 @@ Tasks own the shape of a prediction (`service.tasks`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from service.predictor import Model
 from service.repository.manifest import Calibration
 from service.tasks import PATHS, RerankTask, ZeroShotTask
 from service.tasks.spec import Activation
 
+JSON = "application/json"
 ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     task.prediction: TypeAdapter(task.prediction) for tasks in PATHS.values() for task in tasks
 }
@@ -31,6 +33,17 @@ def write(model: str, predictions: Sequence[Any], *, many: bool) -> bytes:
     kind = ADAPTERS[type(predictions[0])]
     results = [kind.dump_python(prediction) for prediction in predictions]
     return to_json({"model": model, "results": results} if many else {"model": model, **results[0]})
+
+
+def dump(prediction: Any) -> dict[str, Any]:
+    """Get a prediction's JSON as plain values."""
+    found: dict[str, Any] = ADAPTERS[type(prediction)].dump_python(prediction)
+    return found
+
+
+def response(value: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Make an answer of a value's JSON."""
+    return Response(to_json(value), headers=headers, media_type=JSON)
 
 
 class ModelInfo(BaseModel):

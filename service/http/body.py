@@ -22,14 +22,18 @@ class ClientGone(Exception):
     """The client left before the answer was ready."""
 
 
-def declared_length(headers: Mapping[str, str], limit: int) -> int:
+def declared_length(headers: Mapping[str, str], limit: int, *, is_json: bool = True) -> int:
     """Get the length that a body declares, 0 where it declares none.
+
+    Args:
+        is_json: whether it must be declared as JSON.
 
     Raises:
         UnsupportedMediaType: it is not declared as JSON in UTF-8, or is compressed.
         TooLarge: it is over the limit.
     """
-    _check_media_type(headers.get("content-type", ""))
+    if is_json:
+        _check_media_type(headers.get("content-type", ""))
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("compressed bodies are not taken: leave out Content-Encoding")
     declared = headers.get("content-length", "")

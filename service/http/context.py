@@ -34,6 +34,8 @@ BEGAN = "bertie.began"
 """Where a scope holds the time of the request's first byte, if the server noted it."""
 PERMIT = "bertie.permit"
 """Where a scope holds the request's permit, which is released when the request is over."""
+REFUSE = "bertie.refuse"
+"""Where a scope holds what writes its errors, if not as problem documents."""
 _KEY = "bertie.context"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Unique, and no secret: a random number for the process and a count cost less than randomness for each request.
@@ -41,7 +43,7 @@ _PROCESS = secrets.token_hex(8)
 _COUNTER = itertools.count()
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 _QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))
-"""Routes that machines ask for every few seconds: logged at debug."""
+"""Routes that machines ask for every few seconds, beside the open endpoints: logged at debug."""
 REFUSALS_EVERY = 0.1
 """Seconds between two lines about requests that got 429; each tells how many there were."""
 CLIENT_GONE = 499
@@ -107,9 +109,9 @@ class Recorder:
         self._refusal_logged = 0.0
         self._refusals = 0  # not logged
 
-    def reject(self, error: BertieError, route: str) -> None:
+    def reject(self, error: BertieError) -> None:
         """Count a request that is refused."""
-        if error.reason and route not in _QUIET:
+        if error.reason:
             self._rejected(error.reason).inc()
 
     def trace(self, scope: Scope, context: Context) -> Trace | None:
@@ -118,7 +120,7 @@ class Recorder:
 
     def note(self, scope: Scope, context: Context, route: str) -> None:
         """Note a request that is over, at the template of its route."""
-        quiet = route in _QUIET
+        quiet = _is_probe(scope)
         seconds, trace = context.seconds, None if quiet else context.trace
         self._requests(route, context.model, str(context.status)).inc()
         exemplar = {"trace_id": trace.id} if trace is not None and trace.sampled else None
@@ -235,8 +237,14 @@ class ContextMiddleware:
         context = Context.of(scope)
         if context.status:
             raise error  # half an answer is out: all that is left is to break off the connection
-        self._recorder.reject(error, route(scope))
-        await problems.response(error, context.request_id)(scope, receive, send)
+        if not _is_probe(scope):
+            self._recorder.reject(error)
+        write: problems.Refuse = scope.get(REFUSE, problems.write)
+        await write(error, context.request_id).response()(scope, receive, send)
+
+
+def _is_probe(scope: Scope) -> bool:
+    return route(scope) in _QUIET or getattr(scope.get("route"), "open", False)
 
 
 def route(scope: Scope) -> str:

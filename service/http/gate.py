@@ -12,24 +12,25 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.errors import BertieError, NotReady
-from service.http import problems
 from service.http.body import declared_length
 from service.http.context import BEGAN, PERMIT, Context, Recorder, request_id
+from service.http.endpoints import Endpoint, Endpoints
 from service.http.keys import Keys
 from service.predictor import Predictor
 from service.scheduler.permits import Permit
 from service.settings import Settings
-from service.tasks import PATHS
 
 
 class Gate:
     """Admits requests.
 
     Attributes:
+        endpoints: what it may admit to.
         predictor: set while the application runs.
     """
 
-    def __init__(self, settings: Settings, recorder: Recorder) -> None:
+    def __init__(self, settings: Settings, recorder: Recorder, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
         self.predictor: Predictor | None = None
         self.keys = Keys([key.get_secret_value() for key in settings.api_keys])
         self._most_bytes = settings.max_body_bytes
@@ -41,8 +42,8 @@ class Gate:
             raise NotReady("the service is starting")
         return self.predictor
 
-    def admit(self, scope: Scope) -> Permit:
-        """Get the permit of a request with a body.
+    def admit(self, scope: Scope, endpoint: Endpoint) -> Permit:
+        """Get the permit of a request with a body to an endpoint.
 
         Raises:
             BertieError: it has no key, its head says that its body cannot be taken, too much is in flight, or the
@@ -54,7 +55,7 @@ class Gate:
             key = self.keys.check(headers)
             predictor = self.serving()
             predictor.check_open()
-            declared = declared_length(headers, self._most_bytes)
+            declared = declared_length(headers, self._most_bytes, is_json=endpoint.is_json)
             address = client[0] if client else None
             scope[PERMIT] = predictor.permits.acquire(address if key is None else key, declared)
         permit: Permit = scope[PERMIT]
@@ -65,20 +66,24 @@ class Gate:
 
         A browser's request from another origin is the application's to refuse: the answer wants CORS headers.
         """
-        if scope["method"] != "POST" or scope["path"] not in PATHS or b"origin" in dict(scope["headers"]):
+        if scope["method"] != "POST" or b"origin" in dict(scope["headers"]):
             return None
+        found = self.endpoints.find("POST", scope["path"])
+        if found is None:
+            return None
+        endpoint, _ = found
         try:
-            self.admit(scope)
+            self.admit(scope, endpoint)
         except BertieError as error:
             context = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
-            context.status = error.status
-            self._recorder.reject(error, scope["path"])
-            self._recorder.note(scope, context, scope["path"])
-            headers, body = problems.write(error, context.request_id)
+            status, headers, body = endpoint.refuse(error, context.request_id)
+            context.status = status
+            self._recorder.reject(error)
+            self._recorder.note(scope, context, endpoint.path)
             lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
             lines += [b"%b: %b\r\n" % header for header in context.headers()]
             lines.append(b"content-length: %d\r\n" % len(body))
             if not keep_alive:
                 lines.append(b"connection: close\r\n")
-            return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
+            return b"".join([STATUS_LINE[status], *lines, b"\r\n", body])
         return None

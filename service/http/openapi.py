@@ -5,14 +5,15 @@ The shapes are those that parse requests and write answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.routing import BaseRoute
+from pydantic_core import from_json
 
 from service.errors import (
     BertieError,
@@ -27,6 +28,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.http import answers, problems, requests
+from service.http.endpoints import Endpoint
 from service.settings import Settings
 from service.tasks import PATHS
 
@@ -60,6 +62,14 @@ _BODY_ERRORS: tuple[type[BertieError], ...] = (
     MalformedBody, Unauthorized, UnknownModel, TooLarge, UnsupportedMediaType, InvalidInput, QueueFull, NotReady,
     DeadlineExceeded, BertieError,
 )  # fmt: skip
+_LIMITS = {
+    field: limit.setting
+    for shapes in requests.SHAPES.values()
+    for shape in shapes
+    for field, limit in shape.limits.items()
+}
+"""The settings of lists' lengths, by the names of fields, which are the same in every protocol."""
+_LOOK_UP_ERRORS: tuple[type[BertieError], ...] = (Unauthorized, UnknownModel, NotReady)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "/qa": {
         "one text": {"question": "Where does Ada live?", "context": "Ada lives in London. Ruth lives in Paris."},
@@ -109,41 +119,124 @@ _GET_ERRORS: dict[str, tuple[type[BertieError], ...]] = {
 
 
 def document(
-    app: FastAPI, routes: Sequence[BaseRoute], settings: Settings, *, can_answer: Callable[[str, Any], bool]
+    app: FastAPI, endpoints: Iterable[Endpoint], settings: Settings, *, can_answer: Callable[[str, Any], bool]
 ) -> dict[str, Any]:
     """Write the OpenAPI document.
 
     Args:
-        routes: what it describes.
+        app: whose other routes it describes too.
         settings: say whether API keys are wanted, and how long lists may be.
         can_answer: whether some model takes such a body at a path; an example that none takes is left out.
     """
-    result = get_openapi(
-        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=routes
+    other = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
     )
+    result = other | {"paths": {}}
     components = result.setdefault("components", {})
-    models: list[type[BaseModel]] = [*_ANSWERS.values(), problems.Problem]
-    _, shared = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
-    components["schemas"] = shared["$defs"]
-    for path, operations in result["paths"].items():
+    schemas = components["schemas"] = _shared(endpoints)
+    for endpoint in endpoints:
+        operation = _operation(endpoint, schemas, settings)
+        if endpoint.path in PATHS:
+            _add_own(operation, endpoint, schemas, settings, can_answer)
+        result["paths"].setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+    for path, operations in other["paths"].items():
         for operation in operations.values():
-            errors = _BODY_ERRORS if path in PATHS else _GET_ERRORS[path]
             operation["summary"] = operation.pop("description")  # the handler's docstring; FastAPI's is its name
-            if path in PATHS:
-                operation["requestBody"] = _request(path, components["schemas"], settings, can_answer)
-                answer = _json({"anyOf": _responses(path, components["schemas"])})
-                answer["headers"]["Server-Timing"] = _SERVER_TIMING
-            else:
-                answer = _json({"$ref": _REF.format(model=_ANSWERS[path].__name__)}) if path in _ANSWERS else _metrics()
-            operation["responses"] = {"200": answer} | {str(error.status): _problem(error) for error in errors}
+            answer = _json({"$ref": _REF.format(model=_ANSWERS[path].__name__)}) if path in _ANSWERS else _metrics()
+            problem = _REF.format(model=problems.Problem.__name__)
+            refused = {str(error.status): _problem(error, problem) for error in _GET_ERRORS[path]}
+            operation["responses"] = {"200": answer} | refused
             if "{name}" in path:
-                name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-                operation["parameters"] = [name]
-            if settings.api_keys and Unauthorized in errors:
+                operation["parameters"] = _parameters(path)
+            if settings.api_keys and Unauthorized in _GET_ERRORS[path]:
                 operation["security"] = [{"key": []}]
+        result["paths"].setdefault(path, {}).update(operations)
+    for schema in schemas.values():
+        for field, setting in _LIMITS.items():
+            if field in schema.get("properties", {}):
+                _bound(schema["properties"][field], getattr(settings, setting))
     if settings.api_keys:
+        for endpoint in endpoints:
+            if not endpoint.open:
+                result["paths"][endpoint.path][endpoint.method.lower()]["security"] = [{"key": []}]
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return result
+
+
+def _shared(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+    models: list[type[BaseModel]] = [*_ANSWERS.values(), *(each.document.error for each in endpoints)]
+    models += [each.document.other_error for each in endpoints if each.document.other_error]
+    unique = [(model, "serialization") for model in dict.fromkeys(models)]
+    _, shared = models_json_schema(unique, ref_template=_REF)  # type: ignore[arg-type]
+    found: dict[str, Any] = shared["$defs"]
+    return found
+
+
+def _operation(endpoint: Endpoint, schemas: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Describe an endpoint: what its `read` says of itself, and each error in the endpoint's own form."""
+    said, posted = endpoint.document, endpoint.method == "POST"
+    answer: dict[str, Any] = _json(dict(said.answer)) if said.answer else _plain()
+    if posted and said.predicts:
+        answer["headers"]["Server-Timing"] = _SERVER_TIMING
+    errors = _BODY_ERRORS if posted else _LOOK_UP_ERRORS
+    operation: dict[str, Any] = {
+        "tags": [said.tag],
+        "summary": (endpoint.read.__doc__ or "").strip().splitlines()[0],
+        "operationId": _operation_id(endpoint),
+        "responses": {"200": answer},
+    }
+    problem = _REF.format(model=said.error.__name__)
+    other = {"schema": {"$ref": _REF.format(model=said.other_error.__name__)}} if said.other_error else None
+    for error in errors:
+        example = QueueFull("", retry_after=1) if error is QueueFull else error("what was wrong, in a sentence")
+        status, headers, body = endpoint.refuse(example, "3f6c0d2f9d1e4c7b8a5e6f7081920a1b")
+        refused = _problem(error, problem, headers["content-type"], body)
+        if other is not None:
+            refused["content"]["application/json"] = other
+        operation["responses"].setdefault(str(status), refused)
+    if said.bodies:
+        shapes = [_define(shape, schemas) for shape in said.bodies]
+        for shape in said.bodies:
+            for field in schemas[shape.__name__]["properties"].values():
+                _bound(field, settings.max_inputs)
+        content: dict[str, Any] = {"schema": shapes[0] if len(shapes) == 1 else {"anyOf": shapes}}
+        if said.example is not None:
+            content["example"] = said.example
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if "{" in endpoint.path:
+        operation["parameters"] = _parameters(endpoint.path)
+    return operation
+
+
+def _add_own(
+    operation: dict[str, Any],
+    endpoint: Endpoint,
+    schemas: dict[str, Any],
+    settings: Settings,
+    can_answer: Callable[[str, Any], bool],
+) -> None:
+    """Add Bertie's own bodies and answers to what is described of a path that may take others as well."""
+    found = [{"anyOf": _responses(endpoint.path, schemas)}]
+    body = _request(endpoint.path, schemas, settings, can_answer)
+    if "requestBody" in operation:
+        body["content"]["application/json"]["schema"]["anyOf"] += [
+            operation["requestBody"]["content"]["application/json"]["schema"]
+        ]
+        found.append(operation["responses"]["200"]["content"]["application/json"]["schema"])
+    operation["requestBody"] = body
+    operation["responses"]["200"]["content"] = {"application/json": {"schema": {"anyOf": found}}}
+
+
+def _operation_id(endpoint: Endpoint) -> str:
+    words = re.sub(r"\W+", "_", endpoint.path).strip("_") or "root"
+    return words if endpoint.method == "POST" else f"{endpoint.method.lower()}_{words}"
+
+
+def _parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
 
 
 def _request(
@@ -154,9 +247,6 @@ def _request(
     for shape in requests.SHAPES[path]:
         groups.setdefault(shape.group, []).append(_define(shape, schemas))
         shapes.append(_define(requests.ONE[shape], schemas))
-        for field, limit in shape.limits.items():
-            for model in (shape, requests.ONE[shape]):
-                _bound(schemas[model.__name__]["properties"][field], getattr(settings, limit.setting))
     for shape in {shape.group: shape for shape in requests.SHAPES[path]}.values():
         many = requests.MANY[shape.shared].model_json_schema(ref_template=_REF)
         inputs = groups[shape.group]
@@ -197,7 +287,7 @@ def _bound(schema: dict[str, Any], most: int) -> None:
     """Give a list's schema the length that the settings allow."""
     for part in (schema, *schema.get("oneOf", ()), *schema.get("anyOf", ())):
         if part.get("type") == "array":
-            part["maxItems"] = most
+            part["maxItems"] = min(most, part.get("maxItems", most))
 
 
 def _define(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +305,10 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _plain() -> dict[str, Any]:
+    return {"description": "It is well.", "headers": {"X-Request-Id": _REQUEST_ID}}
+
+
 def _metrics() -> dict[str, Any]:
     types = ("text/plain", "application/openmetrics-text")
     return {
@@ -224,20 +318,14 @@ def _metrics() -> dict[str, Any]:
     }
 
 
-def _problem(error: type[BertieError]) -> dict[str, Any]:
+def _problem(
+    error: type[BertieError], schema: str, media_type: str = problems.MEDIA_TYPE, example: bytes | None = None
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": {"$ref": schema}}
+    if example is not None:
+        content["example"] = from_json(example)
     return {
         "description": (error.__doc__ or error.title).splitlines()[0],
         "headers": {"X-Request-Id": _REQUEST_ID, "Server-Timing": _TOTAL_TIMING, **_HEADERS.get(error, {})},
-        "content": {
-            problems.MEDIA_TYPE: {
-                "schema": {"$ref": _REF.format(model="Problem")},
-                "example": {
-                    "type": problems.TYPE_PREFIX + error.slug,
-                    "title": error.title,
-                    "status": error.status,
-                    "detail": "what was wrong, in a sentence",
-                    "request_id": "3f6c0d2f9d1e4c7b8a5e6f7081920a1b",
-                },
-            }
-        },
+        "content": {media_type: content},
     }

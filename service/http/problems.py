@@ -7,6 +7,8 @@ came from.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
@@ -47,20 +49,61 @@ class NoSuchPath(BertieError):
 
 
 class MethodNotAllowed(BertieError):
-    """The path takes other methods."""
+    """The path takes other methods.
+
+    Attributes:
+        allow: the methods, with commas between them.
+    """
 
     status = 405
     slug = "method-not-allowed"
     title = "Method not allowed"
 
+    def __init__(self, allow: str) -> None:
+        super().__init__("this path takes other methods; see Allow")
+        self.allow = allow
 
-def write(error: BertieError, request_id: str) -> tuple[dict[str, str], bytes]:
-    """Write an error as an answer's headers and body."""
-    headers = {"content-type": MEDIA_TYPE}
+
+class Refusal(NamedTuple):
+    """An error as an answer: its status, its headers, its body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def response(self) -> Response:
+        """Make a response of it."""
+        return Response(self.body, self.status, self.headers)
+
+
+Refuse: TypeAlias = Callable[[BertieError, str], Refusal]
+"""Writes an error as an answer, given the request's id."""
+
+
+def headers(error: BertieError, media_type: str) -> dict[str, str]:
+    """Get the headers that go with an error, whatever form its body has."""
+    found = {"content-type": media_type}
     if isinstance(error, QueueFull):
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+        found["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, MethodNotAllowed):
+        found["allow"] = error.allow
     if isinstance(error, Unauthorized):
-        headers["www-authenticate"] = "Bearer"
+        found["www-authenticate"] = "Bearer"
+    return found
+
+
+def told(error: BertieError) -> str:
+    """Get an error's words for a form that has no place for the field: it's named before them, where they don't."""
+    return f"{error.field}: {error.detail}" if error.field and error.field not in error.detail else error.detail
+
+
+def refusal(error: BertieError, value: object, status: int | None = None) -> Refusal:
+    """Write an error as JSON of another form, under its own status where no other is given."""
+    return Refusal(status or error.status, headers(error, "application/json"), to_json(value))
+
+
+def write(error: BertieError, request_id: str) -> Refusal:
+    """Write an error as a problem document."""
     problem = {
         "type": TYPE_PREFIX + error.slug,
         "title": error.title,
@@ -72,20 +115,11 @@ def write(error: BertieError, request_id: str) -> tuple[dict[str, str], bytes]:
         problem["field"] = error.field
     if isinstance(error, InvalidInput) and error.errors:
         problem["errors"] = [{"field": field, "detail": detail} for field, detail in error.errors]
-    return headers, to_json(problem)
-
-
-def response(error: BertieError, request_id: str) -> Response:
-    """Make an error's answer."""
-    headers, body = write(error, request_id)
-    return Response(body, error.status, headers)
+    return Refusal(error.status, headers(error, MEDIA_TYPE), to_json(problem))
 
 
 def of_http(error: HTTPException, request_id: str) -> Response:
     """Write an error of the framework's own as an answer: no such path, or not with this method."""
     if error.status_code == 405:
-        answer = response(MethodNotAllowed("this path takes other methods; see Allow"), request_id)
-    else:
-        answer = response(NoSuchPath("nothing is served at this path; see /docs"), request_id)
-    answer.headers.update(error.headers or {})
-    return answer
+        return write(MethodNotAllowed((error.headers or {}).get("Allow", "")), request_id).response()
+    return write(NoSuchPath("nothing is served at this path; see /docs"), request_id).response()

@@ -10,9 +10,9 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationError, create_model
@@ -22,6 +22,9 @@ from service.errors import InvalidInput, MalformedBody, TooLarge
 from service.settings import MAX_ITEMS, Settings
 from service.tasks import PATHS
 from service.tasks.inputs import Input, Options, Shape
+
+M = TypeVar("M", bound=Shape)
+T = TypeVar("T")
 
 MAX_ERRORS = 20
 """Most wrong fields that an answer lists."""
@@ -85,32 +88,48 @@ class Call:
     many: bool
 
 
-async def parse(path: str, body: bytes, settings: Settings) -> Call:
-    """Parse a body posted to `path`: a large one in a thread, so that others are answered meanwhile.
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """Do the work on a body of so many bytes: a large one's in a thread, so that others are answered meanwhile."""
+    return await asyncio.to_thread(work) if size > LARGE else work()
+
+
+def decode(body: bytes, settings: Settings) -> Any:
+    """Decode a body's JSON.
 
     Raises:
         MalformedBody: it is not JSON.
-        TooLarge: it holds more values, or a list is longer, than the settings allow.
-        InvalidInput: fields are wrong; names each.
+        TooLarge: it holds more values than the settings allow.
+        InvalidInput: a text in it is none.
     """
+    plain = body.removeprefix(_BOM)
+    limit("JSON values", _values(plain), max(MAX_VALUES, 4 * settings.max_request_rows), None)
+    return _decode(plain)
 
-    def work() -> Call:
-        plain = body.removeprefix(_BOM)
-        _limit("JSON values", _values(plain), max(MAX_VALUES, 4 * settings.max_request_rows), None)
-        return parse_value(path, _decode(plain), settings)
 
-    return await asyncio.to_thread(work) if len(body) > LARGE else work()
+def check(shape: type[M], value: Any) -> M:
+    """Check a value by its shape. Raises InvalidInput, which names each field that is wrong."""
+    errors: list[ErrorDetails] = []
+    checked = _checked(shape, value, (), errors)
+    if errors:
+        raise _invalid(errors)
+    found: M = checked
+    return found
 
 
 def parse_value(path: str, data: Any, settings: Settings) -> Call:
-    """Parse a body that is decoded already, as `parse` does."""
+    """Parse a body, decoded, that is posted to `path`.
+
+    Raises:
+        TooLarge: a list is longer than the settings allow.
+        InvalidInput: fields are wrong; names each.
+    """
     if not isinstance(data, dict):
         raise InvalidInput("body should be an object", field="body")
     many = "inputs" in data
     inputs = data["inputs"] if many else [data]
     if not isinstance(inputs, list):
         inputs = []  # the check below says so
-    _limit("inputs", len(inputs), settings.max_inputs, "inputs")
+    limit("inputs", len(inputs), settings.max_inputs, "inputs")
     shape = _shape(SHAPES[path], inputs[0] if inputs else {})
     errors: list[ErrorDetails] = []
     common = _checked(MANY[shape.shared], data, (), errors) if many else None
@@ -123,7 +142,7 @@ def parse_value(path: str, data: Any, settings: Settings) -> Call:
         shape = _shape(group, value)
         for field, (noun, setting) in shape.limits.items() if isinstance(value, dict) else ():
             if isinstance(items := value.get(field), list):
-                _limit(noun, len(items), getattr(settings, setting), ".".join(map(str, (*place, field))))
+                limit(noun, len(items), getattr(settings, setting), ".".join(map(str, (*place, field))))
         checked = _checked(shape if many else ONE[shape], value, place, errors)
         if not errors:
             common = common or checked
@@ -140,7 +159,8 @@ def _shape(shapes: Sequence[type[Input]], value: Any) -> type[Input]:
     return next((shape for shape in shapes if not shape.marks.isdisjoint(keys)), shapes[-1])
 
 
-def _limit(noun: str, count: int, most: int, field: str | None) -> None:
+def limit(noun: str, count: int, most: int, field: str | None) -> None:
+    """Raise TooLarge where there are more than so many."""
     if count > most:
         raise TooLarge(f"{count} {noun}; the limit is {most}", field=field)
 

@@ -1,10 +1,13 @@
 """What each path answers.
 
-Owns a request's way through HTTP: key, permit, body, parse, and what `service.predictor` makes of it. Knows nothing of
-how errors are told (`context`).
+Owns a request's way through HTTP: key, permit, body, read, and what `service.predictor` makes of it. Knows nothing of
+what bodies and answers look like (`endpoints`), nor of how errors are told (`context`).
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
@@ -12,12 +15,15 @@ from starlette.responses import Response
 
 from service.errors import InvalidInput, NotReady, UnknownModel
 from service.http import answers, body, requests
-from service.http.context import Context
+from service.http.answers import JSON
+from service.http.context import REFUSE, Context
+from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate
 from service.metrics import PHASES, Metrics
+from service.predictor import Model, Predictor
+from service.scheduler.permits import Permit
 from service.settings import Settings
-
-JSON = "application/json"
+from service.tasks import AnyTask
 
 
 class Routes:
@@ -33,31 +39,58 @@ class Routes:
         self._registry = metrics.registry
         metrics.ready.set_function(lambda: gate.predictor is not None and gate.predictor.ready)
 
-    async def qa(self, request: Request) -> Response:
-        """Answer a question from a text or several, or by one of the options given with it."""
-        return await self._answer(request, "/qa")
-
-    async def classify(self, request: Request) -> Response:
-        """Classify a text, a pair of texts, or a text by labels of your own."""
-        return await self._answer(request, "/classify")
-
-    async def _answer(self, request: Request, path: str) -> Response:
+    async def answer(self, request: Request, endpoint: Endpoint) -> Response:
         """Take a request its way. The server held its head to limits and asked the gate for a permit already; `context`
         sets the deadline, tells errors, and gives the permit back."""
-        context, permit, predictor = Context.of(request.scope), self.gate.admit(request.scope), self.gate.serving()
+        scope = request.scope
+        scope[REFUSE] = endpoint.refuse
+        if endpoint.method != "POST":
+            return self._look_up(request, endpoint)
+        context, permit, predictor = Context.of(scope), self.gate.admit(scope, endpoint), self.gate.serving()
         content = await body.read(request, self._settings.max_body_bytes, permit)
+        ask = Ask(
+            content, request.headers, request.path_params, predictor, self._settings, partial(scope.__setitem__, REFUSE)
+        )
         async with body.Connected(request.receive):
-            call = await requests.parse(path, content, self._settings)
-            model, task = predictor.choose(call.model, call.examples[0])
-            context.model = model.name
+            work = await requests.off_loop(len(content), lambda: endpoint.read(ask))
+            if isinstance(work, Response):
+                return work
+            done = await self._predict(work, predictor, permit, context)
+        response = work.write(done)
+        timing = ", ".join(f"{phase};dur={done.seconds[phase] * 1000:.3f}" for phase in PHASES)
+        response.headers["Server-Timing"] = timing
+        return response
+
+    async def _predict(self, work: Work, predictor: Predictor, permit: Permit, context: Context) -> Done:
+        """Have the examples answered by the models that they are for, one after the other."""
+        places: dict[tuple[Model, AnyTask], list[int]] = {}
+        for place, example in enumerate(work.examples if work.mixed else work.examples[:1]):
+            places.setdefault(predictor.choose(work.model, example), []).append(place)
+        models: list[Any] = [None] * len(work.examples)
+        predictions, seconds, tokens = models.copy(), dict.fromkeys(PHASES, 0.0), 0
+        for (model, task), own in places.items():
+            own = own if work.mixed else list(range(len(work.examples)))
+            context.model = context.model or model.name
+            fitted = work.fit(task) if work.fit else task
             try:
-                predictions = await predictor.predict(model, task, call.examples, permit)
+                found = await predictor.predict(model, fitted, [work.examples[place] for place in own], permit)
             except InvalidInput as error:
-                raise (error.in_input() if call.many else error) from error
-        context.predictions.append(predictions)
-        timing = ", ".join(f"{phase};dur={predictions.seconds[phase] * 1000:.3f}" for phase in PHASES)
-        written = answers.write(model.name, predictions.answers, many=call.many)
-        return Response(written, headers={"Server-Timing": timing}, media_type=JSON)
+                raise (error.in_input(own, work.noun) if work.noun else error) from error
+            for place, prediction in zip(own, found.answers, strict=True):
+                models[place], predictions[place] = model, prediction
+            context.predictions.append(found)
+            tokens += found.tokens
+            for phase in PHASES:
+                seconds[phase] += found.seconds[phase]
+        return Done(models, predictions, seconds, tokens)
+
+    def _look_up(self, request: Request, endpoint: Endpoint) -> Response:
+        if not endpoint.open:
+            self.gate.keys.check(request.headers)
+        ask = Ask(b"", request.headers, request.path_params, self.gate.serving(), self._settings)
+        found = endpoint.read(ask)
+        assert isinstance(found, Response)
+        return found
 
     async def models(self, request: Request) -> Response:
         """List the loaded models."""

@@ -45,10 +45,10 @@ class Opened:
     bundle: Bundle
     graph: Graph
     provider: Provider
+    tokenizer: Tokenizer
     task: AnyTask
     runner: Runner
     workers: int
-    unknown_id: int | None = None
 
 
 def load(settings: Settings, metrics: Metrics) -> Predictor:
@@ -88,9 +88,10 @@ def serve(opened: list[Opened], settings: Settings, metrics: Metrics) -> Predict
         metrics.model_loaded.labels(bundle.name).set(loaded)
         phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
         does = (each.task, *tasks.derived(each.task))
-        drift = _watched_drift(each, metrics)
-        scheduler = schedulers[provider]
-        models.append(Model(bundle, each.graph, provider, does, each.runner, scheduler, phases, drift, loaded))
+        drift, scheduler = _watched_drift(each, metrics), schedulers[provider]
+        models.append(
+            Model(bundle, each.graph, provider, each.tokenizer, does, each.runner, scheduler, phases, drift, loaded)
+        )
     return Predictor(models, settings, metrics)
 
 
@@ -147,7 +148,7 @@ def _open(
         low_latency.warm_up(bundle.manifest.max_length)
     batch_tokens = settings.max_batch_tokens or BATCH_TOKENS[engine.provider]
     run = runner(bundle, tokenizer, engine, batch_tokens, low_latency)
-    return Opened(bundle, graph, engine.provider, task, run, engine.workers, tokenizer.unknown_id)
+    return Opened(bundle, graph, engine.provider, tokenizer, task, run, engine.workers)
 
 
 def _watched_drift(opened: Opened, metrics: Metrics) -> Drift | None:
@@ -155,7 +156,7 @@ def _watched_drift(opened: Opened, metrics: Metrics) -> Drift | None:
     profile = opened.bundle.manifest.profile
     if profile is None:
         return None
-    drift = Drift(profile, opened.unknown_id)
+    drift = Drift(profile, opened.tokenizer.unknown_id)
     for feature in FEATURES:
         metrics.drift.labels(opened.bundle.name, feature).set_function(partial(drift.distance, feature))
     return drift

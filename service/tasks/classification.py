@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.tasks.spec import TaskSpec
-from service.tasks.task import softmax
+from service.tasks.task import sigmoid, softmax
 from service.tasks.texts import ClassificationExample, ClassificationRow, TextTask
 
+ScoreFunction: TypeAlias = Literal["softmax", "sigmoid", "identity"]
 ENTAILMENT, CONTRADICTION = "entailment", "contradiction"
 NLI = frozenset((ENTAILMENT, CONTRADICTION))
 """Labels of a model that compares a premise with a hypothesis."""
@@ -52,6 +53,7 @@ class ClassificationTask(TextTask[Classification]):
     """Labels that exclude one another."""
 
     prediction = Classification
+    activation: ClassVar[ScoreFunction] = "softmax"
 
     def __init__(
         self, tokenizer: Tokenizer, labels: Sequence[str], max_length: int, *, temperature: float = 1.0
@@ -93,21 +95,58 @@ class ClassificationTask(TextTask[Classification]):
         task.temperature = temperature
         return task
 
+    def with_activation(self, activation: ScoreFunction) -> ClassificationTask:
+        """Get the task with other scores: a function of the logits as they come; its own stays as it is calibrated."""
+        if activation == self.activation:
+            return self
+        return OTHER_SCORES[activation](self._tokenizer, self.labels, self.max_length)
+
     def decode(
         self, example: ClassificationExample, rows: Sequence[ClassificationRow], logits: Sequence[RowLogits]
     ) -> Classification:
         """Softmax over the labels."""
-        probabilities = softmax(logits[0][0].tolist(), self.temperature)
-        scores = dict(zip(self.labels, probabilities, strict=True))
+        found = self._scores(logits[0][0].tolist())
+        scores = dict(zip(self.labels, found, strict=True))
         label = max(scores, key=scores.__getitem__)
         return Classification(label, scores[label], best(scores, example.top_k), rows[0].truncated)
 
-    def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float]:
+    def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float | None]:
         return self.counted((prediction.label,)), prediction.score
+
+    def _scores(self, logits: list[float]) -> list[float]:
+        return softmax(logits, self.temperature)
 
     def counted(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """Return what labels are counted as: of a model with thousands, none has a time series of its own."""
         return labels if len(self.labels) <= MOST_COUNTED else tuple(OTHER for _ in labels)
+
+
+class SigmoidTask(ClassificationTask):
+    """Each label's sigmoid by itself."""
+
+    activation = "sigmoid"
+
+    def _scores(self, logits: list[float]) -> list[float]:
+        return [sigmoid(logit) for logit in logits]
+
+
+class LogitsTask(ClassificationTask):
+    """The logits themselves."""
+
+    activation = "identity"
+
+    def _scores(self, logits: list[float]) -> list[float]:
+        return logits
+
+    def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float | None]:
+        return self.counted((prediction.label,)), None
+
+
+OTHER_SCORES: Mapping[ScoreFunction, type[ClassificationTask]] = {
+    "softmax": ClassificationTask,
+    "sigmoid": SigmoidTask,
+    "identity": LogitsTask,
+}
 
 
 def best(scores: dict[str, float], top_k: int | None) -> dict[str, float]:

@@ -19,6 +19,8 @@ from service.tasks.texts import ClassificationExample, ClassificationRow
 class MultiLabelTask(ClassificationTask):
     """As its base, but any number of labels may hold: those whose probability is over the threshold."""
 
+    activation = "sigmoid"
+
     def __init__(
         self,
         tokenizer: Tokenizer,

@@ -18,7 +18,7 @@ from pydantic import Discriminator, Field, Tag
 
 from service.engine.batch import Ids, RowLogits
 from service.engine.tokenizer import Tokenizer, Tokens
-from service.errors import InvalidInput
+from service.errors import InvalidInput, TooLarge
 from service.metrics import Metrics
 from service.settings import MAX_ITEMS
 from service.tasks.inputs import Input, Integer, Limit, Options, Text
@@ -26,6 +26,8 @@ from service.tasks.spans import Best, Window, best_of, log_sum_exp, span_logits
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task
 
+MAX_WINDOWS = 1 << 15
+"""Of a text: windows that hardly advance, as a request may ask for, would fill memory."""
 _JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
 """Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""
 
@@ -176,18 +178,26 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
     def widths(self, tokens: int) -> tuple[int, ...]:
         return tokens, tokens
 
-    def with_windows(self, max_length: int, doc_stride: int) -> Self:
+    def with_windows(self, max_length: int | None, doc_stride: int | None) -> Self:
         """Copy the task with other windows, no longer than its own.
+
+        Args:
+            max_length: its own for None.
+            doc_stride: its own for None, but at most a quarter of a length that is not.
 
         Raises:
             ValueError: they are longer, or leave no room.
         """
-        if max_length > self.max_length:
-            raise ValueError(f"rows have at most {self.max_length} tokens, and {max_length} were asked for")
-        if doc_stride < 0:
-            raise ValueError(f"a doc_stride of {doc_stride} is no overlap")
+        length = self.max_length if max_length is None else max_length
+        stride = doc_stride if doc_stride is not None else self.doc_stride
+        if max_length is not None and doc_stride is None:
+            stride = min(stride, length // 4)
+        if length > self.max_length:
+            raise ValueError(f"rows have at most {self.max_length} tokens, and {length} were asked for")
+        if stride < 0:
+            raise ValueError(f"a doc_stride of {stride} is no overlap")
         task = copy(self)
-        task._set_windows(max_length, doc_stride)
+        task._set_windows(length, stride)
         return task
 
     def with_no_answer(self, threshold: float) -> Self:
@@ -290,6 +300,8 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         template = self._tokenizer.pair
         room = self.max_length - template.special_tokens - len(question)
         count = 1 if total <= room else -(-(total - self.doc_stride) // (room - self.doc_stride))
+        if count > MAX_WINDOWS:
+            raise TooLarge(f"a text makes {count} windows; {MAX_WINDOWS} are possible")
         length = -(-(total + (count - 1) * self.doc_stride) // count)
         begins = [min(i * (length - self.doc_stride), total - length) for i in range(count)]
         # Where two windows overlap, the longest answer in the middle of the overlap has equal context in both. So one

@@ -5,6 +5,11 @@ from collections.abc import Iterator
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import (
+    allow_header_conformance,
+    positive_data_acceptance,
+    unsupported_method,
+)
 
 from service.app import create_app
 from service.settings import Settings
@@ -29,7 +34,19 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert [record for record in service.log if record["level"] == "error"] == []
 
 
+# Paths that another's handler serves.
+schema = schema.exclude(path_regex=r"^/v[12]/rerank$|/models/{name}/(predict|tokenize|rerank|health|info)$|/versions/")
+
+
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_service_keeps_to_its_document(case: schemathesis.Case, url: str) -> None:
-    case.call_and_validate(base_url=url)
+    excluded = []
+    parameters = case.body.get("parameters") if isinstance(case.body, dict) else None
+    windows = isinstance(parameters, dict) and any(parameters.get(name) for name in ("max_seq_len", "doc_stride"))
+    if case.path.endswith("/infer") or windows:
+        # No schema says that a tensor's shape and data agree, or that a window leaves room beside the question.
+        excluded.append(positive_data_acceptance)
+    if case.path == "/":  # where the playground is too, which is no part of the document
+        excluded += [unsupported_method, allow_header_conformance]
+    case.call_and_validate(base_url=url, excluded_checks=excluded)

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service import __version__
-from service.program import CANNOT_START, main
+from service import __version__, program
+from service.program import CANNOT_START, main, platform_settings
 from service.settings import Settings
 from tests.serving import Running, running
 
@@ -237,3 +237,32 @@ def test_the_ops_port_in_use_is_told(models_dir: Path) -> None:
         result = start(models_dir, BERTIE_OPS_PORT=str(port))
     assert result.returncode == CANNOT_START
     assert f"cannot listen on 127.0.0.1 port {port}" in result.stderr
+
+
+class TestPlatforms:
+    def test_vertex_says_where_it_asks(self) -> None:
+        said = {"AIP_HTTP_PORT": "8080", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}
+        found = {"port": "8080", "vertex_predict_route": "/p", "vertex_health_route": "/h"}
+        assert platform_settings(said, on_sagemaker=False) == found
+        assert "port" not in platform_settings(said | {"BERTIE_PORT": "1"}, on_sagemaker=False)
+
+    def test_sagemaker_asks_at_port_8080_or_at_the_one_that_it_says(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(program, "SAGEMAKER_MODELS", tmp_path)
+        anywhere = {"host": "0.0.0.0", "port": "8080"}
+        assert platform_settings({}, on_sagemaker=True) == anywhere
+        assert platform_settings({"SAGEMAKER_BIND_TO_PORT": "9"}, on_sagemaker=True) == anywhere | {"port": "9"}
+        assert platform_settings({"BERTIE_PORT": "1"}, on_sagemaker=True) == {"host": "0.0.0.0"}
+        (tmp_path / "qa").mkdir()
+        assert platform_settings({}, on_sagemaker=True)["models_dir"] == tmp_path
+
+    def test_is_started_as_serve(self, models_dir: Path) -> None:
+        with running(models_dir, command=("-m", "service", "serve"), BERTIE_HOST="127.0.0.1") as service:
+            assert httpx.get(f"{service.url}/ping").status_code == 200
+            assert httpx.post(f"{service.url}/invocations", json={"inputs": "good"}).json()[0]["label"] == "positive"
+
+    def test_another_argument_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["train"])
+        assert "invalid choice" in capsys.readouterr().err

@@ -41,7 +41,8 @@ def test_a_server_of_its_own_for_probes_and_other_origins_are_off_by_default(mon
         ("TIMEOUT_SECONDS", "0"), ("TIMEOUT_SECONDS", "nan"), ("TIMEOUT_SECONDS", "inf"), ("DRAIN_SECONDS", "inf"),
         ("LOG_FORMAT", "xml"), ("API_KEYS", ","), ("MODELS", " , "), ("MAX_BODY_BYTES", "2MB"),
         ("OPS_PORT", "-1"), ("MAX_REQUESTS", "0"), ("MAX_HEAD_BYTES", "100"), ("MAX_HEAD_LINES", "0"),
-        ("HEAD_SECONDS", "0"), ("HEAD_SECONDS", "inf"), ("CORS_ORIGINS", ","),
+        ("HEAD_SECONDS", "0"), ("HEAD_SECONDS", "inf"), ("CORS_ORIGINS", ","), ("PROTOCOLS", ","),
+        ("VERTEX_PREDICT_ROUTE", "predict"),
     ],
 )  # fmt: skip
 def test_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -54,3 +55,14 @@ def test_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
 def test_the_readme_has_each_setting_and_no_other() -> None:
     documented = set(re.findall(r"`(BERTIE_[A-Z_]+)`", README.read_text(encoding="utf-8")))
     assert documented == {f"BERTIE_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_protocols_are_all_some_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "huggingface" in Settings().protocols
+    monkeypatch.setenv("BERTIE_PROTOCOLS", "oip, tei")
+    assert Settings().protocols == ("oip", "tei")
+    monkeypatch.setenv("BERTIE_PROTOCOLS", "none")
+    assert Settings().protocols == ()
+    monkeypatch.setenv("BERTIE_PROTOCOLS", "oip,v3")
+    with pytest.raises(ValidationError, match="'huggingface'"):
+        Settings()

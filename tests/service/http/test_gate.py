@@ -92,7 +92,9 @@ async def test_a_full_house(gate: Gate, metrics: Metrics, caplog: pytest.LogCapt
 async def test_asks_once(gate: Gate) -> None:
     admitted = scope()
     assert gate.refusal(admitted, True) is None
-    assert gate.admit(admitted) is admitted[PERMIT]
+    found = gate.endpoints.find("POST", "/classify")
+    assert found
+    assert gate.admit(admitted, found[0]) is admitted[PERMIT]
     assert gate.serving().permits.requests.held == 1
     admitted[PERMIT].release()
     admitted[PERMIT].release()  # twice is once

@@ -111,3 +111,19 @@ def test_top_k_leaves_the_best_labels_best_first() -> None:
     assert list(two.scores.items()) == [(label, every.scores[label]) for label in ("neutral", "entailment")]
     assert (two.label, two.score) == (every.label, every.score)
     assert task.decode(ClassificationExample("the fox", top_k=9), rows, logits).scores == every.scores
+
+
+def test_other_scores_are_of_the_logits_as_they_come() -> None:
+    """The task's own function keeps its temperature; another has none."""
+    task = ClassificationTask(TOKENIZERS["bert"], LABELS, 32, temperature=2.0)
+    example = ClassificationExample("the fox", "the dog")
+    (rows,) = task.encode([example])
+    logits = [(np.array([0.0, 2.0, -1.0], np.float32),)]
+    assert task.with_activation("softmax") is task
+    raw = task.with_activation("identity")
+    found = raw.decode(example, rows, logits)
+    assert (found.label, found.scores) == ("neutral", {"entailment": 0.0, "neutral": 2.0, "contradiction": -1.0})
+    assert raw.observed(found) == (("neutral",), None)  # a logit is no confidence
+    alone = task.with_activation("sigmoid").decode(example, rows, logits)
+    assert alone.scores["entailment"] == 0.5
+    assert alone.scores["neutral"] == pytest.approx(1 / (1 + math.exp(-2)))

@@ -74,3 +74,13 @@ def test_top_k_leaves_the_best_labels_and_all_that_hold() -> None:
     found = task.decode(example, rows, [(np.array([1.0, 2.0, -1.0], dtype=np.float32),)])
     assert list(found.scores) == ["b"]
     assert found.labels == ("b", "a")
+
+
+def test_other_scores_are_of_the_logits_as_they_come() -> None:
+    task = MultiLabelTask(Tokenizer(make_tokenizer()), ("a", "b"), 16, temperature=3.0)
+    assert task.with_activation("sigmoid") is task
+    example = ClassificationExample("good film")
+    [rows] = task.encode([example])
+    found = task.with_activation("softmax").decode(example, rows, [(np.array([0.0, np.log(3.0)], dtype=np.float32),)])
+    assert found.scores == pytest.approx({"a": 0.25, "b": 0.75})
+    assert found.labels is None

@@ -63,14 +63,10 @@ class SpanHead:
 
 @dataclass(frozen=True, eq=False)
 class RelativeBias:
-    """What is added to the attention scores of all layers, by the distance from the token that asks to the other.
+    """What is added to the attention scores of all layers, by the distance from the token that asks to the other."""
 
-    Attributes:
-        table: the embedding module, [buckets, heads].
-        buckets: the bucket of each distance from -d to d, [2 * d + 1]; farther tokens are as those at -d or d.
-    """
-
-    table: str
+    table: str  # the embedding module, [buckets, heads]
+    # the bucket of each distance from -d to d, [2 * d + 1]; farther tokens are as those at -d or d
     buckets: NDArray[Any]
 
 
