@@ -6,6 +6,7 @@ what bodies and answers look like (`endpoints`), nor of how errors are told (`co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from service.http.context import REFUSE, Context
 from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate
 from service.metrics import PHASES, Metrics
-from service.predictor import Model, Predictor
+from service.predictor import Model, Predictions, Predictor
 from service.scheduler.permits import Permit
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -58,31 +59,44 @@ class Routes:
             done = await self._predict(work, predictor, permit, context)
         response = work.write(done)
         timing = ", ".join(f"{phase};dur={done.seconds[phase] * 1000:.3f}" for phase in PHASES)
-        response.headers["Server-Timing"] = timing
+        response.raw_headers.append((b"server-timing", timing.encode()))
         return response
 
     async def _predict(self, work: Work, predictor: Predictor, permit: Permit, context: Context) -> Done:
-        """Have the examples answered by the models that they are for, one after the other."""
+        """Have the examples answered by the model that they are for, or each by its own, one model after the other."""
+        examples = work.examples
+        if not work.mixed:
+            model, task = predictor.choose(work.model, examples[0])
+            context.model = model.name
+            found = await self._by_one(work, predictor, model, task, range(len(examples)), permit, context)
+            return Done([model] * len(examples), found.answers, found.seconds, found.tokens)
         places: dict[tuple[Model, AnyTask], list[int]] = {}
-        for place, example in enumerate(work.examples if work.mixed else work.examples[:1]):
+        for place, example in enumerate(examples):
             places.setdefault(predictor.choose(work.model, example), []).append(place)
-        models: list[Any] = [None] * len(work.examples)
+        models: list[Any] = [None] * len(examples)
         predictions, seconds, tokens = models.copy(), dict.fromkeys(PHASES, 0.0), 0
         for (model, task), own in places.items():
-            own = own if work.mixed else list(range(len(work.examples)))
             context.model = context.model or model.name
-            fitted = work.fit(task) if work.fit else task
-            try:
-                found = await predictor.predict(model, fitted, [work.examples[place] for place in own], permit)
-            except InvalidInput as error:
-                raise (error.in_input(own, work.noun) if work.noun else error) from error
+            found = await self._by_one(work, predictor, model, task, own, permit, context)
             for place, prediction in zip(own, found.answers, strict=True):
                 models[place], predictions[place] = model, prediction
-            context.predictions.append(found)
+            seconds = {phase: seconds[phase] + found.seconds[phase] for phase in PHASES}
             tokens += found.tokens
-            for phase in PHASES:
-                seconds[phase] += found.seconds[phase]
         return Done(models, predictions, seconds, tokens)
+
+    @staticmethod
+    async def _by_one(
+        work: Work, predictor: Predictor, model: Model, task: AnyTask, places: Sequence[int], permit: Permit,
+        context: Context,
+    ) -> Predictions:  # fmt: skip
+        """Have the examples at these places answered by a model."""
+        fitted = work.fit(task) if work.fit else task
+        try:
+            found = await predictor.predict(model, fitted, [work.examples[place] for place in places], permit)
+        except InvalidInput as error:
+            raise (error.in_input(places, work.noun) if work.noun else error) from error
+        context.predictions.append(found)
+        return found
 
     def _look_up(self, request: Request, endpoint: Endpoint) -> Response:
         if not endpoint.open:

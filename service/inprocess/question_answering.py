@@ -84,10 +84,8 @@ class QuestionAnswering(Pipeline):
         assert isinstance(task, SpanTask)
         if max_seq_len is None and doc_stride is None:
             return task
-        length = task.max_length if max_seq_len is None else max_seq_len
-        stride = min(task.doc_stride, length // 4) if doc_stride is None else doc_stride
         try:
-            return task.with_windows(length, stride)
+            return task.with_windows(max_seq_len, doc_stride)
         except ValueError as error:
             field = "doc_stride" if max_seq_len is None else "max_seq_len"
             raise InvalidInput(f"{field}: {error}", field=field) from None

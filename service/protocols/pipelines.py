@@ -5,7 +5,7 @@ Defaults are the pipelines', but that a text that is too long is cut unless `tru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,8 @@ from starlette.responses import Response
 from service.errors import InvalidInput
 from service.http import answers, requests
 from service.http.endpoints import Ask, Done, Work
-from service.inprocess import PIPELINE_TEMPLATE, spans
+from service.inprocess.question_answering import spans
+from service.inprocess.text_classification import PIPELINE_TEMPLATE
 from service.protocols import own, scores
 from service.protocols.own import TEXT
 from service.tasks import AnyTask
@@ -58,13 +59,14 @@ class ZeroShotParameters(Shape):
     truncation: bool | str = Field(True, description="Whether a text that is too long is cut, or refused.")
 
 
+TEXTS = ("text", "text_pair", "premise", "hypothesis")
 PAIR = {
     "type": "object",
     "properties": {"text": TEXT, "text_pair": TEXT},
     "required": ["text"],
     "additionalProperties": False,
 }
-QUESTION = {
+QUESTION: dict[str, Any] = {
     "type": "object",
     "properties": {"question": TEXT, "context": TEXT},
     "required": ["question", "context"],
@@ -133,8 +135,10 @@ def read(ask: Ask, form: Form) -> Work:
 
 def _question(ask: Ask, body: QaBody) -> Work:
     parameters, many = body.parameters, isinstance(body.inputs, list)
-    for value in body.inputs if many else [body.inputs]:
-        _check_question(value)
+    given = body.inputs if many else [body.inputs]
+    _check_fields(given, QUESTION["properties"])
+    if any(isinstance(value, dict) and isinstance(value.get("context"), list) for value in given):
+        raise InvalidInput("inputs: one question has one context", field="inputs")
     call = requests.parse_value("/qa", {"inputs": body.inputs} if many else body.inputs, ask.settings)
     examples = [
         replace(
@@ -165,14 +169,12 @@ def _question(ask: Ask, body: QaBody) -> Work:
     )
 
 
-def _check_question(value: Any) -> None:
-    if not isinstance(value, dict):
-        return  # parsing says so
-    for name in value:
-        if name not in ("question", "context"):
-            raise InvalidInput(f"inputs: {name!r} is no field of a question", field="inputs")
-    if isinstance(value.get("context"), list):
-        raise InvalidInput("inputs: one question has one context", field="inputs")
+def _check_fields(inputs: list[Any], known: Container[str]) -> None:
+    """Check that inputs have no fields but those of such a call: Bertie's own have more."""
+    for value in inputs:
+        for name in value if isinstance(value, dict) else ():
+            if name not in known:
+                raise InvalidInput(f"inputs: {name!r:.200} is no field of such an input", field="inputs")
 
 
 def _windowed(max_seq_len: int | None, doc_stride: int | None) -> Callable[[AnyTask], AnyTask]:
@@ -190,6 +192,7 @@ def _windowed(max_seq_len: int | None, doc_stride: int | None) -> Callable[[AnyT
 def _text(ask: Ask, body: TextBody, form: Form) -> Work:
     parameters, many = body.parameters, isinstance(body.inputs, list)
     given = body.inputs if many else [body.inputs]
+    _check_fields(given, TEXTS)
     values = [value if isinstance(value, dict) else {"text": value} for value in given]
     if many:
         calls = own.calls(values, ask.settings, noun="inputs")

@@ -100,6 +100,8 @@ def outputs(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
             for name in ("text", "score", "start", "end", "option")
             if name in found[0]
         }
+    if "ranking" in predictions[0]:
+        return {name: [[text[name] for text in each["ranking"]] for each in predictions] for name in ("index", "score")}
     columns = {name: [each[name] for each in predictions] for name in ("label", "score") if name in predictions[0]}
     if "scores" in predictions[0]:
         columns["scores"] = [list(each["scores"].values()) for each in predictions]

@@ -93,7 +93,7 @@ class TestQuestions:
             ({}, {"top_p": 1}, "parameters.top_p is no field"),
             ({}, {"top_k": 0}, "parameters.top_k should be greater"),
             ({"context": ["a", "b"]}, {}, "one question has one context"),
-            ({"options": ["a", "b"]}, {}, "'options' is no field of a question"),
+            ({"options": ["a", "b"]}, {}, "'options' is no field of such an input"),
             ({"question": ""}, {}, "question is blank"),
         ],
     )
@@ -152,6 +152,9 @@ async def test_bad_bodies_are_told_as_the_hub_does(client: httpx.AsyncClient, bo
 async def test_what_is_no_question_or_no_function(client: httpx.AsyncClient) -> None:
     response = await client.post("/", json={"inputs": [QUESTION, "Who?"]})
     assert (response.status_code, "inputs.1" in response.json()["error"]) == (422, True)
+    for inputs in ({"query": "a", "texts": ["b"]}, {"text": "a", "candidate_labels": ["b"]}):  # Bertie's own
+        response = await client.post("/", json={"inputs": inputs})
+        assert (response.status_code, "is no field" in response.json()["error"]) == (422, True)
     body = {"inputs": "a", "parameters": {"function_to_apply": "softmax"}}
     response = await client.post("/models/rerank", json=body)
     assert (response.status_code, "always 1" in response.json()["error"]) == (422, True)

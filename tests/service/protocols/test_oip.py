@@ -148,6 +148,12 @@ class TestInfer:
         documents = tensor("context", shape=[1, 2], data=["Everest is high.", "The capital of France is Paris."])
         assert (await infer(client, "qa", tensor("question", "capital of France?"), documents))["answer"][0]
 
+    async def test_texts_are_put_in_order(self, client: httpx.AsyncClient) -> None:
+        texts = tensor("texts", shape=[1, 3], data=["dogs", "paris is the capital of france", "the capital"])
+        found = await infer(client, "rerank", tensor("query", "capital of france"), texts, parameters={"top_k": 2})
+        assert found["index"] == [1, 2]
+        assert found["score"] == sorted(found["score"], reverse=True)
+
     async def test_a_last_dimension_of_one_is_none(self, client: httpx.AsyncClient) -> None:
         found = await infer(client, "sentiment", tensor("text", shape=[2, 1], data=[["good"], ["bad"]]))
         assert found["label"] == ["positive", "negative"]
