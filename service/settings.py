@@ -90,7 +90,8 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Most model rows of a request; over it the answer is 413."
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="Bearer tokens, comma-separated; when set, all but pages, probes and metrics wants one."
+        default=(),
+        description="Bearer tokens, comma-separated; when set, everything but pages, probes and metrics wants one.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Origins whose pages may call from a browser, comma-separated; `*` for all."
