@@ -36,8 +36,7 @@ ROWS, TOKENS = 2, 128
 def rows_per_second(config: PreTrainedConfig, tokens: int = TOKENS) -> dict[str, float]:
     """Estimate how many rows of so many tokens all cores run a second, by precision. Takes a second or two."""
     speed = {precision: _operations_per_second(config, precision) for precision in PRECISIONS}
-    attention = flops.attention(config, tokens)  # in fp32 in both
-    others = flops.forward(config, tokens) - attention
+    attention, others = flops.attention(config, tokens), flops.weighted(config, tokens)  # the first in fp32 in both
     return {precision: 1.0 / (others / each + attention / speed["fp32"]) for precision, each in speed.items()}
 
 

@@ -1,7 +1,6 @@
 """The formula against torch's own counter."""
 
 import pytest
-import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -10,17 +9,21 @@ from training.checkpoints import flops
 
 
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
-@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("tokens", [2, 40])
 def test_forward_is_what_torch_counts(family: str, tokens: int) -> None:
-    config_class, settings = tiny.FAMILIES[family]
-    config = config_class(**tiny.SHAPE | settings, attn_implementation="eager")
-    with torch.device("meta"):
-        model = getattr(transformers, f"{family}ForSequenceClassification")(config)
-        ids = torch.zeros((1, tokens), dtype=torch.int64)
+    model = tiny.tiny(family, "SequenceClassification", attn_implementation="eager")
     counter = FlopCounterMode(display=False)
     with counter:
-        model(input_ids=ids, position_ids=torch.zeros((1, tokens), dtype=torch.int64, device="meta"))
-    assert flops.forward(config, tokens) == counter.get_total_flops()
+        tiny.torch_logits(model, tiny.rows(model, 1, tokens))
+    assert flops.forward(model.config, tokens) == counter.get_total_flops()
+
+
+def test_of_distances_those_of_the_row_are_multiplied_with() -> None:
+    config_class, settings = tiny.FAMILIES["DebertaV2"]
+    config = config_class(**tiny.SHAPE | settings)
+    more = flops.attention(config, 40) - config.num_hidden_layers * 4 * 40**2 * config.hidden_size
+    assert more == config.num_hidden_layers * 2 * (2 * 40 * 79 * config.hidden_size)
+    assert flops.weighted(config, 40) + flops.attention(config, 40) < flops.forward(config, 40)
 
 
 def test_training_is_three_times_as_much() -> None:

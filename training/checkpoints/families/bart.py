@@ -89,6 +89,11 @@ class Bart(Family):
     def wide(self, config: Any) -> int:
         return int(config.encoder_ffn_dim)
 
+    def multiplied(self, config: Any) -> int:
+        hidden, across = int(config.hidden_size), int(config.decoder_layers)
+        wide = config.encoder_layers * config.encoder_ffn_dim + across * config.decoder_ffn_dim
+        return 4 * hidden**2 * (int(config.encoder_layers) + 2 * across) + 2 * hidden * int(wide)
+
     def decoder(self, config: Any) -> Decoder:
         return Decoder(
             start=int(config.decoder_start_token_id),

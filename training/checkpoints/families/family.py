@@ -224,6 +224,11 @@ class Family:
         """Return the width between a feed-forward's two projections."""
         return int(config.intermediate_size)
 
+    def multiplied(self, config: Any) -> int:
+        """Count the weights of all layers that run which each token is multiplied with."""
+        hidden = int(config.hidden_size)
+        return len(self.layer_names(config)) * (4 * hidden**2 + 2 * hidden * self.wide(config))
+
     def relative_bias(self, config: Any) -> RelativeBias | None:
         """Return what is added to attention scores by distance; None where nothing is."""
         return None

@@ -58,6 +58,10 @@ class ModernBert(Family):
     def positions(self, config: Any) -> int:
         return int(config.max_position_embeddings)
 
+    def multiplied(self, config: Any) -> int:
+        hidden = int(config.hidden_size)
+        return len(self.layer_names(config)) * (4 * hidden**2 + 3 * hidden * self.wide(config))  # a gate beside
+
     def activation(self, config: Any) -> str:
         return activation(config.hidden_activation)
 
