@@ -201,6 +201,12 @@ class Protocol(HttpToolsProtocol):
         self._in_body = True
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self, self.cycle))
+        self.cycle.send_500_response = self._give_up  # type: ignore[method-assign]
+
+    async def _give_up(self) -> None:
+        """Break off the connection in place of uvicorn's own last word, which would wait for ever: it is sent where the
+        application has failed before its answer began, and that is where nothing can be written (`context`)."""
+        self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         refusal = None
