@@ -58,7 +58,7 @@ function markedDocuments(documents, answers, best, pin) {
     const key = (className, words) => el("span", {}, el("i", { className, aria: { hidden: true } }), words);
     legend.replaceChildren(
       ...(answer ? [key("on", "this answer")] : []),
-      ...(answers.length > (answer ? 1 : 0) ? [key("", answer ? "another" : "an answer that it found less likely than none")] : []),
+      ...(answers.length > (answer ? 1 : 0) ? [key("", answer ? "another" : "the best it could find all the same")] : []),
       ...(cut ? [key("read", `the window that the answer was read in: characters ${answer.window.start}–${answer.window.end} of ${[...documents[answer.document]].length}`)] : []));
     const first = pieces.find(({ element }) => element.classList.contains("on"))?.element;
     if (!first) return;
