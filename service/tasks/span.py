@@ -22,7 +22,7 @@ from service.errors import InvalidInput, TooLarge
 from service.metrics import Metrics
 from service.settings import MAX_ITEMS
 from service.tasks.inputs import Input, Integer, Limit, Options, Text
-from service.tasks.spans import Best, Window, best_of, log_sum_exp, span_logits
+from service.tasks.spans import Best, Candidate, Window, best_of, log_sum_exp, span_logits
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task
 
@@ -30,6 +30,8 @@ MAX_WINDOWS = 1 << 15
 """Of a text: windows that hardly advance, as a request may ask for, would fill memory."""
 _JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
 """Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""
+Place: TypeAlias = tuple[int, int, int]
+"""(document, start, end), half-open, in code points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ class SpanExample:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """What one window shows of its document, in code points; white space at its ends is left out."""
+
+    start: Annotated[int, Field(description="Where it begins in the document, in Unicode code points.")]
+    end: Annotated[int, Field(description="Where it ends; itself outside.")]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A span of a document: `documents[document][start:end] == text`, in code points."""
 
@@ -70,6 +80,7 @@ class Answer:
     start: Annotated[int, Field(description="Where the text begins in its document, in Unicode code points.")]
     end: Annotated[int, Field(description="Where it ends: `document[start:end] == text`.")]
     document: Annotated[int, Field(description="Index of the document.")]
+    window: Annotated[Stretch, Field(description="The part of the document that the model read with the answer.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +273,12 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         log_all = float(np.logaddexp(log_spans, null / self.temperature))
         log_total = log_all if may_abstain else log_spans
         scored = tuple(
-            Answer(text, float(np.exp(min(logit / self.temperature - log_total, 0.0))), start, end, document)
-            for logit, text, start, end, document in answers
+            _answer(
+                example, place, candidate.window, float(np.exp(min(candidate.logit / self.temperature - log_total, 0)))
+            )
+            for place, candidate in answers
         )
-        margin = null - answers[0][0] if answers else np.inf
+        margin = null - answers[0][1].logit if answers else np.inf
         abstain = not scored or (may_abstain and margin > self.no_answer_threshold)
         return SpanPrediction(
             answer=None if abstain else scored[0],
@@ -328,27 +341,34 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         return windows
 
     @staticmethod
-    def _distinct(example: SpanExample, windows: Sequence[Best]) -> list[tuple[float, str, int, int, int]]:
-        """The `top_k` best candidates as (logit, text, start, end, document): no two with the same place."""
-        found: dict[tuple[int, int, int], tuple[float, str, int, int, int]] = {}
+    def _distinct(example: SpanExample, windows: Sequence[Best]) -> list[tuple[Place, Candidate]]:
+        """The `top_k` best candidates with their places: no two with the same one."""
+        found: dict[Place, Candidate] = {}
         candidates = chain.from_iterable(best.candidates for best in windows)
         for candidate in sorted(candidates, key=lambda c: -c.logit):
-            window = candidate.window
-            document = example.documents[window.document]
-            start, end = _trim(
-                document, int(window.offsets[candidate.begin, 0]), int(window.offsets[candidate.last, 1])
-            )
-            place = (window.document, start, end)
-            if start < end and place not in found:
-                found[place] = (candidate.logit, document[start:end], start, end, window.document)
+            document = candidate.window.document
+            start, end = _place(example.documents[document], candidate.window, candidate.begin, candidate.last)
+            if start < end and (document, start, end) not in found:
+                found[document, start, end] = candidate
                 if len(found) == example.top_k:
                     break
-        return list(found.values())
+        return list(found.items())
 
 
-def _worst(answers: Sequence[tuple[float, str, int, int, int]], top_k: int) -> float:
+def _worst(answers: Sequence[tuple[Place, Candidate]], top_k: int) -> float:
     """Logit of the worst of `top_k` answers; -inf while there are fewer."""
-    return answers[-1][0] if len(answers) == top_k else -np.inf
+    return answers[-1][1].logit if len(answers) == top_k else -np.inf
+
+
+def _answer(example: SpanExample, place: Place, window: Window, score: float) -> Answer:
+    document, start, end = place
+    text = example.documents[document]
+    return Answer(text[start:end], score, start, end, document, Stretch(*_place(text, window, 0, -1)))
+
+
+def _place(text: str, window: Window, begin: int, last: int) -> tuple[int, int]:
+    """The half-open code point range of a window's tokens, both inclusive."""
+    return _trim(text, int(window.offsets[begin, 0]), int(window.offsets[last, 1]))
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

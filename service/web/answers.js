@@ -5,6 +5,8 @@ import { barParts, bars, track } from "./charts.js";
 import { el } from "./dom.js";
 import { codeUnits, duration, many, percent } from "./text.js";
 
+const slice = (text, { start, end }) => text.slice(...codeUnits(text, start, end));
+
 const fact = (label, value) => el("span", {}, `${label} `, el("b", {}, String(value)));
 const verdict = (text, score) =>
   el("p", { className: "verdict", dir: "auto" }, text, score !== null && el("span", {}, percent(score)));
@@ -18,35 +20,52 @@ function reading(reply, documents, model) {
   return `${many(reply.windows, "window")} of up to ${model.max_length} tokens${shared}`;
 }
 
-/** The documents, with the places of all answers marked, and a function that lights up one of them. */
-function markedDocuments(documents, answers, pin) {
+/**
+ * The documents, with the places of all answers marked, what the marks mean, and a function that lights up one answer and
+ * the window that it was read in, where that is not the whole document.
+ */
+function markedDocuments(documents, answers, best, pin) {
   const texts = el("div", { className: "texts", tabIndex: 0, role: "group", aria: { label: "Context" } });
-  const marks = []; // [element, the answers that it is part of]
+  const legend = el("p", { className: "legend" });
+  const pieces = []; // {element, the answers that it is part of, those whose windows hold it}
   documents.forEach((text, index) => {
-    const places = answers
-      .filter((answer) => answer.document === index)
-      .map((answer) => ({ answer, range: codeUnits(text, answer.start, answer.end) }));
-    const borders = [...new Set([0, ...places.flatMap(({ range }) => range), text.length])].sort((a, b) => a - b);
+    const places = answers.filter(({ document }) => document === index).map((answer) => {
+      const { start, end, window } = answer;
+      return { answer, range: codeUnits(text, start, end), read: codeUnits(text, window.start, window.end) };
+    });
+    const borders = [...new Set([0, ...places.flatMap(({ range, read }) => [...range, ...read]), text.length])].sort((a, b) => a - b);
     const block = el("p", { dir: "auto" });
     borders.slice(1).forEach((end, i) => {
-      const piece = text.slice(borders[i], end);
-      const holding = places.filter(({ range }) => range[0] <= borders[i] && end <= range[1]).map(({ answer }) => answer);
-      if (!holding.length) return block.append(piece);
-      const mark = el("mark", {}, piece);
-      mark.addEventListener("click", () => pin(holding[0]));
-      marks.push([mark, holding]);
-      block.append(mark);
+      const within = (name) => places.filter((place) => place[name][0] <= borders[i] && end <= place[name][1]).map(({ answer }) => answer);
+      const [holding, shown] = [within("range"), within("read")];
+      const element = el(holding.length ? "mark" : "span", { className: best && holding.includes(best) ? "best" : "" }, text.slice(borders[i], end));
+      if (holding.length) element.addEventListener("click", () => pin(holding[0]));
+      pieces.push({ element, holding, shown });
+      block.append(element);
     });
     texts.append(el("div", {}, documents.length > 1 && el("h3", {}, `Document ${index + 1}`), block));
   });
   function light(answer) {
-    for (const [mark, holding] of marks) mark.classList.toggle("on", holding.includes(answer));
-    const first = marks.find(([mark]) => mark.classList.contains("on"))?.[0];
+    const cut = answer && documents[answer.document].trim() !== slice(documents[answer.document], answer.window);
+    const read = pieces.filter(({ shown }) => cut && shown.includes(answer));
+    for (const piece of pieces) {
+      const { classList } = piece.element;
+      classList.toggle("on", piece.holding.includes(answer));
+      classList.toggle("read", read.includes(piece));
+      classList.toggle("from", piece === read[0]);
+      classList.toggle("to", piece === read.at(-1));
+    }
+    const key = (className, words) => el("span", {}, el("i", { className, aria: { hidden: true } }), words);
+    legend.replaceChildren(
+      ...(answer ? [key("on", "this answer")] : []),
+      ...(answers.length > (answer ? 1 : 0) ? [key("", answer ? "another" : "the best it could find all the same")] : []),
+      ...(cut ? [key("read", `the window that the answer was read in: characters ${answer.window.start}–${answer.window.end} of ${[...documents[answer.document]].length}`)] : []));
+    const first = pieces.find(({ element }) => element.classList.contains("on"))?.element;
     if (!first) return;
     const [top, bottom] = [first.offsetTop, first.offsetTop + first.offsetHeight];
     if (top < texts.scrollTop || bottom > texts.scrollTop + texts.clientHeight) texts.scrollTop = top - texts.clientHeight / 3;
   }
-  return { texts, light };
+  return { texts, legend, light };
 }
 
 /** An extractive answer in its documents, and the runners-up. */
@@ -55,7 +74,7 @@ export function renderAnswers(reply, request, model) {
   const { answers } = reply;
   const found = reply.answer ? answers[0] : null; // the same, and one object: it is told from the others by identity
   let pinned = found;
-  const { texts, light } = markedDocuments(documents, answers, (answer) => pin(answer));
+  const { texts, legend, light } = markedDocuments(documents, answers, found, (answer) => pin(answer));
 
   const where = ({ document, start, end }) =>
     `${documents.length > 1 ? `document ${document + 1}, ` : ""}characters ${start}–${end}`;
@@ -76,13 +95,13 @@ export function renderAnswers(reply, request, model) {
   }
   const none = request.no_answer && el("li", { className: `bar none${found ? "" : " best"}` },
     ...barParts("no answer", percent(reply.no_answer_score), reply.no_answer_score));
-  const lost = answers.some(({ document, start, end, text }) =>
-    documents[document].slice(...codeUnits(documents[document], start, end)) !== text);
+  const lost = answers.some((answer) => slice(documents[answer.document], answer) !== answer.text);
   return {
     nodes: [
       found ? verdict(found.text, found.score) : verdict(documents.length > 1 ? "No answer in these texts" : "No answer in this text", null),
       lost && el("p", { className: "notice" }, "The offsets do not hold the answer's text: please report this."),
       texts,
+      legend,
       el("div", { className: "bars answers" },
         el("h2", {}, found ? "Answers, best first" : "The best it could find all the same"),
         el("ol", {}, ...buttons.map((button) => el("li", {}, button)), none)),

@@ -45,11 +45,12 @@ export function named({ field, detail, errors }) {
  * @param input index to its input
  * @param size most inputs a request; less where the service takes no more
  * @param lanes requests at once
+ * @param wrong an input to why it is not worth asking, or null
  * @param settle told (index, prediction, null) or (index, null, reason), once for each index
  * @param waits told how many seconds all lanes wait, and of what problem
  * @throws Stopped; the signal's reason
  */
-export async function askAll({ todo, ask, input, size, lanes, settle, waits = () => {}, signal }) {
+export async function askAll({ todo, ask, input, wrong = () => null, size, lanes, settle, waits = () => {}, signal }) {
   let next = 0;
   let most = size;
   let resume = 0; // when the lanes go on, by performance.now()
@@ -61,6 +62,11 @@ export async function askAll({ todo, ask, input, size, lanes, settle, waits = ()
     const taken = [];
     for (let characters = 0; next < todo.length && taken.length < most; next++) {
       const value = input(todo[next]);
+      const reason = wrong(value);
+      if (reason) {
+        settle(todo[next], null, reason);
+        continue;
+      }
       characters += JSON.stringify(value).length;
       if (taken.length && characters > CHARACTERS) break;
       taken.push({ index: todo[next], value });

@@ -11,7 +11,7 @@ import { offerModels } from "./form.js";
 import { exchange, loaded } from "./service.js";
 import { decode, readTable, TableError, writeDelimited, writeJsonLines } from "./table.js";
 import { TASKS } from "./tasks.js";
-import { count, duration, figure, many, percent } from "./text.js";
+import { count, duration, figure, isBlank, many, percent } from "./text.js";
 
 const MOST_BYTES = 64 << 20; // of a file: the page holds all of it
 const LARGE_PASTE = 50_000; // characters that a text area would be slow with
@@ -53,6 +53,12 @@ const cell = (value) =>
   typeof value === "string" || (Array.isArray(value) && value.every((part) => typeof part === "string"))
     ? value
     : value === undefined || value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+
+/** Which of a row's texts is blank, in words; null where none is. */
+function blank(input, fields) {
+  const field = fields.find((name) => name in input && ([input[name]].flat().some(isBlank) || input[name].length === 0));
+  return field ? `${field} is blank: it was not sent` : null;
+}
 
 /** The column that a field is most likely in: one with such a name, else the wordiest that no other field has; an optional
  * one is in none that has no such name. */
@@ -336,6 +342,7 @@ export class FilePanel {
         todo: job.todo,
         ask: (inputs, signal) => exchange(task.route, { inputs, ...body }, signal),
         input: job.input,
+        wrong: (input) => blank(input, Object.keys(task.rows.fields)), // a refusal would cost its request's other rows a second one
         ...pace,
         signal: job.running.signal,
         settle: (...what) => {
@@ -439,35 +446,35 @@ export class FilePanel {
     $("#counts .quiet").textContent = ranked.length > LABELS ? `and ${many(ranked.length - LABELS, "more label")}` : "Choose one to see its rows alone.";
   }
 
-  /** The histogram, and some rows with what was predicted. */
+  /** The histogram, and some rows with what was predicted, or why nothing was. */
   drawRows() {
     const { job } = this;
     const indices = job.indices(this.label);
-    $("#spread").hidden = indices.length === 0;
-    $("#rows").hidden = indices.length === 0;
-    if (!indices.length) return;
     const about = this.label === null ? "" : ` of “${this.label}”`;
+    $("#spread").hidden = indices.length === 0;
     $("#spread h2").textContent = `Scores${about}`;
-    $("#spread > div").replaceChildren(histogram(indices.map((index) => job.scores[index])));
+    if (indices.length) $("#spread > div").replaceChildren(histogram(indices.map((index) => job.scores[index])));
     const order = $("#order").value;
-    if (order !== "first") indices.sort((a, b) => (job.scores[a] - job.scores[b]) * (order === "least" ? 1 : -1));
+    const listed = order === "first" && this.label === null ? [...indices, ...job.reasons.keys()] : indices;
+    if (order === "first") listed.sort((a, b) => a - b);
+    else listed.sort((a, b) => (job.scores[a] - job.scores[b]) * (order === "least" ? 1 : -1));
+    $("#rows").hidden = job.done === 0;
     const fields = Object.keys(job.task.rows.fields);
     const titles = ["row", "prediction", "score", ...fields];
     $("#rows table").replaceChildren(
       el("thead", {}, el("tr", {}, ...titles.map((title) => el("th", { scope: "col" }, title)))),
-      el("tbody", {}, ...indices.slice(0, SHOWN).map((index) => {
+      el("tbody", {}, ...listed.slice(0, SHOWN).map((index) => {
         const input = job.input(index);
         const prediction = job.predictions[index];
-        const { answer } = prediction;
-        const said = answer ? answer.text : job.task.rows.counted(prediction).join(", ") || "–";
+        const said = prediction ? prediction.answer?.text || job.task.rows.counted(prediction).join(", ") || "–" : job.reasons.get(index);
         const score = job.scores[index];
         return el("tr", {},
           el("td", { className: "number" }, count(index + 1)),
-          el("td", { className: "said", dir: "auto" }, said),
-          el("td", { className: "number" }, score >= 0 && score <= 1 ? percent(score) : score.toFixed(3)),
+          el("td", { className: `said${prediction ? "" : " bad"}`, dir: "auto" }, said),
+          el("td", { className: "number" }, !prediction ? "" : score >= 0 && score <= 1 ? percent(score) : score.toFixed(3)),
           ...fields.map((field) => el("td", { dir: "auto" }, String(input[field] ?? "").slice(0, 300))));
       })));
-    $("#rows p").textContent = indices.length > SHOWN ? `${SHOWN} of ${many(indices.length, "row")}${about}; the download has all.` : `${many(indices.length, "row")}${about}.`;
+    $("#rows p").textContent = listed.length > SHOWN ? `${SHOWN} of ${many(listed.length, "row")}${about}; the download has all.` : `${many(listed.length, "row")}${about}.`;
   }
 
   async save(kind) {

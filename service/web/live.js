@@ -50,6 +50,7 @@ export async function watch(strip = $("#live")) {
     const now = sums(text ?? "");
     const shown = now.has("bertie_queue_rows");
     if (!shown) strip.hidden = true;
+    if (text === null) $("nav [href=metrics]").hidden = true;
     if (text !== "" && !shown) return; // not ours to show; a service that is gone comes back
     // At once, if with nothing yet to compare: later it would push away what is being clicked.
     if (shown) draw(strip, figures(before ?? now, now, (time - at) / 1000), history);

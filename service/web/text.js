@@ -15,6 +15,9 @@ export function codeUnits(text, start, end) {
   return range;
 }
 
+/** Whether a text holds no character that can be seen: the service refuses such. */
+export const isBlank = (text) => !/[^\s\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060\ufeff]/.test(text);
+
 /** Milliseconds by name of a Server-Timing header (W3C Server Timing, section 2). */
 export function serverTiming(header) {
   const durations = new Map();

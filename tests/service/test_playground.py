@@ -11,10 +11,8 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,6 +109,20 @@ class Page:
     def until(self, holds: Callable[[], Any]) -> Any:
         # What was looked at may be drawn anew meanwhile.
         return Wait(self.driver, SECONDS, 0.02, ignored_exceptions=[Stale]).until(lambda _: holds())
+
+    def fill(self, selector: str, text: str) -> None:
+        """As `write`, of any length and with characters that the driver cannot type."""
+        script = """
+            const field = document.querySelector(arguments[0]);
+            field.value = arguments[1];
+            field.dispatchEvent(new InputEvent("input", { bubbles: true }));
+        """
+        self.driver.execute_script(script, selector, text)
+
+    def reply(self) -> Any:
+        """The response that the tab shows as it came."""
+        script = "return document.querySelector('[role=tabpanel]:not([hidden]) .raw pre').textContent"
+        return json.loads(self.driver.execute_script(script))
 
     def marked(self) -> str:
         """The words that are lit up in the documents."""
@@ -280,6 +292,31 @@ class TestAnswers:
         assert int(windows.split()[2]) > 2
         assert "up to 64 tokens" in windows
 
+    def test_the_window_that_an_answer_was_read_in(self, page: Page) -> None:
+        context = "🚀 The capital of France is Paris. " + "dog " * 100 + "Berlin was a capital. " + "dog " * 100
+        page.open()
+        page.fill("#qa-question", "What is the capital of France?")
+        page.fill("#qa-context-0", context)
+        page.run()
+        reply = page.reply()
+        assert reply["windows"] > 4
+        shown = {answer["text"]: answer["window"] for answer in reply["answers"]}
+        assert shown["Paris"] != shown["Berlin"]
+        for text in ("Paris", "Berlin"):
+            button = next(each for each in page.all(".answers button") if each.text.startswith(text + "\n"))
+            webdriver.ActionChains(page.driver).move_to_element(button).perform()
+            page.until(lambda text=text: page.marked() == text)
+            start, end = shown[text]["start"], shown[text]["end"]
+            assert "".join(page.texts(".texts .read")) == context[start:end].strip()
+            assert f"characters {start}–{end} of {len(context)}" in page.text(".legend")
+            assert page.texts("mark.best") == ["Paris"]  # and it stays marked as the best, whatever is lit up
+        assert page.driver.execute_script("return document.querySelectorAll('.texts :is(.from, .to)').length") == 2
+
+    def test_a_text_that_was_read_whole_shows_no_window(self, page: Page) -> None:
+        self.ask(page, "What is the capital of France?")
+        assert page.texts(".texts .read") == []
+        assert page.texts(".legend > span") == ["this answer", "another"]
+
     def test_options_as_bars(self, page: Page) -> None:
         page.open("options")
         page.write("#options-context", "The dog is outside.")
@@ -401,7 +438,10 @@ class TestFiles:
         assert (progress.get_attribute("value"), progress.get_attribute("max")) == ("4", "4")
         assert page.bars() == {"negative": "2 · 66.7 %", "positive": "1 · 33.3 %"}
         assert "1 row without a prediction" in page.text("#failures")
-        assert "blank" in page.text("#failures")
+        assert "text is blank" in page.text("#failures")
+        assert "text is blank" in page.texts("#rows tbody tr")[2]
+        asked = page.driver.execute_script("return performance.getEntriesByType('resource').map(({ name }) => name)")
+        assert asked.count(f"{page.url}/classify") == 1  # the blank row cost no other one
         assert page.one(".columns").get_attribute("aria-label").startswith("3 scores; most, 3, from 95 % to 100 %")
 
         saved = page.download("#save-csv")
@@ -428,7 +468,7 @@ class TestFiles:
         page.open("file")
         page.upload(reviews(tmp_path))
         page.run_file()
-        assert page.texts("#rows tbody td:first-child") == ["1", "2", "4"]
+        assert page.texts("#rows tbody td:first-child") == ["1", "2", "3", "4"]
         page.click("#counts button:has(.name)", page.all("#counts button")[1].text)  # positive
         assert page.texts("#rows tbody td:first-child") == ["1"]
         assert page.text("#spread h2") == "Scores of “positive”"
@@ -575,69 +615,55 @@ class TestCalls:
         if tool and shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
         page.open("text")
-        page.driver.execute_script(
-            "const area = document.querySelector('#text-text'); area.value = arguments[0];"
-            "area.dispatchEvent(new InputEvent('input', { bubbles: true }))",
-            self.BODY["text"],
-        )
+        page.fill("#text-text", self.BODY["text"])
         page.run()
-        shown = json.loads(
-            page.driver.execute_script("return document.querySelector('#panel-text .raw pre').textContent")
-        )
+        shown = page.reply()
         done = subprocess.run(self.commands(way, page.code(way)), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         assert [label for label, score in shown["scores"].items() if str(score)[:9] not in done.stdout] == []
 
-    def test_the_client_sends_what_the_form_holds(self, page: Page) -> None:
-        """`huggingface_hub`'s client, against a server that notes what it is sent."""
-        hub = pytest.importorskip("huggingface_hub")
-        assert hub
-        sent: list[Any] = []
+    def called(self, page: Page) -> Any:
+        """What `huggingface_hub`'s client answers, by the snippet as it is copied."""
+        pytest.importorskip("huggingface_hub")
+        code = page.code("InferenceClient") + "\nimport json\nprint(json.dumps(answer))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
 
-        class Notes(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                sent.append((self.path, json.loads(self.rfile.read(int(self.headers["content-length"])))))
-                answer = {"answer": "x", "score": 1.0, "start": 0, "end": 1} if "question" in str(sent[-1]) else [[]]
-                body = json.dumps(answer).encode()
-                self.send_response(200)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+    @pytest.mark.parametrize("no_answer", [True, False])
+    def test_the_client_answers_as_the_page_does(self, page: Page, no_answer: bool) -> None:
+        page.open()
+        page.fill("#qa-question", "What is the capital of France?")
+        page.fill("#qa-context-0", 'The "capital" of France 🚀 is Paris. A dog saw Berlin.')
+        if not no_answer:
+            page.click("#panel-qa [name=no_answer]")
+        page.run()
+        shown = page.reply()
+        answers = [(each["text"], each["start"], each["end"], each["score"]) for each in shown["answers"]]
+        assert len(answers) == 3
+        if no_answer:
+            answers = sorted([*answers, ("", 0, 0, shown["no_answer_score"])], key=lambda each: (-each[-1], each[0]))
+        called = [(each["answer"], each["start"], each["end"], each["score"]) for each in self.called(page)]
+        assert called == answers[:3]
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Notes)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            for tab, model in (("qa", ""), ("text", "sentiment"), ("nli", ""), ("zero-shot", "")):
-                page.open(tab)
-                if model:
-                    page.click("select[name=model] option", model)
-                code = page.code("InferenceClient").replace(page.url, f"http://127.0.0.1:{server.server_port}")
-                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-                assert done.returncode == 0, done.stderr
-        finally:
-            server.shutdown()
-            server.server_close()
-        paths, bodies = zip(*sent, strict=True)
-        assert paths == ("/", "/models/sentiment", "/", "/")
-        qa, text, nli, zero = bodies
-        assert qa["inputs"]["question"] == "Who designed the Forth Bridge?"
-        assert qa["parameters"] == {
-            "top_k": 3,
-            "handle_impossible_answer": True,
-            "max_answer_len": 30,
-            "align_to_words": False,
-        }
-        assert text["inputs"].startswith("A quiet, generous film")
-        assert set(nli["inputs"]) == {"text", "text_pair"}
-        assert zero["parameters"] == {
-            "candidate_labels": ["economy", "sport", "cooking", "travel"],
-            "hypothesis_template": "This example is about {}.",
-            "multi_label": False,
-        }
+    @pytest.mark.parametrize(
+        ("tab", "chosen"),
+        [
+            ("text", "option[value=sentiment]"),
+            ("text", "option[value=topics]"),
+            ("nli", None),
+            ("zero-shot", None),
+            ("zero-shot", "[name=multi_label]"),
+        ],
+    )
+    def test_the_client_scores_as_the_page_does(self, page: Page, tab: str, chosen: str | None) -> None:
+        page.open(tab)
+        if chosen:
+            page.click(f"#panel-{tab} {chosen}")
+        page.run()
+        shown = page.reply()
+        assert len(shown["scores"]) > 1
+        assert {each["label"]: each["score"] for each in self.called(page)} == pytest.approx(shown["scores"])
 
     def test_a_call_that_the_client_has_not_is_said(self, page: Page) -> None:
         page.open("options")
@@ -681,6 +707,7 @@ class TestUse:
         page.run()
         page.until(lambda: "1.0" in page.texts("#live dd"))  # rows a batch
         assert page.texts("#live dt")[0] == "Rows waiting"
+        assert page.texts("nav a") == ["API docs", "Metrics"]
 
     def test_no_figures_where_metrics_are_hidden(self, page: Page) -> None:
         """As by a proxy that lets nobody ask for them."""
@@ -699,6 +726,7 @@ class TestUse:
             page.run()
             time.sleep(2.5)
             assert page.all("#live") == []
+            assert page.texts("nav a") == ["API docs"]
             assert page.driver.execute_script("return window.asked") == 1  # and it does not ask again and again
         finally:
             page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 import service
+from service.tasks.inputs import Text
 
 WEB = Path(service.__file__).parent / "web"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(WEB.iterdir())}
@@ -224,6 +226,22 @@ def test_offsets_are_code_points(node: Node) -> None:
     assert got == [text[start:end] for start, end in ranges]
 
 
+def test_blank_is_what_the_service_calls_blank(node: Node) -> None:
+    points = [*range(1, 0xD800), *range(0xE000, 0x11000)]
+    text = TypeAdapter(Text)
+
+    def refused(character: str) -> bool:
+        try:
+            text.validate_python(character)
+        except ValidationError:
+            return True
+        return False
+
+    blank = node("text.js", "points.filter((point) => page.isBlank(String.fromCodePoint(point)))", points=points)
+    assert blank == [point for point in points if refused(chr(point))]
+    assert node("text.js", "['', ' a ', '\\t\\n'].map(page.isBlank)") == [True, False, True]
+
+
 def test_server_timing_is_read(node: Node) -> None:
     header = 'tokenize;dur=0.41, queue;desc="waited";dur=12, cache, decode; dur="2.5"'
     read = node("text.js", "[...page.serverTiming(header)]", header=header)
@@ -383,8 +401,11 @@ class TestTables:
 class TestAskingForMany:
     """`batch.js`, against a service made of one function."""
 
-    def ask(self, node: Node, service: str, total: int = 10, size: int = 4, lanes: int = 2) -> dict[str, Any]:
-        """Ask of `total` inputs {n}; `service` is the body of a function of (inputs, call), call counting from 1."""
+    def ask(
+        self, node: Node, service: str, total: int = 10, size: int = 4, lanes: int = 2, wrong: str = "return null"
+    ) -> dict[str, Any]:
+        """Ask of `total` inputs {n}; `service` is the body of a function of (inputs, call), call counting from 1, and
+        `wrong` that of a function of n."""
         outcome = node(
             "batch.js",
             """(async () => {
@@ -395,6 +416,7 @@ class TestAskingForMany:
                 const started = performance.now();
                 await page.askAll({
                     todo: Array.from({ length: total }, (_, n) => n), input: (n) => ({ n }), size, lanes,
+                    wrong: ({ n }) => new Function("n", wrong)(n),
                     signal: new AbortController().signal,
                     settle: (index, prediction, reason) => {
                         if (index in settled) throw new Error("settled twice");
@@ -416,6 +438,7 @@ class TestAskingForMany:
             total=total,
             size=size,
             lanes=lanes,
+            wrong=wrong,
         )
         assert isinstance(outcome, dict)
         return outcome
@@ -424,6 +447,12 @@ class TestAskingForMany:
         outcome = self.ask(node, "return answers(inputs)", total=30, size=4, lanes=3)
         assert outcome["settled"] == {str(n): 10 * n for n in range(30)}
         assert (outcome["busiest"], max(outcome["sizes"])) == (3, 4)
+
+    def test_what_is_not_worth_asking_is_not_sent(self, node: Node) -> None:
+        outcome = self.ask(node, "return answers(inputs)", lanes=1, wrong="return n % 3 ? null : 'blank'")
+        assert outcome["settled"] == {str(n): 10 * n if n % 3 else "blank" for n in range(10)}
+        assert outcome["sizes"] == [4, 2]
+        assert self.ask(node, "return answers(inputs)", wrong="return 'blank'")["sizes"] == []
 
     def test_it_waits_as_long_as_the_service_asks(self, node: Node) -> None:
         outcome = self.ask(

@@ -31,9 +31,20 @@ class TestQa:
         assert response.status_code == 200
         assert list(body) == ["model", "answer", "answers", "no_answer_score", "windows"]
         assert body["model"] == "qa"
-        assert list(body["answer"]) == ["text", "score", "start", "end", "document"]
+        assert list(body["answer"]) == ["text", "score", "start", "end", "document", "window"]
+        assert body["answer"]["window"] == {"start": 0, "end": len(context)}
         assert body["answers"] == [body["answer"]]
         assert body["windows"] == 1
+
+    async def test_tells_what_was_read_with_the_answer(self, client: httpx.AsyncClient) -> None:
+        context = "🏙️ dog " * 60 + "The capital of France is Paris." + " dog" * 60
+        body = (
+            await client.post("/qa", json={"question": "What is the capital of France?", "context": context})
+        ).json()
+        answer, window = body["answer"], body["answer"]["window"]
+        assert (answer["text"], body["windows"] > 2) == ("Paris", True)
+        assert 0 < window["start"] < answer["start"] < answer["end"] < window["end"] < len(context)
+        assert "The capital of France is Paris." in context[window["start"] : window["end"]]
 
     async def test_finds_the_document_that_holds_the_answer(self, client: httpx.AsyncClient) -> None:
         documents = ["The capital of Germany is Berlin.", "🏙️ The capital of France is Paris.", "Everest is a mountain."]

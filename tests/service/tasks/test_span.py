@@ -27,6 +27,11 @@ from tests.spans import (
 Places = dict[tuple[int, int, int], float]
 
 
+def shown(document: str, window: Window) -> tuple[int, int]:
+    """The code points of a document that a window shows."""
+    return _trim(document, int(window.offsets[0, 0]), int(window.offsets[-1, 1]))
+
+
 def every_span(example: SpanExample, windows: list[Window], logits: list[RowLogits]) -> tuple[Places, float, float]:
     """The best logit of every place in the documents, log sum exp of all spans, and the null logit; with loops."""
     places: Places = {}
@@ -95,6 +100,9 @@ def test_decode_equals_looking_at_every_span(
         assert answer.score == pytest.approx(math.exp(places[place] - log_total))
         assert documents[answer.document][answer.start : answer.end] == answer.text
         assert answer.text == answer.text.strip() != ""
+        stretches = [(w.document, *shown(documents[w.document], w)) for w in windows]
+        assert (answer.document, answer.window.start, answer.window.end) in stretches
+        assert answer.window.start <= answer.start < answer.end <= answer.window.end
     assert list(answers) == sorted(answers, key=lambda a: -a.score)
     assert sum(a.score for a in answers) + no_answer * prediction.no_answer_score <= 1 + 1e-9
     assert prediction.no_answer_score == pytest.approx(math.exp(null - everything))
@@ -135,6 +143,8 @@ def test_a_spiked_span_is_found_wherever_windows_fall(
     answer = task.decode(example, windows, logits).answer
     assert answer is not None
     assert (answer.start, answer.end, answer.text) == (start, end, document[start:end])
+    owner, _ = owners[begin]
+    assert (answer.window.start, answer.window.end) == shown(document, owner)
     assert answer.score > 0.99 or len(tokens) > 1  # several tokens may share the spikes' offsets
 
 
