@@ -507,9 +507,9 @@ REFUSED = {
     "own code": (with_code, r"it wants code of its own \(auto_map\), which is never run"),
     "a tokenizer's own code": (with_tokenizer_code, "no fast tokenizer can be loaded|there is no tokenizer"),
     "text for special tokens": (taking_text_for_tokens, r"takes '\[...+\]' in a text for its special token"),
-    "DeBERTa": (
-        lambda folder: of_family(folder, "DebertaV2"),
-        "'deberta-v2' is not one of bert, roberta, ",
+    "DeBERTa of the first version": (
+        lambda folder: of_family(folder, "Deberta"),
+        "'deberta' is not one of bert, roberta, ",
     ),
     "T5": (
         lambda folder: of_family(folder, "T5", d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4),

@@ -676,7 +676,7 @@ def test_encoder_without_a_tokenizer(tmp_path: Path, data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "name", "sizes"),
     [
-        ("DebertaV2", "deberta-v2", {}),
+        ("Deberta", "deberta", {}),
         ("T5", "t5", {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}),
     ],
 )

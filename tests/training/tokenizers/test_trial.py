@@ -78,7 +78,9 @@ def test_each_family_stands_the_trial(kind: str, vocabularies: dict[str, Path]) 
     assert trial.faults(backend) == []
     assert trial.capitals_lost(backend) < trial.FEWEST_CAPITALS
     sentencepiece = dict.fromkeys(("albert", "xlm-roberta", "camembert"), "<unk>")
-    unknown = (sentencepiece | {"roberta": None}).get(kind, "[UNK]")  # every byte is a piece of RoBERTa's
+    unknown = (sentencepiece | dict.fromkeys(("roberta", "modernbert"))).get(
+        kind, "[UNK]"
+    )  # there every byte is a piece
     assert trial.unknown_id(backend) == (unknown and backend.token_to_id(unknown))
 
 
