@@ -14,14 +14,16 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.errors import ConfigurationError
+from service.http import protocol
 from service.http.context import InFlight
 from service.http.gate import Gate
-from service.http.protocol import HeadLimits, Protocol, limited
+from service.http.protocol import HeadLimits, limited
 from service.predictor import Predictor
 from service.settings import Settings
 
@@ -65,12 +67,24 @@ class Server(uvicorn.Server):
             await asyncio.sleep(1.0)
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                assert isinstance(connection, Protocol)
+                assert isinstance(connection, protocol.Protocol)
                 connection.expire(now)
 
 
+class Beside(Protocol):
+    """A server of another protocol on the same event loop."""
+
+    async def stop(self, seconds: float) -> None:
+        """Take no more calls, and wait for those that were taken; no longer than so many seconds."""
+
+
 class MainServer(Server):
-    """The server of the application: a signal stops it, what was admitted is answered first."""
+    """The server of the application: a signal stops it, what was admitted is answered first.
+
+    Attributes:
+        on_start: called when it listens.
+        beside: stops with it.
+    """
 
     def __init__(self, app: FastAPI, settings: Settings, predictor: Predictor) -> None:
         super().__init__(app, settings, app.state.gate)
@@ -79,6 +93,7 @@ class MainServer(Server):
         self._drain_seconds = settings.drain_seconds
         self._loop = asyncio.get_running_loop()
         self.on_start: Callable[[], None] = lambda: None
+        self.beside: Beside | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -103,7 +118,10 @@ class MainServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listening socket and idle connections, and wait for what was admitted."""
         giving_up = self._loop.call_later(max(0.0, self._drain_seconds - _MARGIN), self._give_up)
-        await super().shutdown(sockets)
+        stops = [super().shutdown(sockets)]
+        if self.beside is not None:
+            stops.append(self.beside.stop(self._drain_seconds))
+        await asyncio.gather(*stops)
         giving_up.cancel()
 
     def _give_up(self) -> None:
