@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import http
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -59,7 +59,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),  # two services at one port would share its calls
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
                 ("grpc.max_metadata_size", settings.max_head_bytes),
-                ("grpc.max_concurrent_streams", settings.max_requests),
+                ("grpc.max_concurrent_streams", 2 * settings.max_requests),  # a connection's: probes too
                 ("grpc.compression_enabled_algorithms_bitset", 1),  # a few compressed bytes could be any number
             ]
         )
@@ -115,7 +115,7 @@ class GrpcServer:
 
 
 def _scope(endpoint: Endpoint, call: aio.ServicerContext) -> Scope:
-    metadata: Mapping[str, str | bytes] | Any = call.invocation_metadata() or ()
+    metadata: Any = call.invocation_metadata() or ()
     return {
         "type": "http",
         "method": "POST",

@@ -108,7 +108,7 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
                 stack.enter_context(in_thread(create_ops_app(app, settings), settings, ops))
             server = MainServer(app, settings, predictor)
             if grpc is not None:
-                fields["grpc_address"], server.beside = grpc.address, grpc
+                fields["grpc_address"], server.on_stop = grpc.address, grpc.stop
                 await grpc.start()
             server.on_start = lambda: logger.info("serving", extra={"fields": fields})
             await server.serve([listener])

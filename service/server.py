@@ -12,18 +12,16 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
-from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.errors import ConfigurationError
-from service.http import protocol
 from service.http.context import InFlight
 from service.http.gate import Gate
-from service.http.protocol import HeadLimits, limited
+from service.http.protocol import HeadLimits, Protocol, limited
 from service.predictor import Predictor
 from service.settings import Settings
 
@@ -67,15 +65,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(1.0)
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                assert isinstance(connection, protocol.Protocol)
+                assert isinstance(connection, Protocol)
                 connection.expire(now)
-
-
-class Beside(Protocol):
-    """A server of another protocol on the same event loop."""
-
-    async def stop(self, seconds: float) -> None:
-        """Take no more calls, and wait for those that were taken; no longer than so many seconds."""
 
 
 class MainServer(Server):
@@ -83,7 +74,7 @@ class MainServer(Server):
 
     Attributes:
         on_start: called when it listens.
-        beside: stops with it.
+        on_stop: stops what else admits requests, within so many seconds.
     """
 
     def __init__(self, app: FastAPI, settings: Settings, predictor: Predictor) -> None:
@@ -93,7 +84,7 @@ class MainServer(Server):
         self._drain_seconds = settings.drain_seconds
         self._loop = asyncio.get_running_loop()
         self.on_start: Callable[[], None] = lambda: None
-        self.beside: Beside | None = None
+        self.on_stop: Callable[[float], Awaitable[object]] = lambda seconds: asyncio.sleep(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -118,10 +109,7 @@ class MainServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listening socket and idle connections, and wait for what was admitted."""
         giving_up = self._loop.call_later(max(0.0, self._drain_seconds - _MARGIN), self._give_up)
-        stops = [super().shutdown(sockets)]
-        if self.beside is not None:
-            stops.append(self.beside.stop(self._drain_seconds))
-        await asyncio.gather(*stops)
+        await asyncio.gather(super().shutdown(sockets), self.on_stop(self._drain_seconds))
         giving_up.cancel()
 
     def _give_up(self) -> None:

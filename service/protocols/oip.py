@@ -117,12 +117,12 @@ def infer(ask: Ask) -> Work:
     binary_output = body.parameters.get("binary_data_output") is True
 
     def write(done: Done) -> Response:
-        is_binary = {
-            each.name: each.parameters.get("binary_data", binary_output) is True for each in body.outputs or ()
-        }
+        asked = {each.name: each.parameters for each in body.outputs or ()}
         said, contents = [], []
         for name, values in outputs(done, body).items():
-            output, content = tensors.write(name, values, binary=is_binary.get(name, binary_output))
+            output, content = tensors.write(
+                name, values, binary=asked.get(name, {}).get("binary_data", binary_output) is True
+            )
             said.append(output)
             contents.append(content)
         head = to_json(

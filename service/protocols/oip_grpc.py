@@ -167,8 +167,8 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
     raise MalformedBody("the message breaks off")
 
 
-def _response(name: str, **fields: Any) -> Response:
-    return Response(CLASSES[name](**fields).SerializeToString())
+def _response(message: str, /, **fields: Any) -> Response:
+    return Response(CLASSES[message](**fields).SerializeToString())
 
 
 _DOCUMENT = Document("oip")  # no path of HTTP's, and so in no document
