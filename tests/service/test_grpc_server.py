@@ -20,6 +20,7 @@ from grpc import StatusCode, aio
 from hypothesis import HealthCheck, given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 
 from service import program
@@ -30,7 +31,9 @@ from service.http import context
 from service.metrics import Metrics
 from service.protocols.oip_grpc import MAX_FIELDS
 from service.protocols.oip_messages import CLASSES, SERVICE
+from service.server import STOP_SIGNALS, MainServer, bind
 from service.settings import Settings
+from service.traces import Traces
 from tests.engines import FakeEngine, load_with, until
 from tests.serving import running
 
@@ -342,6 +345,16 @@ class TestTheSameWay:
         labels = {"route": INFER, "model": "sentiment", "status": "200"}
         assert metrics.registry.get_sample_value("bertie_requests_total", labels) == 1
 
+    async def test_a_call_is_a_span_in_its_clients_trace(self, client: Client) -> None:
+        spans = InMemorySpanExporter()
+        client.app.state.recorder.traces = Traces(spans)
+        metadata = (("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),)
+        await client.send("ModelInfer", Request(**texts("good")).SerializeToString(), metadata=metadata)
+        await until(lambda: any(span.name == f"POST {INFER}" for span in spans.get_finished_spans()))
+        [span] = [span for span in spans.get_finished_spans() if span.name == f"POST {INFER}"]
+        assert span.context is not None
+        assert f"{span.context.trace_id:032x}" == "ab" * 16
+
     async def test_no_path_of_http(self, client: Client) -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://bertie") as over_http:
             assert (await over_http.post(INFER, content=b"")).status_code == 404
@@ -364,6 +377,24 @@ class TestStop:
             engine.gate.set()
             assert (await call)["label"]
             await stopping
+
+    async def test_what_is_not_answered_in_time_is_told(self, settings: Settings) -> None:
+        engine = FakeEngine()
+        engine.gate.clear()
+        settings = settings.model_copy(update={"drain_seconds": 1.0})
+        before = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+        async with serving(settings, sentiment=engine) as client:
+            main = MainServer(client.app, settings, client.app.state.gate.predictor)
+            main.on_stop = client.server.stop
+            done = asyncio.create_task(main.serve([bind("127.0.0.1", 0)]))
+            call = asyncio.create_task(client.status("ModelInfer", **texts("good")))
+            await until(lambda: main.started and engine.entered.is_set())
+            main.handle_exit(signal.SIGTERM, None)
+            status, details = await asyncio.wait_for(call, 5)
+            assert (status, "stopped before" in details) == (StatusCode.UNAVAILABLE, True)
+            await asyncio.wait_for(done, 5)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
     def test_a_process(self, models_dir: Path) -> None:
         with running(models_dir, BERTIE_GRPC_PORT="0") as service:
