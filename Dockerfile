@@ -10,13 +10,13 @@ COPY service service
 RUN python -m compileall -q --invalidation-mode unchecked-hash service
 
 FROM build AS build-cpu
-COPY requirements/cpu.lock requirements/otel.lock ./
-RUN python -m pip --python venv/bin/python install --require-hashes -r cpu.lock -r otel.lock \
+COPY requirements/cpu.lock requirements/extras.lock ./
+RUN python -m pip --python venv/bin/python install --require-hashes -r cpu.lock -r extras.lock \
     && python -m pip --python venv/bin/python uninstall --yes setuptools
 
 FROM build AS build-gpu
-COPY requirements/gpu.lock requirements/otel.lock ./
-RUN python -m pip --python venv/bin/python install --require-hashes -r gpu.lock -r otel.lock \
+COPY requirements/gpu.lock requirements/extras.lock ./
+RUN python -m pip --python venv/bin/python install --require-hashes -r gpu.lock -r extras.lock \
     && python -m pip --python venv/bin/python uninstall --yes setuptools
 
 

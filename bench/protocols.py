@@ -2,7 +2,8 @@
 
     python -m bench.protocols               # the bundles in models/, 400 requests of each
 
-`over` is the difference of the medians, `by turn` the median of the differences. Ends with one JSON object.
+`over` is the difference of the medians, `by turn` the median of the differences. What gRPC's own client takes in this
+process is part of its time. Ends with one JSON object.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import asyncio
 import contextlib
 import json
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grpc import aio
+
 from bench import client, command, serving
 from bench.errors import BenchError
 from bench.load import percentile
+from service.protocols.oip_messages import CLASSES, SERVICE
 
 WANTED_MS = 0.2
 """At most, of p50 over that of Bertie's own route."""
@@ -60,15 +65,42 @@ def binary(url: str, sentiment: str) -> bytes:
     return request.replace(b"\r\n", b"\r\nInference-Header-Content-Length: %d\r\n" % len(head), 1)
 
 
-async def alternate(url: str, requests: Mapping[str, bytes], count: int) -> dict[str, list[float]]:
-    """Send every request in turn, so many times. Get the seconds of each.
+def messages(sentiment: str) -> dict[str, bytes]:
+    """Get the messages of gRPC, with a typed tensor and a raw one, by their names."""
+    text = TEXT.encode()
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES"}
+    typed = [tensor | {"contents": {"bytes_contents": [text]}}]
+    request, raw = CLASSES["ModelInferRequest"], [struct.pack("<I", len(text)) + text]
+    return {
+        "oip grpc": request(model_name=sentiment, inputs=typed).SerializeToString(),
+        "oip grpc raw": request(model_name=sentiment, inputs=[tensor], raw_input_contents=raw).SerializeToString(),
+    }
+
+
+async def alternate(
+    url: str, requests: Mapping[str, bytes], count: int, grpc: str, calls: Mapping[str, bytes]
+) -> dict[str, list[float]]:
+    """Send every request and call in turn, so many times. Get the seconds of each.
+
+    Args:
+        grpc: address of the calls.
 
     Raises:
-        BenchError: one was not answered with 200.
+        BenchError: one was not answered with 200, or OK.
     """
-    found: dict[str, list[float]] = {name: [] for name in requests}
-    with contextlib.closing(client.Connection(url)) as connection:
+    found: dict[str, list[float]] = {name: [] for name in (*requests, *calls)}
+    async with aio.insecure_channel(grpc) as channel, contextlib.AsyncExitStack() as stack:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        connection = stack.enter_context(contextlib.closing(client.Connection(url)))
         for turn in range(count + count // 10):
+            for name, content in calls.items():
+                began = time.perf_counter()
+                try:
+                    await infer(content)
+                except aio.AioRpcError as error:
+                    raise BenchError(f"{name}: {error.code().name} {error.details()}") from None
+                if turn >= count // 10:
+                    found[name].append(time.perf_counter() - began)
             for name, data in requests.items():
                 answer = await connection.send(data)
                 if answer.status != 200:
@@ -90,14 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program(options: argparse.Namespace) -> int:
     """Measure and print."""
-    with serving.bertie(options.models, (options.sentiment, options.qa)) as (_, url):
+    port = str(serving.free_port())
+    with serving.bertie(options.models, (options.sentiment, options.qa), BERTIE_GRPC_PORT=port) as (_, url):
         asked = bodies(options.sentiment, options.qa)
         requests = {kind: client.request(url + path, json.dumps(body).encode()) for kind, (path, body) in OWN.items()}
         for name, (_, path, body) in asked.items():
             requests[name] = client.request(url + path, json.dumps(body).encode())
         requests["oip binary"] = binary(url, options.sentiment)
-        seconds = asyncio.run(alternate(url, requests, options.requests))
-    kinds = {name: kind for name, (kind, *_) in asked.items()} | {"oip binary": "text"}
+        calls = messages(options.sentiment)
+        seconds = asyncio.run(alternate(url, requests, options.requests, f"127.0.0.1:{port}", calls))
+    kinds = {name: kind for name, (kind, *_) in asked.items()} | dict.fromkeys(("oip binary", *calls), "text")
     p50 = {name: percentile(found, 50) * 1000 for name, found in seconds.items()}
     over = {
         name: percentile([mine - own for mine, own in zip(seconds[name], seconds[kind], strict=True)], 50) * 1000

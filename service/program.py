@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from fastapi import FastAPI
@@ -25,11 +25,14 @@ from pydantic import ValidationError
 
 from service import __version__, logs
 from service.app import create_app, create_ops_app
-from service.errors import BertieError
+from service.errors import BertieError, ConfigurationError
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.server import STOP_SIGNALS, MainServer, address, bind, in_thread
 from service.settings import Settings
+
+if TYPE_CHECKING:  # it imports gRPC
+    from service.grpc_server import GrpcServer
 
 logger = logging.getLogger("service")
 
@@ -92,6 +95,7 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
     with contextlib.ExitStack() as stack:
         # Before the models: a port in use is told at once.
         listener = stack.enter_context(bind(settings.host, settings.port))
+        grpc = None if settings.grpc_port is None else _grpc_server(app, settings)
         ops = None if settings.ops_port is None else stack.enter_context(bind(settings.host, settings.ops_port))
         async with app.router.lifespan_context(app):
             predictor: Predictor = app.state.gate.predictor
@@ -103,8 +107,20 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
                 fields["ops_address"] = address(ops)
                 stack.enter_context(in_thread(create_ops_app(app, settings), settings, ops))
             server = MainServer(app, settings, predictor)
+            if grpc is not None:
+                fields["grpc_address"], server.on_stop = grpc.address, grpc.stop
+                await grpc.start()
             server.on_start = lambda: logger.info("serving", extra={"fields": fields})
             await server.serve([listener])
+
+
+def _grpc_server(app: FastAPI, settings: Settings) -> GrpcServer:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines on the standard error are no records of a log
+    try:
+        from service.grpc_server import GrpcServer
+    except ImportError as error:
+        raise ConfigurationError("BERTIE_GRPC_PORT wants gRPC: pip install -e '.[grpc]'") from error
+    return GrpcServer(app, settings)
 
 
 class _Stopped(BaseException):

@@ -12,7 +12,7 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
 import uvicorn
@@ -70,7 +70,12 @@ class Server(uvicorn.Server):
 
 
 class MainServer(Server):
-    """The server of the application: a signal stops it, what was admitted is answered first."""
+    """The server of the application: a signal stops it, what was admitted is answered first.
+
+    Attributes:
+        on_start: called when it listens.
+        on_stop: stops what else admits requests, within so many seconds.
+    """
 
     def __init__(self, app: FastAPI, settings: Settings, predictor: Predictor) -> None:
         super().__init__(app, settings, app.state.gate)
@@ -79,6 +84,7 @@ class MainServer(Server):
         self._drain_seconds = settings.drain_seconds
         self._loop = asyncio.get_running_loop()
         self.on_start: Callable[[], None] = lambda: None
+        self.on_stop: Callable[[float], Awaitable[object]] = lambda seconds: asyncio.sleep(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -103,7 +109,7 @@ class MainServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listening socket and idle connections, and wait for what was admitted."""
         giving_up = self._loop.call_later(max(0.0, self._drain_seconds - _MARGIN), self._give_up)
-        await super().shutdown(sockets)
+        await asyncio.gather(super().shutdown(sockets), self.on_stop(self._drain_seconds))
         giving_up.cancel()
 
     def _give_up(self) -> None:

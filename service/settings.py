@@ -34,6 +34,12 @@ class Settings(BaseSettings):
         description="A second port, with a thread of its own, for `/health` and `/metrics`, so that a flood on the "
         "first one keeps no probe waiting.",
     )
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="A port for the Open Inference Protocol over gRPC (install the extra `grpc`).",
+    )
     models_dir: Path = Field(default=Path("models"), description="Folder of the bundles, one folder each.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Bundles to load, comma-separated; all of the folder when empty."

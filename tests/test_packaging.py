@@ -11,7 +11,7 @@ import pytest
 import service
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ["cpu.lock", "gpu.lock", "otel.lock"]
+LOCKS = ["cpu.lock", "gpu.lock", "extras.lock"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # `name==version`, then whatever follows: a marker, hashes.
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
@@ -38,7 +38,9 @@ def test_every_pin_is_hashed(name: str) -> None:
     assert [package for package, _, rest in found if "--hash=sha256:" not in rest] == []
 
 
-@pytest.mark.parametrize(("name", "extra"), [("cpu.lock", "cpu"), ("gpu.lock", "gpu"), ("otel.lock", "otel")])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("cpu.lock", "cpu"), ("gpu.lock", "gpu"), ("extras.lock", "otel"), ("extras.lock", "grpc")]
+)
 def test_locks_hold_what_the_service_asks_for(name: str, extra: str) -> None:
     asked = PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]
     assert {re.split(r"[\[<>=]", requirement)[0] for requirement in asked} <= pins(name).keys()
@@ -52,16 +54,16 @@ def test_cpu_lock_has_neither_torch_nor_the_tools() -> None:
 
 def test_one_environment_holds_service_and_training() -> None:
     constraints = pins("constraints.txt")
-    for lock in ("cpu.lock", "otel.lock"):
+    for lock in ("cpu.lock", "extras.lock"):
         assert {p: (v, constraints[p]) for p, v in pins(lock).items() if constraints[p] != v} == {}
 
 
-def test_an_image_takes_the_locks_of_service_and_traces_together() -> None:
-    traces = pins("otel.lock")
+def test_an_image_takes_the_locks_of_service_and_extras_together() -> None:
+    extras = pins("extras.lock")
     for lock in ("cpu.lock", "gpu.lock"):
-        both = {p: (v, traces[p]) for p, v in pins(lock).items() if p in traces}
+        both = {p: (v, extras[p]) for p, v in pins(lock).items() if p in extras}
         assert {p for p, (one, other) in both.items() if one != other} == set(), lock
-    assert "opentelemetry-sdk" not in pins("cpu.lock")
+    assert pins("cpu.lock").keys().isdisjoint({"opentelemetry-sdk", "grpcio"})
 
 
 def test_torch_is_bounded_and_not_pinned() -> None:

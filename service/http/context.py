@@ -212,6 +212,9 @@ class ContextMiddleware:
                 await self._app(scope, receive, send_with_id)
         except ClientGone:
             context.status = CLIENT_GONE
+        except asyncio.CancelledError:  # a gRPC call that its client gave up
+            context.status = CLIENT_GONE
+            raise
         except Exception as error:
             await self._refuse(self._told(error, deadline, context), scope, receive, send_with_id)
         finally:

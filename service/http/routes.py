@@ -46,7 +46,7 @@ class Routes:
         scope = request.scope
         scope[REFUSE] = endpoint.refuse
         if endpoint.method != "POST":
-            return self._look_up(request, endpoint)
+            return self.look_up(request, endpoint)
         context, permit, predictor = Context.of(scope), self.gate.admit(scope, endpoint), self.gate.serving()
         content = await body.read(request, self._settings.max_body_bytes, permit)
         ask = Ask(
@@ -98,10 +98,15 @@ class Routes:
         context.predictions.append(found)
         return found
 
-    def _look_up(self, request: Request, endpoint: Endpoint) -> Response:
+    def look_up(self, request: Request, endpoint: Endpoint, content: bytes = b"") -> Response:
+        """Answer what wants no model to run, and so no permit.
+
+        Args:
+            content: what a protocol sends that has no paths to ask by.
+        """
         if not endpoint.open:
             self.gate.keys.check(request.headers)
-        ask = Ask(b"", request.headers, request.path_params, self.gate.serving(), self._settings)
+        ask = Ask(content, request.headers, request.path_params, self.gate.serving(), self._settings)
         found = endpoint.read(ask)
         assert isinstance(found, Response)
         return found

@@ -8,6 +8,7 @@ Inputs are tensors of BYTES with the names of Bertie's own fields, an element an
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -97,7 +98,7 @@ def index(ask: Ask) -> Response:
 
 def model_ready(ask: Ask) -> Response:
     """Tell whether a model answers."""
-    model = _model(ask)
+    model = chosen(ask)
     if not ask.predictor.ready:
         raise NotReady(f"model {model.name!r} does not answer")
     return answers.response({"name": model.name, "ready": True})
@@ -105,52 +106,23 @@ def model_ready(ask: Ask) -> Response:
 
 def metadata(ask: Ask) -> Response:
     """Get a model's versions, inputs and outputs."""
-    model = _model(ask)
-    labels = len(model.bundle.manifest.labels)
-    names = {"scores": [-1, labels or -1]}
-    kinds = {"label": "BYTES", "answer": "BYTES", "score": "FP32", "scores": "FP32"}
-    return answers.response(
-        {
-            "name": model.name,
-            "versions": [model.bundle.version],
-            "platform": PLATFORM,
-            "inputs": [
-                {"name": name, "datatype": "BYTES", "shape": [-1, -1] if name in LISTS else [-1]}
-                for name in _inputs(model)
-            ],
-            "outputs": [
-                {"name": name, "datatype": kinds.get(name, "INT64"), "shape": names.get(name, [-1])}
-                for name in _outputs(model)
-            ],
-        }
-    )
+    return answers.response(described(chosen(ask)))
 
 
 def infer(ask: Ask) -> Work:
     """Answer the inputs that the tensors hold."""
     head, binary = _split(ask)
     body = requests.check(InferBody, requests.decode(head, ask.settings))
-    columns = tensors.read(body.inputs, binary, ask.settings.max_inputs)
-    model = _model(ask)
-    rows = {len(column) for column in columns.values()}
-    if len(rows) > 1:
-        raise InvalidInput("the inputs are of several lengths", field="inputs")
-    for name in LISTS & columns.keys():  # a list of one element has lost it
-        columns[name] = [each if isinstance(each, list) else [each] for each in columns[name]]
-    parameters = dict(body.parameters)
-    binary_output = parameters.pop("binary_data_output", False) is True
-    inputs = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    inputs = [value | {name: each for name, each in parameters.items() if name in _SCHEMAS} for value in inputs]
-    call = requests.parse_value(model.tasks[0].path, {"inputs": inputs}, ask.settings)
+    model, examples = read(ask, body, binary)
+    binary_output = body.parameters.get("binary_data_output") is True
 
     def write(done: Done) -> Response:
-        found = tensors.outputs([answers.dump(prediction) for prediction in done.predictions])
-        wanted = {each.name: each.parameters.get("binary_data", binary_output) is True for each in body.outputs or ()}
+        asked = {each.name: each.parameters for each in body.outputs or ()}
         said, contents = [], []
-        for name, is_binary in (wanted or dict.fromkeys(found, binary_output)).items():
-            if name not in found:
-                raise InvalidInput(f"there is no output {name!r:.200}; there are {', '.join(found)}", field="outputs")
-            output, content = tensors.write(name, found[name], binary=is_binary)
+        for name, values in outputs(done, body).items():
+            output, content = tensors.write(
+                name, values, binary=asked.get(name, {}).get("binary_data", binary_output) is True
+            )
             said.append(output)
             contents.append(content)
         head = to_json(
@@ -166,7 +138,56 @@ def infer(ask: Ask) -> Work:
         headers = {HEADER: str(len(head))}
         return Response(b"".join((head, *contents)), headers=headers, media_type="application/octet-stream")
 
-    return Work(call.examples, write, model.name, "inputs")
+    return Work(examples, write, model.name, "inputs")
+
+
+def read(ask: Ask, body: InferBody, binary: bytes) -> tuple[Model, Sequence[Any]]:
+    """Get the model that is asked, and the examples that the tensors hold.
+
+    Args:
+        binary: contents of the tensors that have a `binary_data_size`.
+
+    Raises:
+        BertieError: what `tensors.read`, `chosen` and `requests.parse_value` raise.
+    """
+    columns = tensors.read(body.inputs, binary, ask.settings.max_inputs)
+    model = chosen(ask)
+    rows = {len(column) for column in columns.values()}
+    if len(rows) > 1:
+        raise InvalidInput("the inputs are of several lengths", field="inputs")
+    for name in LISTS & columns.keys():  # a list of one element has lost it
+        columns[name] = [each if isinstance(each, list) else [each] for each in columns[name]]
+    shared = {name: value for name, value in body.parameters.items() if name in _SCHEMAS}
+    inputs = [dict(zip(columns, values, strict=True)) | shared for values in zip(*columns.values(), strict=True)]
+    return model, requests.parse_value(model.tasks[0].path, {"inputs": inputs}, ask.settings).examples
+
+
+def outputs(done: Done, body: InferBody) -> dict[str, list[Any]]:
+    """Get the outputs that are asked for, a list of values each. Raises InvalidInput for one that is not there."""
+    found = tensors.outputs([answers.dump(prediction) for prediction in done.predictions])
+    for each in body.outputs or ():
+        if each.name not in found:
+            raise InvalidInput(f"there is no output {each.name!r:.200}; there are {', '.join(found)}", field="outputs")
+    return {each.name: found[each.name] for each in body.outputs} if body.outputs else found
+
+
+def described(model: Model) -> dict[str, Any]:
+    """Describe a model as the protocol's metadata does."""
+    labels = len(model.bundle.manifest.labels)
+    shapes = {"scores": [-1, labels or -1]}
+    kinds = {"label": "BYTES", "answer": "BYTES", "score": "FP32", "scores": "FP32"}
+    return {
+        "name": model.name,
+        "versions": [model.bundle.version],
+        "platform": PLATFORM,
+        "inputs": [
+            {"name": name, "datatype": "BYTES", "shape": [-1, -1] if name in LISTS else [-1]} for name in _inputs(model)
+        ],
+        "outputs": [
+            {"name": name, "datatype": kinds.get(name, "INT64"), "shape": shapes.get(name, [-1])}
+            for name in _outputs(model)
+        ],
+    }
 
 
 def refuse(error: BertieError, request_id: str) -> Refusal:
@@ -183,7 +204,8 @@ def _split(ask: Ask) -> tuple[bytes, bytes]:
     return ask.body[: int(length)], ask.body[int(length) :]
 
 
-def _model(ask: Ask) -> Model:
+def chosen(ask: Ask) -> Model:
+    """Get the model that is named, of the version that is named. Raises UnknownModel."""
     model = info.model(ask)
     if (version := ask.parts.get("version", model.bundle.version)) != model.bundle.version:
         raise UnknownModel(

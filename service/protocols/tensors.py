@@ -108,6 +108,14 @@ def outputs(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return columns
 
 
+def text(content: bytes, name: str) -> str:
+    """Decode an element of an input. Raises InvalidInput."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"input {name!r:.200} is not in UTF-8", field=name[:200]) from None
+
+
 def _flat(data: Sequence[Any]) -> Iterator[Any]:
     """Flatten rows, which JSON may nest once."""
     for item in data:
@@ -125,9 +133,6 @@ def _texts(content: bytes, most: int, name: str) -> list[str]:
         end = begin + int.from_bytes(content[at:begin], "little")
         if begin > len(content) or end > len(content):
             raise InvalidInput(f"input {name!r} breaks off within a text", field=name)
-        try:
-            texts.append(content[begin:end].decode())
-        except UnicodeDecodeError:
-            raise InvalidInput(f"input {name!r} is not in UTF-8", field=name) from None
+        texts.append(text(content[begin:end], name))
         at = end
     return texts

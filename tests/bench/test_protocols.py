@@ -21,3 +21,11 @@ def test_one_that_does_not_answer_is_named(
     monkeypatch.setitem(protocols.OWN, "text", ("/classify", {"text": ""}))
     assert protocols.main(["--models", str(models_dir), "--requests", "1"]) == 1
     assert capsys.readouterr().err.startswith("error: text: 422 ")
+
+
+def test_a_call_that_fails_is_named(
+    models_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "messages", lambda sentiment: {"oip grpc": b""})
+    assert protocols.main(["--models", str(models_dir), "--requests", "1"]) == 1
+    assert capsys.readouterr().err.startswith("error: oip grpc: INVALID_ARGUMENT ")

@@ -39,16 +39,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     for name in ("sentiment", "nli", "qa"):
         shutil.copytree(ROOT / "models" / name, models / name)
     make_bundle(models, "rerank", name="reranker")
-    with running(models) as process:
+    with running(models, BERTIE_GRPC_PORT="0") as process:
         yield process
         assert [record for record in process.log if record["level"] == "error"] == []
 
 
 def run(code: str, service: Running, folder: Path, path: str = "") -> str:
-    """What a snippet prints, with the service's address in the place of the page's."""
-    place = urlsplit(service.url).netloc
+    """What a snippet prints, with the service's addresses in the place of the page's."""
+    [over_grpc] = [record["grpc_address"] for record in service.log if record["message"] == "serving"]
+    places = {"localhost:8000": urlsplit(service.url).netloc, "localhost:8001": over_grpc}
+    for shown, place in places.items():
+        code = code.replace(shown, place)
     done = subprocess.run(
-        [str(PYTHON), "-c", code.replace("localhost:8000", place)],
+        [str(PYTHON), "-c", code],
         cwd=folder,
         env={"PYTHONPATH": path, "HOME": str(folder), "NO_PROXY": "*", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
@@ -135,3 +138,44 @@ for texts, model, chosen, binary in (
 """
     printed = run(code, service, tmp_path).splitlines()
     assert printed == ["True True False", "[b'positive'] 7", "['positive'] 7", "404", "400", "404"]
+
+
+@pytest.mark.parametrize("flavour", ["grpc", "grpc.aio"])
+def test_triton_over_grpc(flavour: str, service: Running, tmp_path: Path) -> None:
+    """What is answered and told, and a message as long as HTTP's bodies may be."""
+    code = """
+import asyncio
+import inspect
+import numpy as np
+import tritonclient.FLAVOUR as triton
+async def main():
+    async def found(value):
+        return await value if inspect.isawaitable(value) else value
+    client = triton.InferenceServerClient("localhost:8001")
+    print(await found(client.is_server_live()), await found(client.is_server_ready()))
+    print((await found(client.get_server_metadata())).name)
+    print(await found(client.is_model_ready("sentiment", "")))
+    version = (await found(client.get_model_metadata("sentiment"))).versions[0]
+    print((await found(client.get_model_metadata("nli", as_json=True)))["inputs"][1]["name"])
+    tensor = triton.InferInput("text", [1, 1], "BYTES")
+    for text, model, chosen, timeout in (
+        ("good", "sentiment", version, None), ("good " * 100_000, "sentiment", "", None), ("", "sentiment", "", None),
+        ("good", "nope", "", None), ("good", "sentiment", "9", None), ("a" * 3_000_000, "sentiment", "", None),
+        ("good " * 200_000, "sentiment", "", 0.001),
+    ):
+        tensor.set_data_from_numpy(np.array([[text]], dtype=object))
+        outputs = [triton.InferRequestedOutput("label")]
+        asked = dict(model_version=chosen, outputs=outputs, request_id="7", client_timeout=timeout)
+        try:
+            answer = await found(client.infer(model, [tensor], parameters={"top_k": 1}, **asked))
+            print(answer.as_numpy("label"), answer.get_response().id)
+        except triton.InferenceServerException as error:
+            print(error.status())
+    await found(client.close())
+asyncio.run(main())
+"""
+    printed = run(code.replace("FLAVOUR", flavour), service, tmp_path).splitlines()
+    assert printed == [
+        "True True", "bertie", "True", "text_pair", "[b'positive'] 7", "[b'positive'] 7", "StatusCode.INVALID_ARGUMENT",
+        "StatusCode.NOT_FOUND", "StatusCode.NOT_FOUND", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.DEADLINE_EXCEEDED",
+    ]  # fmt: skip
