@@ -201,12 +201,7 @@ class Protocol(HttpToolsProtocol):
         self._in_body = True
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self, self.cycle))
-        self.cycle.send_500_response = self._give_up  # type: ignore[method-assign]
-
-    async def _give_up(self) -> None:
-        """Break off the connection in place of uvicorn's own last word, which would wait for ever: it is sent where the
-        application has failed before its answer began, and that is where nothing can be written (`context`)."""
-        self.transport.abort()
+        self.cycle.send_500_response = partial(_give_up, self.transport)  # type: ignore[method-assign]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         refusal = None
@@ -291,6 +286,12 @@ class Protocol(HttpToolsProtocol):
         self._ended_at, self._waiting_since = self.loop.time(), None
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
+
+
+async def _give_up(transport: asyncio.Transport) -> None:
+    """Break off a connection in place of uvicorn's own last word, which would wait for ever: it is sent where the
+    application has failed before its answer began, and that is where nothing can be written (`context`)."""
+    transport.abort()
 
 
 def _nothing() -> None:
