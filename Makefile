@@ -44,8 +44,10 @@ install: $(SERVICE)
 serve: $(SERVICE)
 	exec $(PY) -m service
 
+# Training's tests are all processor: they share the cores. The others measure, wait and count what the service's lines do.
 test: check $(CLIENTS)
-	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(PY) -m pytest --ignore tests/training --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(PY) -m pytest tests/training --numprocesses auto --dist loadfile
 
 clients: $(CLIENTS)
 
