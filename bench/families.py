@@ -18,6 +18,7 @@ Wants a quiet machine. Ends with one JSON object.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import lzma
@@ -256,11 +257,12 @@ def points(family: Family, learnt: Learnt, work: Path, options: argparse.Namespa
         config(family, family.small, vocab_size=size, max_position_embeddings=130)
     )
     made.save_pretrained(encoder)
-    finetune.run(Recipe(
-        task="classification", data="sst2", labels=("negative", "positive"), model=str(encoder),
-        train=(str(learnt.train),), dev=(str(learnt.dev),), output=str(work / "run"), max_length=64, epochs=3.0,
-        batch_size=64, learning_rate=5e-4, dropout=0.0, save_steps=100_000, logging_steps=100,
-    ))  # fmt: skip
+    with contextlib.redirect_stdout(sys.stderr):  # the trainer tells its losses there
+        finetune.run(Recipe(
+            task="classification", data="sst2", labels=("negative", "positive"), model=str(encoder),
+            train=(str(learnt.train),), dev=(str(learnt.dev),), output=str(work / "run"), max_length=64, epochs=3.0,
+            batch_size=64, learning_rate=5e-4, dropout=0.0, save_steps=100_000, logging_steps=100,
+        ))  # fmt: skip
     manifest = export.run(export.Request(work / "run" / "final", work / "bundle"))
     scores = {each.precision: next(iter(each.scores.values()))["accuracy"] for each in manifest.graphs}
     return {"accuracy": scores, "points": scores["int8"] - scores["fp32"]}
