@@ -1,6 +1,6 @@
 // Elements, and the two habits that every part of the page shares: tabs and copying.
 //
-// A caller's text reaches the page through text nodes alone.
+// A user's text reaches the page through text nodes alone.
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 

@@ -520,7 +520,7 @@ class TestFiles:
         assert first["score: film"] + first["score: sad"] == pytest.approx(1)
 
     def test_a_file_dropped_anywhere_and_a_large_paste(self, page: Page) -> None:
-        """As the browser tells of them: its own drag and clipboard cannot be driven."""
+        """The events that a browser sends: its own drag and clipboard cannot be driven."""
         page.open("qa")
         page.driver.execute_script("""
             const dataTransfer = new DataTransfer();

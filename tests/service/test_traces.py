@@ -37,7 +37,7 @@ OPENMETRICS = {"accept": "application/openmetrics-text; version=1.0.0"}
 
 
 def traceparent(flags: str) -> dict[str, str]:
-    """The header of a caller that records its trace (01) or does not (00)."""
+    """The header of a client that records its trace (01) or does not (00)."""
     return {"traceparent": f"00-{TRACE}-{PARENT}-{flags}"}
 
 

@@ -25,7 +25,7 @@ def check(source: Source, config: Any, *, multi_label: bool = False) -> tasks.Ta
     if task is None:
         raise CheckpointError(f"{source.name}: {_none(source, config)}")
     if multi_label and not task.multi_label:
-        raise CheckpointError(f"{source.name}: --multi-label tells of several labels, and its task is {task.name}")
+        raise CheckpointError(f"{source.name}: --multi-label is for several labels, and its task is {task.name}")
     return task
 
 

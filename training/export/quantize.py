@@ -32,7 +32,7 @@ class Operand:
 
 Product = Callable[[Operand, str], str]
 """Writes the product of an operand's value and a stored matrix: (operand, name for the output) -> name of the output.
-What the operand's scale comes to is the caller's business: it can often be left to a smaller tensor."""
+The operand's scale is not applied: it can often be left to a smaller tensor."""
 
 PreNormalise = Callable[[str, str, str], tuple[Operand, str]]
 """Writes the layer norm of x + skip for products alone: (x, skip or "", name) -> (the operand, x + skip)."""

@@ -306,7 +306,7 @@ def test_a_checkpoint_is_said_to_have_several_labels(tmp_path: Path, capsys: pyt
     configured(folder, problem_type="single_label_classification")
     with pytest.raises(CheckpointError, match="problem_type 'single_label_classification' cannot be served"):
         exported(folder, multi_label=True)
-    with pytest.raises(CheckpointError, match="--multi-label tells of several labels, and its task is score"):
+    with pytest.raises(CheckpointError, match="--multi-label is for several labels, and its task is score"):
         exported(one_label(tmp_path / "one"), multi_label=True)
 
 
