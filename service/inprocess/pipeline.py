@@ -88,6 +88,11 @@ def text(value: Any) -> Json:
     return dict(value) if isinstance(value, Mapping) else {"text": value}
 
 
+def may_cut(truncation: object) -> bool:
+    """Whether a text that is too long may be cut, as transformers' `truncation` says it."""
+    return bool(truncation) and truncation != "do_not_truncate"
+
+
 def by_score(prediction: Classification) -> dict[str, float]:
     """Get the scores by label, best first."""
     return dict(sorted(prediction.scores.items(), key=lambda item: -item[1]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from service.errors import InvalidInput
-from service.inprocess.pipeline import Json, Pipeline, alone, text
+from service.inprocess.pipeline import Json, Pipeline, alone, may_cut, text
 from service.tasks import RerankTask, ScoreTask
 from service.tasks.spec import Activation
 
@@ -51,7 +51,7 @@ class Scoring(Pipeline):
                 )
             task = task.with_activation(self.FUNCTIONS[function_to_apply])
         one = alone(inputs)
-        cut = bool(truncation) and truncation != "do_not_truncate"
+        cut = may_cut(truncation)
         found = self._predict([text(each) for each in ([inputs] if one else inputs)], truncation=cut, task=task)
         laid = [{"label": task.label, "score": each.score} for each in found]
         if not isinstance(top_k, int | None):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from service.errors import InvalidInput
-from service.inprocess.pipeline import Json, Pipeline, alone, by_score, text
+from service.inprocess.pipeline import Json, Pipeline, alone, by_score, may_cut, text
 
 PIPELINE_TEMPLATE = "This example is {}."
 
@@ -54,7 +54,7 @@ class TextClassification(Pipeline):
             )
         one = alone(inputs)
         values = [text(each) for each in ([inputs] if one else inputs)]
-        cut = bool(truncation) and truncation != "do_not_truncate"
+        cut = may_cut(truncation)
         if candidate_labels is not None:
             if top_k != "":
                 raise InvalidInput("top_k: all candidate_labels are given, best first", field="top_k")

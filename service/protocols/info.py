@@ -88,6 +88,18 @@ def model(ask: Ask) -> Model:
     return models[ask.name]
 
 
+def models(ask: Ask) -> Response:
+    """List the loaded models by name."""
+    return answers.response({"models": list(ask.predictor.models)})
+
+
+def ready(ask: Ask, chosen: Model) -> Response:
+    """Tell whether a model answers."""
+    if not ask.predictor.ready:
+        raise NotReady(f"model {chosen.name!r} does not answer")
+    return answers.response({"name": chosen.name, "ready": True})
+
+
 def refuse(error: BertieError, request_id: str) -> Refusal:
     """Write an error as text-embeddings-inference does, under its own status."""
     kind, status = "validation", error.status
@@ -103,6 +115,11 @@ def refuse(error: BertieError, request_id: str) -> Refusal:
         kind = "backend"
     said = problems.told(error)
     return problems.refusal(error, {"error": said, "error_type": kind, "message": said}, status)
+
+
+def refuse_plainly(error: BertieError, request_id: str) -> Refusal:
+    """Write an error as KServe, Triton and Vertex AI show it; what is wrong with the input is a bad request."""
+    return problems.refusal(error, {"error": problems.told(error)}, 400 if error.status == 422 else None)
 
 
 def _type(task: str, labels: tuple[str, ...]) -> dict[str, Any]:

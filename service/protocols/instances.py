@@ -11,10 +11,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import Response
 
-from service.errors import BertieError, InvalidInput
-from service.http import answers, problems, requests
+from service.errors import InvalidInput
+from service.http import answers, requests
 from service.http.endpoints import Ask, Document, Done, Work
-from service.http.problems import Refusal
 from service.protocols import own
 from service.tasks.inputs import Shape
 
@@ -62,11 +61,6 @@ def read(ask: Ask) -> Work:
 
     model = ask.name or next(iter(named))
     return Work([call.examples[0] for call in calls], write, model, noun="instances", mixed=True)
-
-
-def refuse(error: BertieError, request_id: str) -> Refusal:
-    """Write an error as both show it; what is wrong with the input is a bad request."""
-    return problems.refusal(error, {"error": problems.told(error)}, 400 if error.status == 422 else None)
 
 
 _ANSWER = {"type": "object", "properties": {"predictions": {"type": "array"}}, "required": ["predictions"]}

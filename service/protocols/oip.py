@@ -16,10 +16,9 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from service import __version__
-from service.errors import BertieError, InvalidInput, MalformedBody, NotReady, UnknownModel
-from service.http import answers, problems, requests
+from service.errors import InvalidInput, MalformedBody, NotReady, UnknownModel
+from service.http import answers, requests
 from service.http.endpoints import Ask, Document, Done, Endpoint, Work
-from service.http.problems import Refusal
 from service.predictor import Model
 from service.protocols import info, tensors
 from service.protocols.tensors import Tensor
@@ -83,11 +82,6 @@ def ready(ask: Ask) -> Response:
     return answers.response({"ready": True})
 
 
-def models(ask: Ask) -> Response:
-    """List the loaded models by name."""
-    return answers.response({"models": list(ask.predictor.models)})
-
-
 def index(ask: Ask) -> Response:
     """List the loaded models with their versions, as Triton's repository does."""
     loaded = ask.predictor.models.values()
@@ -98,10 +92,7 @@ def index(ask: Ask) -> Response:
 
 def model_ready(ask: Ask) -> Response:
     """Tell whether a model answers."""
-    model = chosen(ask)
-    if not ask.predictor.ready:
-        raise NotReady(f"model {model.name!r} does not answer")
-    return answers.response({"name": model.name, "ready": True})
+    return info.ready(ask, chosen(ask))
 
 
 def metadata(ask: Ask) -> Response:
@@ -190,11 +181,6 @@ def described(model: Model) -> dict[str, Any]:
     }
 
 
-def refuse(error: BertieError, request_id: str) -> Refusal:
-    """Write an error; what is wrong with the input is a bad request."""
-    return problems.refusal(error, {"error": problems.told(error)}, 400 if error.status == 422 else None)
-
-
 def _split(ask: Ask) -> tuple[bytes, bytes]:
     length = ask.headers.get(HEADER)
     if length is None:
@@ -247,20 +233,20 @@ _INFER = Document(
 _LIST = Document("oip", {"type": "array"}, error=OipError, predicts=False)
 ENDPOINTS = (
     *(
-        Endpoint(f"{base}/infer", infer, _INFER, refuse=refuse, is_json=False)
+        Endpoint(f"{base}/infer", infer, _INFER, refuse=info.refuse_plainly, is_json=False)
         for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
     ),
     *(
-        Endpoint(f"{base}/ready", model_ready, _described("ready"), "GET", refuse, open=True)
+        Endpoint(f"{base}/ready", model_ready, _described("ready"), "GET", info.refuse_plainly, open=True)
         for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
     ),
     *(
-        Endpoint(base, metadata, _described("name", "versions", "inputs", "outputs"), "GET", refuse)
+        Endpoint(base, metadata, _described("name", "versions", "inputs", "outputs"), "GET", info.refuse_plainly)
         for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
     ),
-    Endpoint("/v2", server, _described("name", "version", "extensions"), "GET", refuse),
-    Endpoint("/v2/health/live", live, _described("live"), "GET", refuse, open=True),
-    Endpoint("/v2/health/ready", ready, _described("ready"), "GET", refuse, open=True),
-    Endpoint("/v2/models", models, _described("models"), "GET", refuse),
-    Endpoint("/v2/repository/index", index, _LIST, refuse=refuse, is_json=False),
+    Endpoint("/v2", server, _described("name", "version", "extensions"), "GET", info.refuse_plainly),
+    Endpoint("/v2/health/live", live, _described("live"), "GET", info.refuse_plainly, open=True),
+    Endpoint("/v2/health/ready", ready, _described("ready"), "GET", info.refuse_plainly, open=True),
+    Endpoint("/v2/models", info.models, _described("models"), "GET", info.refuse_plainly),
+    Endpoint("/v2/repository/index", index, _LIST, refuse=info.refuse_plainly, is_json=False),
 )

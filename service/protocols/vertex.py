@@ -15,6 +15,6 @@ def endpoints(predict: str, health: str) -> tuple[Endpoint, ...]:
     """Get the endpoints at these paths."""
     unwell = Document("vertex", error=instances.InstancesError)
     return (
-        Endpoint(predict, vertex, instances.document("vertex"), refuse=instances.refuse),
-        Endpoint(health, info.health, unwell, "GET", instances.refuse, open=True),
+        Endpoint(predict, vertex, instances.document("vertex"), refuse=info.refuse_plainly),
+        Endpoint(health, info.health, unwell, "GET", info.refuse_plainly, open=True),
     )
