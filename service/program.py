@@ -23,8 +23,9 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from service import __version__, logs
+from service import __version__, commands, logs
 from service.app import create_app, create_ops_app
+from service.commands import COMMANDS
 from service.errors import BertieError, ConfigurationError
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -50,7 +51,10 @@ SAGEMAKER_MODELS = Path("/opt/ml/model")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal. Returns the exit status."""
+    """Serve until a signal, or run one of `service.commands`. Returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return commands.find(arguments[0])(arguments[1:])
     on_sagemaker = _parser().parse_args(arguments).serve is not None
     try:
         settings = Settings(**platform_settings(os.environ, on_sagemaker=on_sagemaker))
@@ -158,10 +162,11 @@ def _parser() -> argparse.ArgumentParser:
         default = field.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         lines.append(f"  {PREFIX + name.upper():29} {field.description} [{shown}]")
+    listed = [f"  {name:29} {does}" for name, does in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="bertie-serve",
         description="Serve the bundles of a folder over HTTP. Everything is set by environment variables.",
-        epilog="settings:\n" + "\n".join(lines),
+        epilog="\n".join(["settings:", *lines, "", "commands (each has --help):", *listed]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -61,6 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.app",),
     ("service.server",),
     ("service.grpc_server",),
+    ("service.commands",),
     ("service.program",),
     ("service.__main__",),
 )
