@@ -44,6 +44,15 @@ class BundleError(BertieError):
     title = "Broken model bundle"
 
 
+class RolloutError(BertieError):
+    """A step of a rollout makes no sense as things are."""
+
+    status = 409
+    slug = "rollout"
+    title = "Step refused"
+    reason = "invalid"
+
+
 class InferenceError(BertieError):
     """The engine failed on an input."""
 

@@ -13,7 +13,8 @@ from service.engine.batch import Encoded, pad
 from service.engine.session import OrtEngine
 from service.errors import BundleError
 from service.repository import bundle as bundles
-from service.repository.bundle import MAX_MANIFEST, Bundle
+from service.repository.bundle import Bundle
+from service.repository.files import MAX_MANIFEST
 from service.repository.manifest import FORMAT, MANIFEST, WEIGHTS, Graph, Manifest
 from tests.bundles import VOCABULARY, change_file, change_manifest
 
@@ -102,7 +103,7 @@ def bundle_of(*precisions: str) -> Bundle:
         graphs=graphs,
         files={},
     )
-    return Bundle(Path("models/tiny"), manifest, "0" * 12)
+    return Bundle(Path("models/tiny"), manifest, "0" * 12, "0" * 12)
 
 
 @pytest.mark.parametrize(
