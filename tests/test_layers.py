@@ -11,8 +11,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("service",),  # the version
     ("service.errors", "service.settings", "service.metrics", "service.logs"),
-    ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
-    ("service.engine.allocator", "service.engine.batch", "service.engine.processor"),
+    (
+        "service.engine",
+        "service.scheduler",
+        "service.repository",
+        "service.rollout",
+        "service.http",
+    ),  # nothing but a docstring
+    ("service.engine.allocator", "service.engine.batch", "service.engine.memory", "service.engine.processor"),
     ("service.engine.tokenizer", "service.engine.session"),
     ("service.tasks.spec", "service.tasks.inputs", "service.tasks.spans"),
     ("service.tasks.task",),
@@ -31,6 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.predictor",),
     ("service.traces",),
     ("service.repository.loading",),
+    ("service.rollout.aside", "service.rollout.canary"),
+    ("service.rollout.rollouts",),
     ("service.inprocess.model",),
     ("service.inprocess.pipeline",),
     (
@@ -44,7 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.http.requests", "service.http.answers", "service.http.context"),
     ("service.http.endpoints",),
     ("service.http.openapi", "service.http.protocol", "service.http.gate"),
-    ("service.http.routes",),
+    ("service.http.routes", "service.http.admin"),
     ("service.protocols.own", "service.protocols.info", "service.protocols.scores", "service.protocols.tensors"),
     ("service.protocols.pipelines", "service.protocols.instances"),
     (
@@ -106,6 +114,7 @@ SEAMS = {
         "service.http.problems",
         "service.http.requests",
         "service.http.answers",
+        "service.http.admin",
         "service.http.endpoints",
         "service.http.openapi",
         "service.protocols.classify",

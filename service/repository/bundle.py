@@ -12,7 +12,6 @@ from pathlib import Path
 from service.engine.session import Provider
 from service.errors import BundleError
 from service.repository import files
-from service.repository.files import MANIFEST
 from service.repository.manifest import SUITS, WEIGHTS, Graph, Manifest, parse
 
 
@@ -120,25 +119,6 @@ def load(folder: Path, version: str | None = None) -> Bundle:
     for name in manifest.files:
         bundle.read(name)
     return bundle
-
-
-def find(models_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
-    """Find the folders of the bundles called `names`, or of all bundles in `models_dir`.
-
-    Raises:
-        BundleError: the folder holds no bundle, or not the one that is asked for.
-    """
-    if not models_dir.is_dir():
-        raise BundleError(f"there is no folder {str(models_dir)!r} of models (BERTIE_MODELS_DIR)")
-    found = {path.parent.name: path.parent for path in sorted(models_dir.glob(f"*/{MANIFEST}"))}
-    for name in names:
-        if name not in found:
-            raise BundleError(
-                f"there is no bundle {name!r} in {str(models_dir)!r}; it holds {', '.join(found) or 'none'}"
-            )
-    if not found:
-        raise BundleError(f"there is no bundle in {str(models_dir)!r}: no folder of it has a {MANIFEST}")
-    return [found[name] for name in names or found]
 
 
 def _label(folder: Path, version: str | None) -> str:

@@ -22,10 +22,10 @@ from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
 from service.predictor import Model, Predictor, Serving
-from service.repository import bundle as bundles
 from service.repository import installing, loading, plan, versions
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
+from service.repository.manifest import WEIGHTS
 from service.repository.plan import Plan
 from service.repository.versions import Version
 from service.rollout import aside, canary
@@ -94,7 +94,7 @@ class Rollouts:
         """Load what the plans name beside the stable versions, and begin to watch the folder, where that is wanted. A
         version that cannot be loaded leaves the stable one serving alone."""
         self._seen = await aside.run(self._look)
-        for name in self._predictor.serving:
+        for name in self._seen.keys() & self._predictor.serving.keys():
             with contextlib.suppress(BertieError):  # logged
                 await self.apply(name)
         if self._settings.watch_seconds:
@@ -136,7 +136,14 @@ class Rollouts:
             BundleError: it cannot be put there.
         """
         models_dir = self._settings.models_dir
-        return (await aside.run(lambda: installing.add(source, models_dir, name, version))).name
+
+        def work() -> Version:
+            if versions.is_model_name(name) and versions.list_versions(models_dir / name):
+                with plan.edit(models_dir / name):  # written in full: what was the last in order is stable by name
+                    pass
+            return installing.install(source, models_dir, name, version)
+
+        return (await self._spawn(aside.run(work))).name
 
     async def remove(self, name: str, version: str) -> None:
         """Remove a version from the folder.
@@ -145,8 +152,15 @@ class Rollouts:
             RolloutError: it has a role.
             BertieError: it is not there, or cannot be removed.
         """
+        folder, stored = self._folder(name), self._stored(name)
+
+        def work() -> None:
+            with plan.edit(folder) as edit:
+                edit.plan = plan.forget(edit.plan, version)
+                installing.remove(stored.version(version))
+
         async with self._lock:
-            await aside.run(lambda: installing.remove_from(self._folder(name), version))
+            await aside.run(work)
             self._known.get(name, {}).pop(version, None)
 
     async def verify(self, name: str, version: str) -> None:
@@ -216,7 +230,7 @@ class Rollouts:
         }
 
         def work() -> Opened:
-            bundle = bundles.load(version.folder, None if version.root else version.name)
+            bundle = loading.load_version(version)
             if stable is not None:
                 _check_kind(bundle, stable.bundle)
             _check_memory(bundle)
@@ -355,19 +369,19 @@ def _check_kind(bundle: Bundle, stable: Bundle) -> None:
         found, known = getattr(bundle.manifest, what), getattr(stable.manifest, what)
         if found != known:
             raise BundleError(
-                f"bundle {bundle.label!r} has the {what} {found!r:.200}, and the version that serves has {known!r:.200}: "
+                f"bundle {bundle.label!r} has the {what} {_said(found)}, and the version that serves {_said(known)}: "
                 "clients rely on it, so serve it under a name of its own"
             )
+
+
+def _said(value: object) -> str:
+    return ascii(value)[:200]
 
 
 def _check_memory(bundle: Bundle) -> None:
     """Check that a bundle fits beside what is loaded. Raises BundleError."""
     largest = max(
-        sum(
-            (bundle.folder / name).stat().st_size
-            for name in (graph.file, bundles.WEIGHTS)
-            if name in bundle.manifest.files
-        )
+        sum((bundle.folder / name).stat().st_size for name in (graph.file, WEIGHTS) if name in bundle.manifest.files)
         for graph in bundle.manifest.graphs
     )
     needed, left = MEMORY_FACTOR * largest, memory.available()
