@@ -86,12 +86,15 @@ def program(options: argparse.Namespace) -> int:
         with serving.bertie(Path(folder), BERTIE_ADMIN_KEY=KEY) as (server, url):
             expected = uvloop.run(_scores(url))
             rounds, seconds = [], FIRST_SECONDS
+            order = itertools.cycle(VERSIONS[::-1])  # the first one serves now
             for number in range(options.rounds):
-                found = uvloop.run(_round(url, expected, options.connections, options.swaps, seconds))
+                found = uvloop.run(
+                    _round(url, expected, options.connections, list(itertools.islice(order, options.swaps)), seconds)
+                )
                 rounds.append(found)
                 seconds = sum(found.seconds)
                 print(_line(number + 1, found))
-            memory = uvloop.run(_memory(server, url, options.memory_swaps))
+            memory = uvloop.run(_memory(server, url, list(itertools.islice(order, options.memory_swaps))))
     ratio = statistics.median(found.ratio for found in rounds)
     failed = sum(found.swapped.errors + found.quiet.errors for found in rounds)
     mixed = sum(found.mixed for found in rounds)
@@ -157,16 +160,16 @@ async def _scores(url: str) -> dict[bytes, dict[str, float]]:
 
 
 async def _round(
-    url: str, expected: dict[bytes, dict[str, float]], connections: int, swaps: int, seconds: float
+    url: str, expected: dict[bytes, dict[str, float]], connections: int, swaps: Sequence[str], seconds: float
 ) -> Round:
     bodies = list(expected)
     quiet, _ = await _load(url, bodies, connections, asyncio.sleep(seconds))
     taken: list[float] = []
 
     async def swap() -> None:
-        for number in range(swaps):
+        for version in swaps:
             began = time.perf_counter()
-            await _promote(url, VERSIONS[1 - number % 2])
+            await _promote(url, version)
             taken.append(time.perf_counter() - began)
 
     swapped, answers = await _load(url, bodies, connections, swap())
@@ -201,14 +204,14 @@ async def _load(
     return Load.of(good, errors=len(answers) - len(good), seconds=time.perf_counter() - began), answers
 
 
-async def _memory(server: Server, url: str, swaps: int) -> list[int]:
+async def _memory(server: Server, url: str, swaps: Sequence[str]) -> list[int]:
     """Swap again and again, and get what is resident after each swap, with a few answers given and the old one gone."""
     resident = []
     requests = [client.request(f"{url}/classify", body) for body in _bodies()[:50]]
-    for number in range(swaps):
-        await _promote(url, VERSIONS[1 - number % 2])
+    for number, version in enumerate(swaps):
+        await _promote(url, version)
         await client.closed(url, requests, connections=8)
-        await asyncio.sleep(SETTLE_SECONDS if number in (1, swaps - 1) else 0.3)
+        await asyncio.sleep(SETTLE_SECONDS if number in (1, len(swaps) - 1) else 0.3)
         resident.append(server.usage().rss)
     return resident
 

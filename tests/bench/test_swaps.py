@@ -1,5 +1,6 @@
 """A few swaps of a real service under load, and the verdict."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
@@ -70,8 +71,10 @@ def test_verdict(
     assert swaps.main(["--rounds", "1", "--bundle", str(models_dir / "sentiment")]) == status
 
 
-async def test_a_swap_that_is_refused_ends_it(models_dir: Path, tmp_path: Path) -> None:
+def test_a_swap_that_is_refused_ends_it(models_dir: Path, tmp_path: Path) -> None:
     swaps.make_versions(models_dir / "sentiment", tmp_path)
-    with serving.bertie(tmp_path, BERTIE_ADMIN_KEY=swaps.KEY) as (_, url):
-        with pytest.raises(swaps.BenchError, match="version 7 was not promoted: 422"):
-            await swaps._promote(url, "7")
+    with (
+        serving.bertie(tmp_path, BERTIE_ADMIN_KEY=swaps.KEY) as (_, url),
+        pytest.raises(swaps.BenchError, match="version 7 was not promoted: 422"),
+    ):
+        asyncio.run(swaps._promote(url, "7"))
