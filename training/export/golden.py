@@ -30,7 +30,7 @@ from training.data import records
 from training.errors import TrainingError
 from training.evaluate import runner as evaluate
 from training.evaluate.engine import run_rows
-from training.export import gate, own
+from training.export import own
 from training.tasks import Labelled, Served
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ OWN = 4
 """Of these, Bertie's own, which hold capitals, numbers and rare pieces, where the others come from dev data."""
 LOOKED_AT = 300
 """Dev examples that inputs are chosen from, spread over all."""
-NUMBERS = 4000
-"""Most logits of all inputs: 30 kB as JSON. One input has half of what is left at most."""
+NUMBERS = 3600
+"""Most logits of all inputs: 25 kB as JSON. One input has half of what is left at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,9 +134,7 @@ def _engines(graphs: Mapping[str, Path]) -> Iterator[tuple[str, OrtEngine]]:
                     path, provider="cpu", precision=precision, workers=cpu_quota(), intra_op_threads=1,
                     seven_bits=seven_bits,
                 )  # fmt: skip
-            except BundleError as error:
-                if gate.NO_KERNEL not in str(error):
-                    raise
+            except BundleError as error:  # no kernels on the CPU; or int8 of an earlier version, in 8 bits alone
                 logger.warning("no golden rows of the %s graph: %s", precision, error)
                 continue
             yield engine.arithmetic, engine
