@@ -83,6 +83,8 @@ def make(
     chosen: list[Candidate] = []
     for asked, count in ((some, INPUTS - OWN), (ours, OWN if some else INPUTS)):
         chosen += _varied(list(_candidates(task, tokenizer, engine, asked)), count, NUMBERS * count // INPUTS)
+    if some:
+        logger.info("%s holds texts of %s; `training golden BUNDLE` writes Bertie's own", GOLDEN, ", ".join(examples))
     if not chosen:
         logger.warning("no golden rows: an input has more than %d logits", NUMBERS // 2)
         return None

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import tokenizers
 from onnx import numpy_helper
 
 from service.engine.batch import Batch
@@ -148,10 +147,11 @@ def test_another_tokenizer_of_the_same_size_is_found(sentiment: Path) -> None:
 
 def test_a_tokenizer_that_makes_other_rows_is_found(tmp_path: Path) -> None:
     folder = with_golden("qa", tmp_path)
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
-    change_file(folder, TOKENIZER, tokenizer.to_str().encode())
-    refused(folder, r"inputs\.0 of golden\.json: its rows have \d+ \+ \d+ logits, where 16 \+ 16 are expected")
+    tokenizer = json.loads((folder / TOKENIZER).read_text())
+    ids = tokenizer["model"]["vocab"]
+    ids["capitals"] = ids.pop("capital")
+    change_file(folder, TOKENIZER, json.dumps(tokenizer).encode())
+    refused(folder, r"inputs\.0 of golden\.json: its rows have \d+ \+ \d+ logits, where 17 \+ 17 are expected")
 
 
 def test_swapped_labels_are_found(sentiment: Path) -> None:
@@ -224,7 +224,7 @@ def test_int8_may_be_rounded_otherwise_on_some_inputs(sentiment: Path, arithmeti
     most = [0.0, *([1.1 * TOLERANCES[arithmetic].typical * unit] * 2)]
     refused(sentiment, "half of the inputs", lambda engine: Played(engine, most, arithmetic))
     far = [0.0, 0.0, 1.1 * TOLERANCES[arithmetic].largest * unit]
-    refused(sentiment, r"inputs\.2 of golden\.json: .*; score is", lambda engine: Played(engine, far, arithmetic))
+    refused(sentiment, r"inputs\.2 of golden\.json: a logit is", lambda engine: Played(engine, far, arithmetic))
 
 
 @pytest.mark.parametrize(("own", "other"), [("int8", SEVEN_BIT), (SEVEN_BIT, "int8")])
@@ -252,13 +252,13 @@ def test_what_shifts_all_logits_alike_changes_no_answer_and_is_found(sentiment: 
         (b"[" * 100_000, "recursion"),
         (b'{"format": 1, "inputs": [], "expected": {}}', r"inputs: .* at least 1 item"),
         (b'{"format": 1, "inputs": [{}]}', r"golden\.json: expected: Field required"),
-        (json.dumps({"format": 1, "inputs": [{}] * (MAX_INPUTS + 1), "expected": {}}).encode(), "inputs: .* at most 64"),
+        (json.dumps({"format": 1, "inputs": [{}] * (MAX_INPUTS + 1), "expected": {}}).encode(), "inputs: .* most 64"),
         (b'{"format": 1, "inputs": [{}], "expected": {"fp32": []}}', "1 inputs and 0 answers in 'fp32'"),
         (
             b'{"format": 1, "inputs": [{}], "expected": {"fp32": [{"answer": {}, "logits": [[[NaN]]]}]}}',
             r"expected\.fp32\.0\.logits\.0\.0\.0: Input should be a finite number",
         ),
-        (b'{"format": 1, "inputs": [{}], "expected": {"fp32": [{"answer": {}, "logits": []}]}}', "logits: .* at least 1"),
+        (b'{"format": 1, "inputs": [{}], "expected": {"fp32": [{"answer": {}, "logits": []}]}}', "logits: .* least 1"),
         (b" " * (4 << 20) + b"{}", "has 4194306 bytes; the most is 4194304"),
     ],
 )  # fmt: skip
