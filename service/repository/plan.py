@@ -151,7 +151,7 @@ def canary(plan: Plan, version: str, percent: float, *, header: str | None = Non
     """
     _check_tried(plan, version, "canary")
     with _refused():
-        return replace(plan, canary=Canary(version, percent, header, sticky))
+        return replace(plan, canary=Canary(version=version, percent=percent, header=header, sticky=sticky))
 
 
 def shadow(plan: Plan, version: str, percent: float) -> Plan:
@@ -162,7 +162,7 @@ def shadow(plan: Plan, version: str, percent: float) -> Plan:
     """
     _check_tried(plan, version, "shadow")
     with _refused():
-        return replace(plan, shadow=Shadow(version, percent))
+        return replace(plan, shadow=Shadow(version=version, percent=percent))
 
 
 def end(plan: Plan) -> Plan:
@@ -175,7 +175,7 @@ def end(plan: Plan) -> Plan:
 def set_rule(plan: Plan, compared: int, agreement: float, p95_ratio: float) -> Plan:
     """Set the rule. Raises RolloutError where a value is wrong."""
     with _refused():
-        return replace(plan, rule=Rule(compared, agreement, p95_ratio))
+        return replace(plan, rule=Rule(compared=compared, agreement=agreement, p95_ratio=p95_ratio))
 
 
 def forget(plan: Plan, version: str) -> Plan:
@@ -252,16 +252,20 @@ def _read(folder: Path) -> Plan:
         raise BundleError(f"model {folder.name!r}: {error}") from error
 
 
-def _write(folder: Path, plan: Plan) -> None:
-    """Put the plan in the file's place at once: who reads meanwhile reads the one or the other."""
+def _to_json(plan: Plan) -> str:
     values = {key: value for key, value in dataclasses.asdict(plan).items() if value is not None}
     for role in ("canary", "shadow"):
         if role in values:
             values[role] = {key: value for key, value in values[role].items() if value is not None}
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _write(folder: Path, plan: Plan) -> None:
+    """Put the plan in the file's place at once: who reads meanwhile reads the one or the other."""
     aside = folder / f".{PLAN}"
     with versions.told(f"model {folder.name!r}: {PLAN} cannot be written"):
         try:
-            aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            aside.write_text(_to_json(plan), encoding="utf-8")
             files.sync(aside)
             os.replace(aside, folder / PLAN)
         except BaseException:
