@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.commands import models
-from service.repository import plan, versions
+from service.repository import files, plan, versions
 from service.repository.files import MANIFEST
 from service.repository.plan import PLAN, Canary, Plan, Rule, Shadow
 from tests.bundles import change_file, change_manifest, make_bundle
@@ -65,7 +65,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def test_list(folder: Path, run: Run) -> None:
     qa = make_bundle(folder.parent, "qa")
-    digests = [versions.list_versions(qa)[0].name, plan.files.digest((folder / "1" / MANIFEST).read_bytes())]
+    digests = [versions.list_versions(qa)[0].name, files.digest((folder / "1" / MANIFEST).read_bytes())]
     run("promote", "sentiment", "2")
     run("canary", "sentiment", "3", "--percent", "2.5")
     run("shadow", "sentiment", "3", "--percent", "10")
@@ -85,7 +85,7 @@ def test_list(folder: Path, run: Run) -> None:
 
 def test_list_as_json(folder: Path, run: Run) -> None:
     size = sum(path.stat().st_size for path in (folder / "1").iterdir())
-    digest = plan.files.digest((folder / "1" / MANIFEST).read_bytes())
+    digest = files.digest((folder / "1" / MANIFEST).read_bytes())
     rows = json.loads(run("list", "sentiment", "--json"))
     assert rows[0] == {
         "model": "sentiment",
