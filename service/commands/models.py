@@ -156,6 +156,7 @@ def _remove(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from service.engine.processor import cpu_quota
     from service.repository import bundle as bundles
+    from service.repository import golden
     from service.repository.loading import open_task, warm_up
     from service.repository.opening import open_engine
 
@@ -167,13 +168,15 @@ def _verify(options: argparse.Namespace) -> int:
             tokenizer, task = open_task(bundle)
             engine, graph = open_engine(bundle, device=options.device, workers=1, intra_op_threads=0, cores=cpu_quota())
             warm_up(bundle, task, tokenizer, engine)
+            rows = golden.check(bundle, tokenizer, task, engine)
         except BertieError as error:
             _complain(f"{model.name} {version.name}: {error.detail}")
             status = 1
         else:
             print(
                 f"{model.name}: version {version.name} is whole: {len(bundle.manifest.files)} files have their hashes, "
-                f"{graph.file} runs on {engine.provider}"
+                f"{graph.file} runs on {engine.provider}, "
+                + (f"{rows} golden rows agree" if rows else f"it has no golden rows for {engine.arithmetic}")
             )
     return status
 

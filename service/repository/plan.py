@@ -83,7 +83,7 @@ class Plan:
 
     stable: Name | None = None
     previous: Annotated[tuple[Name, ...], Field(max_length=KEPT)] = ()
-    warm: Annotated[int, Field(ge=0, le=KEPT)] = 1
+    warm: Annotated[int, Field(ge=0, le=KEPT)] = 0
     canary: Canary | None = None
     shadow: Shadow | None = None
     rule: Rule | None = None

@@ -13,7 +13,7 @@ from service.commands import models
 from service.repository import files, plan, versions
 from service.repository.files import MANIFEST
 from service.repository.plan import PLAN, Canary, Plan, Rule, Shadow
-from tests.bundles import change_file, change_manifest, make_bundle
+from tests.bundles import add_golden, change_file, change_manifest, make_bundle
 
 Run = Callable[..., str]
 
@@ -283,10 +283,18 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
 # ---- verify ---------------------------------------------------------------------------------------------------------
 
 
+def spoil_golden(version: Path) -> None:
+    add_golden(version, {"text": "good"})
+    change_manifest(version, temperature=9.0)
+
+
 def test_verify(folder: Path, run: Run) -> None:
     assert run("verify", "sentiment", "2") == (
-        "sentiment: version 2 is whole: 2 files have their hashes, model.fp32.onnx runs on cpu\n"
+        "sentiment: version 2 is whole: 2 files have their hashes, model.fp32.onnx runs on cpu, it has no golden rows "
+        "for fp32\n"
     )
+    add_golden(folder / "2", {"text": "good"}, {"text": "bad"})
+    assert run("verify", "sentiment", "2").endswith("runs on cpu, 2 golden rows agree\n")
     assert [line.split(" is ")[0] for line in run("verify", "sentiment").splitlines()] == [
         f"sentiment: version {n}" for n in "123"
     ]
@@ -299,6 +307,7 @@ def test_verify(folder: Path, run: Run) -> None:
         (lambda one: change_file(one, "model.fp32.onnx", b"no graph"), "is no graph that ONNX Runtime can run"),
         (lambda one: change_file(one, "tokenizer.json", b"{}"), "its tokenizer or task cannot be used"),
         (lambda one: change_manifest(one, labels=["a", "b", "c"]), "gives (2,) numbers a row where"),
+        (spoil_golden, "of golden.json: the expected logits come to another answer"),
         (lambda one: change_manifest(one, name="mood"), "bundle 'sentiment/2' calls itself 'mood': move it to mood/2"),
     ],
 )

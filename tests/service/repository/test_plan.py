@@ -275,7 +275,7 @@ def test_an_edit_writes_down_who_is_stable(folder: Path) -> None:
     """So that a version that is added beside does not answer at once."""
     with plan.edit(folder) as edit:
         assert edit.plan == Plan(stable="4")
-    assert json.loads((folder / PLAN).read_text()) == {"stable": "4", "previous": [], "warm": 1}
+    assert json.loads((folder / PLAN).read_text()) == {"stable": "4", "previous": [], "warm": 0}
 
 
 def test_an_edit_that_changes_nothing_writes_nothing(folder: Path, tmp_path: Path) -> None:
