@@ -25,6 +25,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.scheduler.batcher",),
     ("service.scheduler.workers",),
     ("service.repository.files", "service.repository.manifest"),
+    ("service.repository.sources.reference", "service.repository.sources.transfer"),
+    (
+        "service.repository.sources.archive",
+        "service.repository.sources.cache",
+        "service.repository.sources.stores",
+        "service.repository.sources.web",
+    ),
+    ("service.repository.sources.hub", "service.repository.sources.incoming"),
+    ("service.repository.sources.registry",),
+    ("service.repository.sources",),
     ("service.repository.bundle",),
     ("service.repository.opening",),
     ("service.predictor",),
@@ -124,6 +134,8 @@ SEAMS = {
     "uvicorn": {"service.server", "service.http.protocol", "service.http.gate"},
     "httptools": {"service.http.protocol"},
     "uvloop": {"service.program"},
+    "httpx": {"service.repository.sources.web"},
+    "fsspec": {"service.repository.sources.stores"},
     "prometheus_client": {"service.metrics", "service.logs", "service.predictor", "service.http.routes"},
 }
 """Libraries that only these modules know."""
