@@ -1,8 +1,8 @@
 """Bundles from elsewhere into the cache: `fetch` one by its reference, `resolve` those of the settings.
 
 A bundle is what its manifest's sha256 says, since that holds the sha256 of every other file. So a reference that ends
-in `#sha256=HEX`, or an image's in `@sha256:HEX`, can only ever bring the same. One without is taken as it is, and the log
-says how to pin it.
+in `#sha256=HEX`, or an image's in `@sha256:HEX`, can only ever bring the same. One without is taken as it is, and the
+log says how to pin it.
 """
 
 from __future__ import annotations

@@ -173,8 +173,8 @@ def _open(path: Path, most: int) -> Iterator[tarfile.TarFile]:
             if magic == b"\x28\xb5\x2f\xfd":
                 raise ValueError("it is packed with zstd: pack it with gzip, or not at all")
             content = stack.enter_context(gzip.open(file)) if magic[:2] == b"\x1f\x8b" else file
-            tar: Any = tarfile.open(fileobj=_Bounded(content, most), mode="r:")  # type: ignore[call-overload]
-            yield stack.enter_context(tar)
+            bounded: Any = _Bounded(content, most)
+            yield stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"the archive is broken: {error}") from error
 
