@@ -134,7 +134,7 @@ SEAMS = {
     "uvicorn": {"service.server", "service.http.protocol", "service.http.gate"},
     "httptools": {"service.http.protocol"},
     "uvloop": {"service.program"},
-    "httpx": {"service.repository.sources.web"},
+    "httpx2": {"service.repository.sources.web"},
     "fsspec": {"service.repository.sources.stores"},
     "prometheus_client": {"service.metrics", "service.logs", "service.predictor", "service.http.routes"},
 }

@@ -68,7 +68,8 @@ def parse(text: str) -> Reference:
     Raises:
         BundleError: it is none.
     """
-    address, sharp, fragment = text.strip().partition("#")
+    text = text.strip()
+    address, sharp, fragment = text.partition("#")
     scheme, _, rest = address.partition("://")
     shown = without_secrets(address)
     if scheme not in SCHEMES or not rest:
@@ -103,4 +104,4 @@ def is_loopback(host: str) -> bool:
 
 def without_secrets(url: str) -> str:
     """Take password and query out of a URL."""
-    return re.sub(r"://[^/@]*@(?=[^/])", "://", url.partition("?")[0]) if url.startswith("http") else url
+    return re.sub(r"://[^/]*@", "://", url.partition("?")[0]) if url.startswith("http") else url

@@ -1,6 +1,6 @@
 """Files over HTTP: statuses and broken connections to errors, redirects that give no secret away.
 
-Knows nothing of bundles. Only this module knows httpx, which comes with the extra `remote`.
+Knows nothing of bundles. Only this module knows httpx2, which comes with the extra `remote`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx
+import httpx2 as httpx
 
 from service import __version__
 from service.repository.sources.reference import is_loopback, without_secrets
