@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             if path.startswith(locked) and self.headers.get("Authorization") != wanted:
                 return self._say(401, b"", {"WWW-Authenticate": web.challenge})
         if path not in web.files:
-            return self._say(404, b"")
+            return self._say(404, b"", {})
         content = web.files[path]
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         headers = web.headers | ({"ETag": tag} if web.etag else {})

@@ -86,7 +86,7 @@ def fetch(reference: str, cache: Path, *, max_bytes: int = MAX_BYTES, idle_secon
             download = Download(max_bytes, idle_seconds)
             arriving = Incoming(store, incoming, download, sha256=wanted.sha256, digest=wanted.digest)
             folder = _bring(wanted, arriving, idle_seconds)
-    except (ValueError, Interrupted) as error:
+    except (ValueError, RecursionError, Interrupted) as error:
         raise BundleError(f"{wanted.shown}: {error}") from error
     except OSError as error:
         full = "; make room, or set BERTIE_CACHE_DIR" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""

@@ -69,7 +69,7 @@ class Layers:
             if not sha256 or hashlib.sha256(content).hexdigest() == sha256:
                 try:
                     found[folder] = parse(content)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue  # images are full of files of that name
         return found
 

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import posixpath
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -111,7 +112,7 @@ class Registry:
         basic = f"Basic {base64.b64encode(f'{user}:{secret}'.encode()).decode()}" if user else ""
         if kind.lower() == "basic" and basic:
             return basic
-        said = parse_keqv_list([part for part in parse_http_list(rest) if "=" in part])
+        said = parse_keqv_list([part for part in parse_http_list(rest) if re.fullmatch(r"\w+=.+", part)])
         if kind.lower() != "bearer" or "realm" not in said:
             raise refused
         asked = {"scope": said.get("scope", f"repository:{self._repository}:pull")}
@@ -147,7 +148,7 @@ def bring(address: str, arriving: Incoming, web: Web) -> Path:
     registry = Registry(web, named["host"], named["repository"])
     manifest = registry.manifest(named["tag"] or "latest", named["digest"] or "")
     layers = _dicts(manifest, "layers")
-    titled = {str((layer.get("annotations") or {}).get(TITLE, "")): layer for layer in layers}
+    titled = {str(_dict(layer, "annotations").get(TITLE, "")): layer for layer in layers}
     folders = [posixpath.dirname(title) for title in titled if posixpath.basename(title) == MANIFEST]
     if len(folders) > 1:
         raise ValueError(f"it holds several bundles, in {' and '.join(map(repr, folders))}")
@@ -171,6 +172,11 @@ def _dicts(manifest: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
     return found
 
 
+def _dict(descriptor: Mapping[str, Any], field: str) -> dict[str, Any]:
+    found = descriptor.get(field)
+    return found if isinstance(found, dict) else {}
+
+
 def _digest(descriptor: Mapping[str, Any]) -> str:
     kind, _, digest = str(descriptor.get("digest")).partition(":")
     if kind != "sha256" or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
@@ -180,7 +186,7 @@ def _digest(descriptor: Mapping[str, Any]) -> str:
 
 def _choose(manifests: list[dict[str, Any]]) -> dict[str, Any]:
     wanted = ("linux", ARCHITECTURES.get(platform.machine(), platform.machine()))
-    platforms = [each.get("platform") or {} for each in manifests]
+    platforms = [_dict(each, "platform") for each in manifests]
     named = [(str(each.get("os", "")), str(each.get("architecture", ""))) for each in platforms]
     for choice in (wanted, ("", "")):
         if choice in named:
