@@ -60,11 +60,11 @@ def remote(scheme: str, address: str, idle_seconds: float) -> Place:
     # An instance that others use, or a listing that is kept, may know of files as they were.
     store = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
 
-    def call(name: str, path: str, *arguments: int) -> Any:
+    def call(name: str, path: str, **arguments: int) -> Any:
         try:
             if isinstance(store, AsyncFileSystem):
-                return sync(store.loop, getattr(store, f"_{name}"), path, *arguments, timeout=idle_seconds)
-            return getattr(store, name)(path, *arguments)
+                return sync(store.loop, getattr(store, f"_{name}"), path, timeout=idle_seconds, **arguments)
+            return getattr(store, name)(path, **arguments)
         except (FileNotFoundError, IsADirectoryError) as error:
             raise ValueError(f"there is no file {scheme}://{path}") from error
         except PermissionError as error:
@@ -77,7 +77,7 @@ def remote(scheme: str, address: str, idle_seconds: float) -> Place:
 
         def parts(begin: int, end: int) -> Iterator[bytes]:
             while begin < end:
-                part = call("cat_file", path, begin, min(begin + PART, end))
+                part = call("cat_file", path, start=begin, end=min(begin + PART, end))
                 if not part:
                     raise Interrupted(f"{scheme}://{path} ends at byte {begin} of {end}")
                 begin += len(part)

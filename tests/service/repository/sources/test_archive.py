@@ -178,6 +178,16 @@ def test_files_are_bounded_together(unpack: Unpack, elsewhere: Path) -> None:
         unpack(content, most=size - 1)
 
 
+def test_a_sparse_file_counts_with_what_is_written(unpack: Unpack, elsewhere: Path) -> None:
+    """It has no bytes in the tar, and would fill the disk with zeros."""
+    sparse = tarfile.TarInfo(GRAPH)
+    sparse.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40)}
+    files = files_of(elsewhere)
+    del files[GRAPH]
+    with pytest.raises(ValueError, match="its files have more than 10000000 bytes together"):
+        unpack(tar_of(files, sparse))
+
+
 def test_a_header_is_bounded(unpack: Unpack, elsewhere: Path) -> None:
     """tarfile reads an extended header into memory, of whatever size."""
     header = member("a", tarfile.XHDTYPE, size=archive.MAX_HEADER + 1)
