@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import closing
 from pathlib import Path
 
 from service.errors import BundleError
@@ -118,7 +119,7 @@ def _bring_by_http(wanted: Reference, arriving: Incoming, idle_seconds: float) -
         from service.repository.sources.web import Web
     except ImportError as error:
         raise ValueError(f"{wanted.scheme}:// wants httpx2: pip install 'bertie[remote]'") from error
-    with Web(idle_seconds, plain=wanted.scheme == "http" and wanted.pinned) as web:
+    with closing(Web(idle_seconds, plain=wanted.scheme == "http" and wanted.pinned)) as web:
         if wanted.scheme == "oci":
             return registry.bring(wanted.address, arriving, web)
         place = hub.folder(wanted.address, web) if wanted.scheme == "hf" else web.folder(wanted.url)

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from service.repository.manifest import MANIFEST, Manifest, parse
-from service.repository.sources.transfer import CHUNK
+from service.repository.sources.transfer import CHUNK, MAX_MANIFEST
 
-MAX_MANIFEST = 4 << 20
 MAX_HEADER = MAX_MANIFEST
 """Bytes that `tarfile` may read at once."""
 MAX_MEMBERS = 1_000_000

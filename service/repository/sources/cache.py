@@ -23,11 +23,11 @@ from pathlib import Path
 
 from service.repository import files
 from service.repository.manifest import MANIFEST, Manifest, parse
+from service.repository.sources.transfer import MAX_MANIFEST
 
 logger = logging.getLogger(__name__)
 
 INCOMING = ".incoming-"
-MAX_MANIFEST = 4 << 20
 
 
 class Cache:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from service.repository.manifest import MANIFEST, parse
 from service.repository.sources import archive
-from service.repository.sources.cache import MAX_MANIFEST, Cache
-from service.repository.sources.transfer import Download, Opener, Place
+from service.repository.sources.cache import Cache
+from service.repository.sources.transfer import MAX_MANIFEST, Download, Opener, Place
 
 
 class Incoming:

@@ -15,7 +15,7 @@ import posixpath
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -24,7 +24,7 @@ from urllib.request import parse_http_list, parse_keqv_list
 from service.repository.manifest import MANIFEST
 from service.repository.sources.incoming import Incoming
 from service.repository.sources.reference import IMAGE, is_loopback
-from service.repository.sources.transfer import Opener, Stream, read
+from service.repository.sources.transfer import MAX_MANIFEST, Opener, Stream, read
 from service.repository.sources.web import Refused, Web
 
 MANIFESTS = (
@@ -33,7 +33,6 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-MAX_MANIFEST = 4 << 20
 TITLE = "org.opencontainers.image.title"
 DOCKER_HUB = ("docker.io", "registry-1.docker.io", "https://index.docker.io/v1/")
 """Its name in references, its host, and its name in Docker's configuration."""
@@ -101,7 +100,7 @@ class Registry:
 
         return opener
 
-    def _open(self, path: str, headers: Mapping[str, str] | None, begin: int) -> Any:
+    def _open(self, path: str, headers: Mapping[str, str] | None, begin: int) -> AbstractContextManager[Stream]:
         authorized = {"Authorization": self._authorization} if self._authorization else {}
         return self._web.file(f"{self._url}/{path}", {**(headers or {}), **authorized})(begin)
 

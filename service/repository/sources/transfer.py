@@ -21,6 +21,8 @@ MOST_WAIT = 60.0
 LEAST_RATE = 1000
 """Bytes a second: what is slower than this for as long as an idle connection may last has stalled."""
 CHUNK = 1 << 20
+MAX_MANIFEST = 4 << 20
+"""Bytes of a bundle's manifest, and of an image's."""
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -62,12 +61,8 @@ class Web:
             headers={"User-Agent": f"bertie/{__version__}", "Accept-Encoding": "identity"},
         )
 
-    def __enter__(self) -> Web:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close its connections."""
         self._client.close()
 
     def folder(self, url: str, headers: Mapping[str, str] | None = None) -> Place:

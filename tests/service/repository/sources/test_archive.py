@@ -13,6 +13,7 @@ import pytest
 from service.errors import BundleError
 from service.repository.manifest import MANIFEST, TOKENIZER
 from service.repository.sources import archive, fetch
+from service.repository.sources.transfer import MAX_MANIFEST
 from tests.bundles import change_manifest, make_bundle
 from tests.remote import Web, files_of, tar_of
 from tests.service.repository.sources.conftest import sha256_of
@@ -102,7 +103,7 @@ def test_what_holds_no_bundle(unpack: Unpack, elsewhere: Path) -> None:
 
 
 def test_other_manifests_are_passed_over(unpack: Unpack, elsewhere: Path) -> None:
-    files = {f"web/{MANIFEST}": b'{"name": "app"}', f"huge/{MANIFEST}": b" " * (archive.MAX_MANIFEST + 1)}
+    files = {f"web/{MANIFEST}": b'{"name": "app"}', f"huge/{MANIFEST}": b" " * (MAX_MANIFEST + 1)}
     assert files_of(unpack(tar_of({**files, **files_of(elsewhere, "a/")}))) == files_of(elsewhere)
 
 

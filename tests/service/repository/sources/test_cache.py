@@ -17,9 +17,9 @@ import pytest
 
 from service.errors import BundleError
 from service.repository.manifest import MANIFEST, TOKENIZER
-from service.repository.sources import cache as caches
 from service.repository.sources import fetch
 from service.repository.sources.cache import INCOMING, Cache
+from service.repository.sources.transfer import MAX_MANIFEST
 from tests.remote import Web, files_of, tar_of
 
 GRAPH = "model.fp32.onnx"
@@ -121,7 +121,7 @@ def test_a_manifest_that_is_none(web: Web, elsewhere: Path, cache: Path) -> None
         web.files[f"/a/{MANIFEST}"] = content
         with pytest.raises(BundleError, match=said):
             fetch(f"{web.url}/a", cache)
-    web.files[f"/a/{MANIFEST}"] = b" " * (caches.MAX_MANIFEST + 1)
+    web.files[f"/a/{MANIFEST}"] = b" " * (MAX_MANIFEST + 1)
     with pytest.raises(BundleError, match=f"{MANIFEST} is too large"):
         fetch(f"{web.url}/a", cache)
 

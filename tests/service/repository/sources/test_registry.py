@@ -12,6 +12,7 @@ from service.errors import BundleError
 from service.repository.manifest import MANIFEST, TOKENIZER
 from service.repository.sources import fetch
 from service.repository.sources import registry as registries
+from service.repository.sources.transfer import MAX_MANIFEST
 from tests.bundles import make_bundle
 from tests.remote import INDEX, LAYER, Registry, Web, basic, files_of, serving, tar_of
 
@@ -160,7 +161,7 @@ def test_a_hash_of_the_bundle_counts_too(registry: Registry, elsewhere: Path, ca
         (b'{"layers": [{"mediaType": "x/tar", "digest": "sha512:ab"}]}', "a digest that is no sha256: 'sha512:ab'"),
         (b'{"layers": [{"annotations": 1, "mediaType": "x/tar"}]}', "a digest that is no sha256"),
         (b'{"manifests": [{"platform": 1}]}', "a digest that is no sha256"),
-        (b" " * (registries.MAX_MANIFEST + 1), f"more than {registries.MAX_MANIFEST} bytes"),
+        (b" " * (MAX_MANIFEST + 1), f"more than {MAX_MANIFEST} bytes"),
     ],
 )
 def test_a_manifest_that_is_none(content: bytes, said: str, registry: Registry, cache: Path) -> None:

@@ -3,6 +3,7 @@
 import email.utils
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_a_redirect_from_https_to_http_is_not_followed(monkeypatch: pytest.Monke
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(302, headers={"Location": "http://127.0.0.1:1/"})
 
-    with Client(1) as client:
+    with closing(Client(1)) as client:
         client._client = httpx2.Client(transport=httpx2.MockTransport(answer))
         with (
             pytest.raises(ValueError, match="https://host/a redirects from https to plain http"),
@@ -203,7 +204,7 @@ def test_a_url_that_is_none(url: str, said: str, cache: Path) -> None:
 
 def test_json_is_bounded_and_checked(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     web.files |= {"/good": json.dumps({"a": 1}).encode(), "/bad": b"<html>", "/deep": b"[" * 100_000}
-    with Client(5) as client:
+    with closing(Client(5)) as client:
         assert client.json(f"{web.url}/good") == {"a": 1}
         assert client.json(f"{web.url}/good", form={"b": "2"}) == {"a": 1}
         assert (web.asked[-1].method, web.asked[-1].body) == ("POST", b"b=2")
