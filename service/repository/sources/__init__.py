@@ -78,8 +78,8 @@ def fetch(reference: str, cache: Path, *, max_bytes: int = MAX_BYTES, idle_secon
             is left in the cache.
     """
     wanted = references.parse(reference)
-    store = Cache(cache)
     try:
+        store = Cache(cache)
         if folder := _cached(wanted, store):
             return folder
         logger.info("fetching %s", wanted.shown)

@@ -31,10 +31,17 @@ INCOMING = ".incoming-"
 
 
 class Cache:
-    """The folder `root`, which need not be there yet, and may be read-only where it holds what is asked for."""
+    """The folder `root`, which need not be there yet, and may be read-only where it holds what is asked for.
+
+    Raises:
+        ValueError: it is in the home folder of a user that has none.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._root = root.expanduser()
+        try:
+            self._root = root.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"there is no home folder for the cache {str(root)!r}: set BERTIE_CACHE_DIR") from error
 
     def get(self, sha256: str) -> Path | None:
         """Get the folder of the bundle whose manifest has that sha256, or None: it is not there, or damaged."""

@@ -156,7 +156,9 @@ def test_a_disk_that_fills(kind: str, web: Web, elsewhere: Path, cache: Path, sm
 
 def test_a_disk_that_is_full_is_named(web: Web, elsewhere: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def rename(self: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
+        if self.name == name:
+            raise OSError(28, "No space left on device")
+        os.rename(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(BundleError, match="fails: No space left on device; make room, or set BERTIE_CACHE_DIR"):
@@ -172,6 +174,13 @@ def test_a_cache_that_cannot_be_written(web: Web, elsewhere: Path, tmp_path: Pat
 
 def test_the_home_folder_is_meant_by_its_sign(web: Web, elsewhere: Path, tmp_path: Path) -> None:
     assert fetch(web.put("/a", elsewhere), Path("~/cache")).is_relative_to(tmp_path / "home" / "cache")
+
+
+def test_a_user_without_a_home(web: Web, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # in no list of users
+    with pytest.raises(BundleError, match=r"there is no home folder for the cache '~/\.cache/b': set BERTIE_CACHE_DIR"):
+        fetch(web.put("/a", elsewhere), Path("~/.cache/b"))
 
 
 # ---- others ---------------------------------------------------------------------------------------------------------

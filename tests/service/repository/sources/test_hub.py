@@ -9,7 +9,7 @@ import pytest
 from service.errors import BundleError
 from service.repository.manifest import MANIFEST, TOKENIZER
 from service.repository.sources import fetch
-from tests.remote import Web, files_of, tar_of
+from tests.remote import Web, files_of, serving, tar_of
 from tests.training.hub import Hub
 from tests.training.hub import serving as serving_hub
 
@@ -79,6 +79,19 @@ def test_the_token_is_where_others_have_it(
     if where in values:
         monkeypatch.setenv(where, values[where])
     assert files_of(fetch("hf://org/secret", cache)) == files_of(elsewhere)
+
+
+def test_the_token_stays_at_the_hub(web: Web, elsewhere: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files come from elsewhere."""
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serving() as cdn:
+        cdn.put("/cdn", elsewhere)
+        for path in elsewhere.iterdir():
+            web.moved[f"/org/repo/resolve/{COMMIT}/{path.name}"] = f"{cdn.url}/cdn/{path.name}"
+        assert files_of(fetch(f"hf://org/repo@{COMMIT}", cache)) == files_of(elsewhere)
+        assert {asked.headers.get("Authorization") for asked in web.asked} == {"Bearer hf_secret"}
+        assert {asked.headers.get("Authorization") for asked in cdn.asked} == {None}
 
 
 def test_a_busy_hub_and_a_broken_one(hub: Hub, elsewhere: Path, cache: Path) -> None:
