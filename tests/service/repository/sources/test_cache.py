@@ -154,7 +154,10 @@ def test_a_disk_that_fills(kind: str, web: Web, elsewhere: Path, cache: Path, sm
     assert list(cache.iterdir()) == [cache / ".lock"]
 
 
-def test_a_disk_that_is_full_is_named(web: Web, elsewhere: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["files", "bundle"])
+def test_a_disk_that_is_full_is_named(
+    name: str, web: Web, elsewhere: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def rename(self: Path, target: Path) -> None:
         if self.name == name:
             raise OSError(28, "No space left on device")
