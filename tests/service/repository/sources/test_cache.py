@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_is_named(
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(BundleError, match="fails: No space left on device; make room, or set BERTIE_CACHE_DIR"):
         fetch(web.put("/a", elsewhere), cache)
-    assert list(cache.rglob("*")) in ([cache / ".lock"], [cache / ".lock", cache / "sha256"])
+    assert {path.name for path in cache.rglob("*")} <= {".lock", "sha256"}
 
 
 def test_a_cache_that_cannot_be_written(web: Web, elsewhere: Path, tmp_path: Path) -> None:
