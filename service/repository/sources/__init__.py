@@ -84,8 +84,7 @@ def fetch(reference: str, cache: Path, *, max_bytes: int = MAX_BYTES, idle_secon
             return folder
         logger.info("fetching %s", wanted.shown)
         with store.incoming() as incoming:
-            download = Download(max_bytes, idle_seconds)
-            arriving = Incoming(store, incoming, download, sha256=wanted.sha256, digest=wanted.digest)
+            arriving = Incoming(store, incoming, Download(max_bytes), sha256=wanted.sha256, digest=wanted.digest)
             folder = _bring(wanted, arriving, idle_seconds)
     except (ValueError, RecursionError, Interrupted) as error:
         raise BundleError(f"{wanted.shown}: {error}") from error

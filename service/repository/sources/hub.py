@@ -45,7 +45,7 @@ def folder(address: str, web: Web) -> Place:
 def _token(environment: Mapping[str, str]) -> str:
     if token := environment.get("HF_TOKEN", "").strip():
         return token
-    home = environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    home = environment.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
     try:
         return Path(environment.get("HF_TOKEN_PATH") or Path(home) / "token").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

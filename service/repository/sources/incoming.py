@@ -19,7 +19,7 @@ class Incoming:
 
     Args:
         sha256: of its manifest; empty where any will do.
-        digest: of the OCI manifest by which it comes; empty where it does not.
+        digest: of the OCI manifest, or index, by which it comes; empty where none is given.
     """
 
     def __init__(self, cache: Cache, folder: Path, download: Download, *, sha256: str = "", digest: str = "") -> None:
@@ -27,7 +27,13 @@ class Incoming:
         self._folder = folder
         self._download = download
         self._sha256 = sha256
-        self._digest = digest
+        self._digests = {digest} if digest else set()
+
+    def of_image(self, digest: str) -> Path | None:
+        """Get the cache's folder of the bundle that the OCI manifest of that sha256 holds, or None: it must come."""
+        self._digests.add(digest)
+        folder = self._cache.of_image(digest)
+        return None if folder is None or self._sha256 not in ("", folder.parent.name) else self._named(folder)
 
     def from_folder(self, place: Place, sha256: str = "") -> Path:
         """Bring the files that the folder's manifest names, unless they are there, and get the cache's folder.
@@ -64,8 +70,8 @@ class Incoming:
         return self._named(self._cache.put(self._folder, manifest, found))
 
     def _named(self, folder: Path) -> Path:
-        if self._digest:
-            self._cache.name_image(self._folder, self._digest, folder.parent.name)
+        for digest in self._digests:
+            self._cache.name_image(self._folder, digest, folder.parent.name)
         return folder
 
     def _saved(self, layers: Iterable[tuple[Opener, str]]) -> Iterator[Path]:

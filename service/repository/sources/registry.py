@@ -52,8 +52,8 @@ class Registry:
         self._url = f"{scheme}://{served}/v2/{repository}"
         self._authorization = ""
 
-    def manifest(self, tag: str, digest: str) -> dict[str, Any]:
-        """Get the manifest of an image or an artifact: of an index, the one for Linux on this processor.
+    def manifest(self, tag: str, digest: str) -> tuple[dict[str, Any], str]:
+        """Get the manifest of an image or an artifact, and its sha256; of an index, that for Linux on this processor.
 
         Args:
             digest: sha256 of the manifest, or of the index; empty: the tag's.
@@ -63,9 +63,9 @@ class Registry:
             Interrupted: the registry does not answer.
         """
         for _ in range(2):
-            manifest = self._manifest(f"sha256:{digest}" if digest else tag, digest)
+            manifest, found = self._manifest(f"sha256:{digest}" if digest else tag, digest)
             if "manifests" not in manifest:
-                return manifest
+                return manifest, found
             digest = _digest(_choose(_dicts(manifest, "manifests")))
         raise ValueError("an index of it names another index")
 
@@ -73,17 +73,18 @@ class Registry:
         """Get a layer as a file. Whoever reads it checks its digest."""
         return self._file(f"blobs/sha256:{_digest(layer)}")
 
-    def _manifest(self, reference: str, digest: str) -> dict[str, Any]:
+    def _manifest(self, reference: str, digest: str) -> tuple[dict[str, Any], str]:
         content = read(self._file(f"manifests/{reference}", {"Accept": ", ".join(MANIFESTS)}), MAX_MANIFEST)
-        if digest and hashlib.sha256(content).hexdigest() != digest:
-            raise ValueError(f"the manifest {reference} has sha256:{hashlib.sha256(content).hexdigest()}")
+        found = hashlib.sha256(content).hexdigest()
+        if digest and found != digest:
+            raise ValueError(f"the manifest {reference} has sha256:{found}")
         try:
             manifest = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the manifest {reference} is no JSON: {error}") from error
         if not isinstance(manifest, dict) or not ("layers" in manifest or "manifests" in manifest):
             raise ValueError(f"the manifest {reference} has no layers")
-        return manifest
+        return manifest, found
 
     def _file(self, path: str, headers: Mapping[str, str] | None = None) -> Opener:
         @contextmanager
@@ -145,7 +146,9 @@ def bring(address: str, arriving: Incoming, web: Web) -> Path:
     named = IMAGE.fullmatch(address)
     assert named is not None  # the reference was checked
     registry = Registry(web, named["host"], named["repository"])
-    manifest = registry.manifest(named["tag"] or "latest", named["digest"] or "")
+    manifest, digest = registry.manifest(named["tag"] or "latest", named["digest"] or "")
+    if folder := arriving.of_image(digest):
+        return folder
     layers = _dicts(manifest, "layers")
     titled = {str(_dict(layer, "annotations").get(TITLE, "")): layer for layer in layers}
     folders = [posixpath.dirname(title) for title in titled if posixpath.basename(title) == MANIFEST]
@@ -195,7 +198,7 @@ def _choose(manifests: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _credentials(name: str) -> tuple[str, str]:
     """Get user and password that Docker's configuration has for a registry; a token to be refreshed has no user."""
-    folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
     try:
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         if helper := (config.get("credHelpers") or {}).get(name) or config.get("credsStore"):
@@ -206,7 +209,7 @@ def _credentials(name: str) -> tuple[str, str]:
                     return "", entry["identitytoken"]
                 user, _, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
                 return user, password
-    except (OSError, ValueError, AttributeError, TypeError, subprocess.SubprocessError):
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, subprocess.SubprocessError):
         pass  # a repository may be open to all: if it is not, its 401 is told
     return "", ""
 

@@ -34,9 +34,7 @@ def local(url: str) -> Place:
         def opener(begin: int) -> Iterator[Stream]:
             if not path.is_file():  # opening a pipe would wait for ever
                 raise ValueError(f"there is no file {str(path)!r}")
-            with open(path, "rb") as file:
-                file.seek(begin)
-                yield Stream(begin, iter(lambda: file.read(CHUNK), b""))
+            yield Stream(begin, _chunks(path, begin))
 
         return opener
 
@@ -90,3 +88,13 @@ def remote(scheme: str, address: str, idle_seconds: float) -> Place:
         return opener
 
     return place
+
+
+def _chunks(path: Path, begin: int) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(begin)
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from error

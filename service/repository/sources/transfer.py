@@ -85,17 +85,30 @@ def read(source: Opener, most: int) -> bytes:
     return tried(attempt)
 
 
-class Download:
-    """The files of one fetch: the bytes that they may have together, and the time that a connection may idle.
+def paced(chunks: Iterator[bytes], idle_seconds: float) -> Iterator[bytes]:
+    """Pass chunks on while they come: a drip would outlive any bound on a silence.
 
     Args:
-        most: bytes of all files.
-        idle_seconds: without a byte, or with fewer than `LEAST_RATE` bytes a second, after which a try is given up.
-    """
+        idle_seconds: with fewer than `LEAST_RATE` bytes a second, after which it has stalled.
 
-    def __init__(self, most: int, idle_seconds: float) -> None:
+    Raises:
+        Interrupted: it has.
+    """
+    begin, size = time.monotonic(), 0
+    for chunk in chunks:
+        yield chunk
+        size += len(chunk)
+        if (seconds := time.monotonic() - begin) > idle_seconds:
+            if size < LEAST_RATE * seconds:
+                raise Interrupted(f"it stalls: {size} bytes in {seconds:.0f} s")
+            begin, size = time.monotonic(), 0
+
+
+class Download:
+    """The files of one fetch, of `most` bytes together."""
+
+    def __init__(self, most: int) -> None:
         self.most = most
-        self.idle_seconds = idle_seconds
         self._used = 0
 
     def save(self, source: Opener, path: Path, sha256: str = "", most: int | None = None) -> str:
@@ -123,7 +136,7 @@ class Download:
                         file.seek(0)
                         file.truncate()
                         digest, done = hashlib.sha256(), 0
-                    for chunk in self._paced(stream.chunks):
+                    for chunk in stream.chunks:
                         done += len(chunk)
                         if done > most:
                             raise ValueError(f"{path.name} is too large: {most} bytes are left of {self.most}")
@@ -136,13 +149,3 @@ class Download:
         if sha256 and found != sha256:
             raise ValueError(f"{path.name} has sha256 {found}, and {sha256} is expected")
         return found
-
-    def _paced(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        begin, size = time.monotonic(), 0
-        for chunk in chunks:
-            yield chunk
-            size += len(chunk)
-            if (seconds := time.monotonic() - begin) > self.idle_seconds:
-                if size < LEAST_RATE * seconds:
-                    raise Interrupted(f"it stalls: {size} bytes in {seconds:.0f} s")
-                begin, size = time.monotonic(), 0

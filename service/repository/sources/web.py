@@ -17,7 +17,7 @@ import httpx2 as httpx
 
 from service import __version__
 from service.repository.sources.reference import is_loopback, without_secrets
-from service.repository.sources.transfer import Interrupted, Opener, Place, Stream, read
+from service.repository.sources.transfer import Interrupted, Opener, Place, Stream, paced, read
 
 CONNECT_SECONDS = 10.0
 MOST_REDIRECTS = 5
@@ -37,7 +37,8 @@ class Refused(ValueError):
 
     Attributes:
         status: of HTTP.
-        challenge: how to say who asks: the answer's `WWW-Authenticate`.
+        challenge: how to say who asks: the answer's `WWW-Authenticate`; empty where it came after a redirect, for no
+            secret of the one is the other's.
     """
 
     def __init__(self, message: str, status: int, challenge: str) -> None:
@@ -50,12 +51,13 @@ class Web:
     """A client of HTTP(S), with the proxies and certificates of the environment (`HTTPS_PROXY`, `SSL_CERT_FILE`).
 
     Args:
-        idle_seconds: for which a connection may say nothing.
+        idle_seconds: for which a connection may say nothing, or next to nothing.
         plain: whether http is good enough for other machines than this one.
     """
 
     def __init__(self, idle_seconds: float, *, plain: bool = False) -> None:
         self._plain = plain
+        self._idle_seconds = idle_seconds
         self._client = httpx.Client(
             timeout=httpx.Timeout(idle_seconds, connect=min(idle_seconds, CONNECT_SECONDS)),
             headers={"User-Agent": f"bertie/{__version__}", "Accept-Encoding": "identity"},
@@ -95,7 +97,8 @@ class Web:
                 goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {begin}-")
                 if answer.status_code == 206 and not goes_on:
                     raise ValueError(f"{without_secrets(url)} answers with another part of the file than was asked for")
-                yield Stream(begin if answer.status_code == 206 else 0, answer.iter_raw())
+                chunks = paced(answer.iter_raw(), self._idle_seconds)
+                yield Stream(begin if answer.status_code == 206 else 0, chunks)
 
         return opener
 
@@ -117,12 +120,12 @@ class Web:
         shown = without_secrets(url)
         try:
             request = self._client.build_request("POST" if form else "GET", url, headers=headers, data=form)
-            for _ in range(MOST_REDIRECTS + 1):
+            for redirects in range(MOST_REDIRECTS + 1):
                 self._check(request)
                 answer = self._client.send(request, stream=True)
                 try:
                     if answer.next_request is None:
-                        _raise_for(answer, shown)
+                        _raise_for(answer, shown, "" if redirects else answer.headers.get("WWW-Authenticate", ""))
                         yield answer
                         return
                     # Not httpx's own way of following: it reads a redirect's body, of whatever size. Its next request
@@ -143,14 +146,14 @@ class Web:
             raise ValueError(f"{without_secrets(str(request.url))} is plain http, which can be tampered with")
 
 
-def _raise_for(answer: httpx.Response, shown: str) -> None:
+def _raise_for(answer: httpx.Response, shown: str, challenge: str) -> None:
     status = answer.status_code
     if status in (200, 206):
         return
     if status in AGAIN or status >= 500:
         raise Interrupted(f"{shown} answers {status}", _seconds(answer.headers.get("Retry-After", "")))
     why = f": {WHY[status]}" if status in WHY else ""
-    raise Refused(f"{shown} answers {status}{why}", status, answer.headers.get("WWW-Authenticate", ""))
+    raise Refused(f"{shown} answers {status}{why}", status, challenge)
 
 
 def _seconds(retry_after: str) -> float:

@@ -103,12 +103,29 @@ def test_what_a_digest_pins_costs_no_network_again(
     assert files_of(fetch(f"{registry.name}@{digest}", cache)) == files_of(elsewhere)
 
 
-def test_an_artifact_that_is_there_costs_its_manifest(registry: Registry, elsewhere: Path, cache: Path) -> None:
-    registry.artifact(files_of(elsewhere))
+@pytest.mark.parametrize("kind", ["image", "artifact"])
+def test_a_tag_of_what_is_there_costs_its_manifest(
+    kind: str, registry: Registry, elsewhere: Path, cache: Path, sha256: str
+) -> None:
+    files = files_of(elsewhere)
+    digest = registry.image(tar_of(files)) if kind == "image" else registry.artifact(files)
     found = fetch(registry.name, cache)
-    before = len(registry.web.asked)
+    registry.web.asked.clear()
     assert fetch(registry.name, cache) == found
-    assert len(registry.web.asked) == before + 2
+    assert registry.web.paths() == [f"{registry.base}/manifests/latest"]
+    assert fetch(f"{registry.name}@{digest}", cache) == found
+    assert len(registry.web.asked) == 1
+    with pytest.raises(BundleError, match=f"sha256={sha256}, and not .*sha256={'0' * 64}"):
+        fetch(f"{registry.name}#sha256={'0' * 64}", cache)
+
+
+def test_the_same_files_under_another_tag_are_there(registry: Registry, elsewhere: Path, cache: Path) -> None:
+    registry.artifact(files_of(elsewhere), tag="v1")
+    registry.artifact({**files_of(elsewhere), "readme": b"#"}, tag="v2")
+    found = fetch(f"{registry.name}:v1", cache)
+    registry.web.asked.clear()
+    assert fetch(f"{registry.name}:v2", cache) == found
+    assert len(registry.web.asked) == 2
 
 
 def test_a_manifest_that_is_not_what_the_digest_says(registry: Registry, elsewhere: Path, cache: Path) -> None:
@@ -254,13 +271,25 @@ def test_a_credential_helper_is_asked(
 
 @pytest.mark.parametrize(
     "config",
-    ["{", "[]", {"auths": {"HOST": {"auth": "%"}}}, {"auths": {"HOST": 1}}, {"auths": []}, {"credsStore": "no-such"}],
+    [
+        "{",
+        "[]",
+        {"auths": {"HOST": {"auth": "%"}}},
+        {"auths": {"HOST": 1}},
+        {"auths": []},
+        {"credsStore": "no-such"},
+        {"credsStore": "odd"},
+    ],
 )
 def test_a_configuration_that_cannot_be_read_is_none(
-    config: object, registry: Registry, elsewhere: Path, cache: Path, home: Path
+    config: object, registry: Registry, elsewhere: Path, cache: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.artifact(files_of(elsewhere))
     registry.lock()
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "docker-credential-odd").write_text("#!/bin/sh\necho {}\n")
+    (home / "bin" / "docker-credential-odd").chmod(0o700)
+    monkeypatch.setenv("PATH", str(home / "bin"), prepend=":")
     configure(home, json.loads(json.dumps(config).replace("HOST", registry.host)))
     assert files_of(fetch(registry.name, cache)) == files_of(elsewhere)
 
@@ -275,6 +304,22 @@ def test_the_token_is_not_sent_to_where_blobs_are(registry: Registry, elsewhere:
         assert files_of(fetch(registry.name, cache)) == files_of(elsewhere)
         assert cdn.asked
         assert all("Authorization" not in asked.headers for asked in cdn.asked)
+
+
+def test_a_challenge_from_where_blobs_are_gets_no_password(
+    registry: Registry, elsewhere: Path, cache: Path, home: Path
+) -> None:
+    registry.artifact(files_of(elsewhere))
+    configure(home, {"auths": {registry.host: {"auth": base64.b64encode(b"ada:secret").decode()}}})
+    with serving() as cdn:
+        cdn.locked["/"] = "Bearer x"
+        cdn.challenge = f'Bearer realm="{cdn.url}/token"'
+        for path in [path for path in registry.web.files if "/blobs/" in path]:
+            registry.web.moved[path] = cdn.url + path
+        with pytest.raises(BundleError, match="answers 401"):
+            fetch(registry.name, cache)
+        assert all("Authorization" not in asked.headers for asked in cdn.asked)
+        assert not [path for path in cdn.paths() if path.startswith("/token")]
 
 
 def test_a_token_that_expires_is_got_again(registry: Registry, elsewhere: Path, cache: Path) -> None:

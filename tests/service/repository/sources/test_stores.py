@@ -183,6 +183,14 @@ def test_a_file_of_another_machine(url: str, cache: Path) -> None:
         fetch(url, cache)
 
 
+def test_a_disk_that_cannot_be_read(elsewhere: Path, cache: Path) -> None:
+    """The cache has no part in it."""
+    (elsewhere / MANIFEST).unlink()
+    (elsewhere / MANIFEST).symlink_to("/proc/self/mem")
+    with pytest.raises(BundleError, match=rf"{MANIFEST}' cannot be read: Input/output error"):
+        fetch(elsewhere.as_uri(), cache)
+
+
 def test_what_is_no_file(elsewhere: Path, cache: Path, tmp_path: Path) -> None:
     (elsewhere / TOKENIZER).unlink()
     os.mkfifo(elsewhere / TOKENIZER)

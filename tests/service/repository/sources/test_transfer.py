@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.repository.sources import transfer
-from service.repository.sources.transfer import Download, Interrupted, Stream, read, tried
+from service.repository.sources.transfer import Download, Interrupted, Stream, paced, read, tried
 
 CONTENT = bytes(range(256)) * 4
 
@@ -38,7 +38,7 @@ class Source:
 @pytest.mark.parametrize(("resumes", "begins"), [(True, [0, 100, 600]), (False, [0, 100, 600])])
 def test_a_broken_transfer_goes_on_or_begins_again(resumes: bool, begins: list[int], tmp_path: Path) -> None:
     source = Source(100, 600, resumes=resumes)
-    found = Download(10_000, 5).save(source, tmp_path / "file")
+    found = Download(10_000).save(source, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert found == hashlib.sha256(CONTENT).hexdigest()
     assert source.begins == begins
@@ -57,14 +57,14 @@ def test_a_shorter_second_try_leaves_nothing_of_the_first(tmp_path: Path) -> Non
 
         yield Stream(0, chunks())
 
-    Download(1000, 5).save(source, tmp_path / "file")
+    Download(1000).save(source, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"b" * 10
 
 
 def test_three_tries_and_no_more(tmp_path: Path) -> None:
     source = Source(1, 2, 3, 4)
     with pytest.raises(Interrupted, match="it broke off"):
-        Download(10_000, 5).save(source, tmp_path / "file")
+        Download(10_000).save(source, tmp_path / "file")
     assert source.begins == [0, 1, 2]
 
 
@@ -100,31 +100,32 @@ def test_the_wait_grows_and_is_what_the_other_side_asks_for(monkeypatch: pytest.
 def test_another_hash_is_refused(tmp_path: Path) -> None:
     found = hashlib.sha256(CONTENT).hexdigest()
     with pytest.raises(ValueError, match=f"file has sha256 {found}, and {'0' * 64} is expected"):
-        Download(10_000, 5).save(Source(), tmp_path / "file", "0" * 64)
+        Download(10_000).save(Source(), tmp_path / "file", "0" * 64)
 
 
 def test_bytes_are_bounded_over_all_files_and_by_file(tmp_path: Path) -> None:
-    download = Download(1500, 5)
+    download = Download(1500)
     download.save(Source(100), tmp_path / "a")
     with pytest.raises(ValueError, match="b is too large: 476 bytes are left of 1500"):
         download.save(Source(), tmp_path / "b")
     assert (tmp_path / "b").stat().st_size <= 476
     with pytest.raises(ValueError, match="c is too large"):
-        Download(10_000, 5).save(Source(), tmp_path / "c", most=1023)
-    Download(10_000, 5).save(Source(), tmp_path / "c", most=1024)
+        Download(10_000).save(Source(), tmp_path / "c", most=1023)
+    Download(10_000).save(Source(), tmp_path / "c", most=1024)
 
 
-def test_a_slow_drip_is_a_stall(tmp_path: Path) -> None:
+def test_a_slow_drip_is_a_stall() -> None:
     """Bytes that keep coming would outlive any time without a byte."""
     begin = time.monotonic()
-    with pytest.raises(Interrupted, match=r"it stalls: \d+ bytes in 0 s"):
-        Download(10_000, 0.05).save(Source(seconds=0.01, size=1), tmp_path / "file")
+    with Source(seconds=0.01, size=1)(0) as stream, pytest.raises(Interrupted, match=r"it stalls: \d+ bytes in 0 s"):
+        list(paced(stream.chunks, 0.05))
     assert time.monotonic() - begin < 3
 
 
-def test_what_is_small_and_comes_at_last_is_no_stall(tmp_path: Path) -> None:
-    Download(10_000, 0.05).save(Source(seconds=0.2, size=1024), tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == CONTENT
+def test_what_keeps_its_pace_is_no_stall() -> None:
+    for seconds, size in ((0.2, 1024), (0.02, 100)):
+        with Source(seconds=seconds, size=size)(0) as stream:
+            assert b"".join(paced(stream.chunks, 0.05)) == CONTENT
 
 
 def test_a_small_file_is_read_and_bounded() -> None:
