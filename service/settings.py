@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Bundles to load, comma-separated: names in the folder, or `NAME=REFERENCE` for one from elsewhere "
-        "(`https://`, `hf://`, `oci://`, `s3://`, `gs://`, `file://`); all of the folder when empty.",
+        "(`https://`, `hf://`, `oci://`, `s3://`, `gs://`, `file://`; install the extra `remote`); all of the folder "
+        "when empty.",
     )
     cache_dir: Path = Field(default=Path("~/.cache/bertie"), description="Where bundles from elsewhere are kept.")
     max_bundle_bytes: int = Field(

@@ -117,7 +117,7 @@ def _bring_by_http(wanted: Reference, arriving: Incoming, idle_seconds: float) -
         from service.repository.sources import hub, registry
         from service.repository.sources.web import Web
     except ImportError as error:
-        raise ValueError(f"{wanted.scheme}:// wants httpx2: pip install 'bertie[remote]'") from error
+        raise ValueError(f"{wanted.scheme}:// wants httpx2: pip install -e '.[remote]'") from error
     with closing(Web(idle_seconds, plain=wanted.scheme == "http" and wanted.pinned)) as web:
         if wanted.scheme == "oci":
             return registry.bring(wanted.address, arriving, web)
