@@ -158,7 +158,7 @@ def test_the_extra_is_named(scheme: str, cache: Path, monkeypatch: pytest.Monkey
         monkeypatch.delitem(sys.modules, f"service.repository.sources.{name}", raising=False)
         monkeypatch.delattr(f"service.repository.sources.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "httpx2", None)
-    with pytest.raises(BundleError, match=rf"{scheme}:// wants httpx2: pip install 'bertie\[remote\]'"):
+    with pytest.raises(BundleError, match=rf"{scheme}:// wants httpx2: pip install -e '\.\[remote\]'"):
         fetch(f"{scheme}://host/qa", cache)
 
 
