@@ -53,6 +53,15 @@ def test_a_folder_of_a_repository(web: Web, elsewhere: Path, cache: Path, monkey
     assert files_of(fetch("hf://org/all/int8/v+1/", cache)) == files_of(elsewhere)
 
 
+def test_a_revision_with_a_slash_is_one_part_of_the_url(
+    web: Web, elsewhere: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    web.files["/api/models/org/all/revision/refs%2Fpr%2F3"] = json.dumps({"sha": COMMIT}).encode()
+    web.put(f"/org/all/resolve/{COMMIT}", elsewhere)
+    assert files_of(fetch("hf://org/all@refs/pr/3", cache)) == files_of(elsewhere)
+
+
 def test_an_archive_of_a_repository(web: Web, elsewhere: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", web.url)
     web.files[f"/org/all/resolve/{COMMIT}/sentiment.tar"] = tar_of(files_of(elsewhere))
