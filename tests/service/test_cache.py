@@ -137,16 +137,17 @@ def test_bytes_are_what_memory_grows_by(
     assert grown < cache.bytes < 1.4 * grown  # tracing does not see what malloc rounds up
 
 
-def test_a_version_that_is_freed_takes_its_rows_along(metrics: Metrics) -> None:
+async def test_a_version_that_is_freed_takes_its_rows_along(metrics: Metrics) -> None:
     old, new = Version(), Version()
     cache = Cache(10_000, metrics)
     cache.of(old, "m").keep(b"1", logits(1))
     cache.of(new, "m").keep(b"1", logits(2))
-    both = cache.bytes
+    both, rows = cache.bytes, cache.of(old, "m")
     assert cache.of(new, "m").find(b"1") is not None
     del old
     gc.collect()
     assert cache.bytes == both / 2
+    await until(lambda: not rows.kept)
     kept = cache.of(new, "m").find(b"1")
     assert kept is not None
     assert kept[0] == 2
