@@ -15,7 +15,7 @@ from service.engine import session
 from service.engine.batch import Encoded, RowLogits
 from service.errors import InferenceError
 from service.metrics import PHASES, Metrics
-from service.predictor import Model, Predictions, Predictor
+from service.predictor import Predictions, Predictor, Serving
 from service.repository import loading
 from service.settings import Settings
 from service.tasks import ClassificationExample, SpanExample
@@ -308,9 +308,10 @@ async def test_a_client_that_leaves_keeps_nothing_wrong(int8: Settings, metrics:
 async def test_a_new_version_finds_nothing_of_the_old_one(int8: Settings, metrics: Metrics) -> None:
     predictor = load_with(sentiment=FakeEngine((1.0, 0.0)))(int8, metrics)
     assert (await asked(predictor, "a good film")).answers[0].label == "negative"
-    new: Model = load_with(sentiment=FakeEngine((0.0, 1.0)))(int8, Metrics()).models["sentiment"]
-    predictor.serving = {"sentiment": type(predictor.serving["sentiment"])(new)}
+    other = load_with(sentiment=FakeEngine((0.0, 1.0)))(int8, Metrics())
+    predictor.serving = {"sentiment": Serving(other.models["sentiment"])}
     gc.collect()
     assert value(metrics, "bertie_cache_bytes") == 0
     assert (await asked(predictor, "a good film")).answers[0].label == "positive"
     await predictor.drain(5)
+    await other.drain(5)
