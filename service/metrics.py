@@ -97,6 +97,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.no_answer = Counter("bertie_no_answer", "Questions answered with no answer.", ["model"], registry=registry)
+        self.cache_hits = Counter(
+            "bertie_cache_hits", "Rows whose logits were kept (BERTIE_CACHE_MB).", ["model"], registry=registry
+        )
+        self.cache_misses = Counter(
+            "bertie_cache_misses", "Rows that were run, where logits are kept.", ["model"], registry=registry
+        )
+        self.cache_bytes = Gauge("bertie_cache_bytes", "Memory of the logits that are kept.", registry=registry)
         self.drift = Gauge(
             "bertie_drift_psi",
             "Population stability index of the last hours against the dev set, by feature: label, score, tokens, "

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Histogram
 
+from service.cache import Cache, key_of
 from service.drift import Drift
+from service.engine.batch import Encoded, RowLogits
 from service.engine.processor import cpu_quota
 from service.engine.session import Provider
 from service.engine.tokenizer import Tokenizer
@@ -23,7 +25,7 @@ from service.metrics import Metrics
 from service.repository.bundle import Bundle
 from service.repository.manifest import Graph
 from service.scheduler.permits import Permit, Permits
-from service.scheduler.queue import BatchRun, Runner
+from service.scheduler.queue import BatchRun, Job, Runner
 from service.scheduler.workers import Scheduler
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -53,6 +55,17 @@ class Predictions:
     seconds: Mapping[str, float]
     rows: int
     tokens: int
+    batches: Sequence[BatchRun]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """The logits of a request's rows, in order, and what they took; see `Job`."""
+
+    logits: Sequence[RowLogits]
+    admitted: float
+    started: float
+    ended: float
     batches: Sequence[BatchRun]
 
 
@@ -114,6 +127,11 @@ class Model:
     def takes(self) -> str:
         """What requests for it hold, for messages."""
         return ", or ".join(task.takes for task in self.tasks)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a row's logits are the same to the bit whatever else is in its batch."""
+        return self.provider == "cpu" and self.graph.precision == "int8"
 
     @property
     def summary(self) -> dict[str, str]:
@@ -188,6 +206,7 @@ class Predictor:
         self.permits = Permits(settings.max_requests, settings.max_queue_tokens, self._rate)
         self._settings = settings
         self._metrics = metrics
+        self._cache = Cache(settings.cache_mb * 1_000_000, metrics) if settings.cache_mb else None
         self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
         self._stopped = False
         self._running = 0
@@ -276,8 +295,8 @@ class Predictor:
             if permit is not None:
                 permit.resize(tokens)
             encoded_at = time.perf_counter()
-            job = await model.scheduler.run(model.runner, rows, permit.client if permit else None)
-            logits = iter(job.logits)
+            ran = await self._run(model, rows, permit.client if permit else None)
+            logits = iter(ran.logits)
             work = [(e, rows, [next(logits) for _ in rows]) for e, rows in zip(examples, encoded, strict=True)]
 
             def decode() -> list[Any]:
@@ -287,8 +306,8 @@ class Predictor:
             answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
             times = {
                 "tokenize": (began, encoded_at),
-                "queue": (job.admitted, job.started),
-                "inference": (job.started, job.ended),
+                "queue": (ran.admitted, ran.started),
+                "inference": (ran.started, ran.ended),
                 "decode": (decode_from, time.perf_counter()),
             }
             seconds = {phase: end - start for phase, (start, end) in times.items()}
@@ -297,7 +316,7 @@ class Predictor:
             outcome = "answered"
             if model.drift is not None and task is model.tasks[0]:  # of what it does besides there was no dev set
                 model.drift.observe(task, encoded, answers)
-            return Predictions(answers, times, seconds, len(rows), tokens, job.batches)
+            return Predictions(answers, times, seconds, len(rows), tokens, ran.batches)
         except (InvalidInput, TooLarge, QueueFull, asyncio.CancelledError):
             outcome = "refused"  # by no fault of the model
             raise
@@ -325,6 +344,25 @@ class Predictor:
         if not busy:
             self._threads.shutdown(wait=False)
         return not busy and all(idle)
+
+    async def _run(self, model: Model, rows: Sequence[Encoded], client: Hashable) -> Job | Ran:
+        """Run the rows of a request, but for those whose logits are kept."""
+        if self._cache is None or not model.batch_invariant:
+            return await model.scheduler.run(model.runner, rows, client)
+        kept = self._cache.of(model, model.name)
+        keys = [key_of(row) for row in rows]
+        logits = {i: found for i, key in enumerate(keys) if (found := kept.find(key)) is not None}
+        missing = [i for i in range(len(rows)) if i not in logits]
+        if not missing:
+            now = time.perf_counter()
+            return Ran(list(logits.values()), now, now, now, ())
+        job = await model.scheduler.run(model.runner, [rows[i] for i in missing], client)
+        for i, found in zip(missing, job.logits, strict=True):
+            widths = model.tasks[0].widths(len(rows[i]))
+            # A copy of the row's own, so that neither its batch nor the batch's padding is kept.
+            logits[i] = tuple(output[:width].copy() for output, width in zip(found, widths, strict=True))
+            kept.keep(keys[i], logits[i])
+        return Ran([logits[i] for i in range(len(rows))], job.admitted, job.started, job.ended, job.batches)
 
     def _limit_rows(self, rows: int) -> None:
         if rows > self._settings.max_request_rows:

@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     max_batch_tokens: int = Field(
         default=0, ge=0, description="Tokens of a batch, padding included; 0: 256 on the CPU, 16384 on CUDA."
     )
+    cache_mb: int = Field(
+        default=0,
+        ge=0,
+        description="Memory in MB for the logits of rows that ran, of all models together: who asks the same again "
+        "gets the same answer without a run. 0: none. Only for int8 on the CPU, where no row's logits depend on its "
+        "batch.",
+    )
     max_requests: int = Field(default=1024, ge=1, description="Requests in flight before others get 429.")
     max_queue_tokens: int = Field(
         default=65536,

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.tasks.classification", "service.tasks.score"),
     ("service.tasks.multi_label", "service.tasks.zero_shot", "service.tasks.rerank"),
     ("service.tasks",),
-    ("service.drift",),
+    ("service.cache", "service.drift"),
     ("service.scheduler.permits", "service.scheduler.queue"),
     ("service.scheduler.batcher",),
     ("service.scheduler.workers",),
