@@ -185,7 +185,7 @@ class Predictor:
             self._limit_rows(len(rows))
             tokens = sum(map(len, rows))
             if permit is not None:
-                permit.resize(tokens)
+                permit.count(tokens)
             encoded_at = time.perf_counter()
             job = await model.scheduler.run(model.runner, rows, permit.client if permit else None)
             logits = iter(job.logits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {"keys": "make, list, rotate and revoke API keys"}
 """What each command does, by name."""
 
 

@@ -148,14 +148,14 @@ def document(
             operation["responses"] = {"200": answer} | refused
             if "{name}" in path:
                 operation["parameters"] = _parameters(path)
-            if settings.api_keys and Unauthorized in _GET_ERRORS[path]:
+            if settings.wants_keys and Unauthorized in _GET_ERRORS[path]:
                 operation["security"] = [{"key": []}]
         result["paths"].setdefault(path, {}).update(operations)
     for schema in schemas.values():
         for field, setting in _LIMITS.items():
             if field in schema.get("properties", {}):
                 _bound(schema["properties"][field], getattr(settings, setting))
-    if settings.api_keys:
+    if settings.wants_keys:
         for endpoint in endpoints:
             if not endpoint.open:
                 result["paths"][endpoint.path][endpoint.method.lower()]["security"] = [{"key": []}]

@@ -105,7 +105,7 @@ class Routes:
             content: what a protocol sends that has no paths to ask by.
         """
         if not endpoint.open:
-            self.gate.keys.check(request.headers)
+            self.gate.identify(request.scope)
         ask = Ask(content, request.headers, request.path_params, self.gate.serving(), self._settings)
         found = endpoint.read(ask)
         assert isinstance(found, Response)
@@ -113,13 +113,13 @@ class Routes:
 
     async def models(self, request: Request) -> Response:
         """List the loaded models."""
-        self.gate.keys.check(request.headers)
+        self.gate.identify(request.scope)
         models = [answers.ModelInfo.of(model) for model in self.gate.serving().models.values()]
         return Response(answers.ModelList(models=models).model_dump_json(), media_type=JSON)
 
     async def one_model(self, request: Request) -> Response:
         """Get a model's task, labels, precision, dev scores and hashes."""
-        self.gate.keys.check(request.headers)
+        self.gate.identify(request.scope)
         models = self.gate.serving().models
         name = request.path_params["name"]
         if name not in models:
