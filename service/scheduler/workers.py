@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -56,18 +57,18 @@ class Scheduler:
         self._changed = threading.Condition()
         self._short_seen = -math.inf
         self._long_turn = self._stopped = False
-        self._failures: dict[Runner, int] = {}
+        self._failures: WeakKeyDictionary[Runner, int] = WeakKeyDictionary()  # a version that is freed leaves it
         self._calls = 0  # under way, those that were given up too
         self._losses, self._restart = 0, 0.0  # when the workers that are lost are to be replaced
         self._loop = asyncio.get_running_loop()
         self._workers = [_Worker(self._work, number) for number in range(workers)]
         self._nurse = self._loop.create_task(self._look_after())
 
-    def watch(self, runner: Runner) -> None:
-        """Show in the metrics what waits for a model."""
+    def watch(self, model: str) -> None:
+        """Show in the metrics what waits for a model, whichever of its versions is to run it."""
         rows, tokens = self._metrics.queue_rows, self._metrics.queue_tokens
-        rows.labels(runner.name).set_function(lambda: sum(len(job.waiting) for job in self._jobs(runner)))
-        tokens.labels(runner.name).set_function(lambda: sum(job.tokens for job in self._jobs(runner)))
+        rows.labels(model).set_function(lambda: sum(len(job.waiting) for job in self._jobs(model)))
+        tokens.labels(model).set_function(lambda: sum(job.tokens for job in self._jobs(model)))
 
     @property
     def wait_seconds(self) -> float:
@@ -191,9 +192,9 @@ class Scheduler:
         for job in jobs:
             self._post(batcher.fail, job, kind(why))
 
-    def _jobs(self, runner: Runner | None = None) -> list[Job]:
+    def _jobs(self, model: str | None = None) -> list[Job]:
         """Get the jobs with rows that wait, of one model or of all."""
-        return [job for job in [*self._short.jobs, *self._long.jobs] if runner in (None, job.runner)]
+        return [job for job in [*self._short.jobs, *self._long.jobs] if model in (None, job.runner.name)]
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

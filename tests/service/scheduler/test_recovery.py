@@ -82,7 +82,7 @@ async def test_rows_of_a_failed_job_in_other_batches_cost_no_inference() -> None
     engine, metrics = FailsOnLong(seconds=0.001), Metrics()
     model = runner(engine, batch_tokens=64)
     async with running(engine, metrics=metrics) as scheduler:
-        scheduler.watch(model)
+        scheduler.watch(model.name)
         broken, fine = rows(50, *[8] * 2000), rows(20, 8)
         async with busy(scheduler, model):
             failing, working = await queued(scheduler, model, broken, fine)
