@@ -16,7 +16,7 @@ from service.http.body import declared_length
 from service.http.context import BEGAN, KEY, PERMIT, Context, Recorder, request_id
 from service.http.endpoints import Endpoint, Endpoints
 from service.keys.keyring import Key, Keyring
-from service.predictor import Predictor
+from service.predictor import Models, Predictor
 from service.scheduler.permits import Permit
 from service.settings import Settings
 
@@ -58,6 +58,11 @@ class Gate:
         key: Key = self.keys.find(token.strip(b" "))
         scope[KEY] = key
         return key
+
+    def models(self, scope: Scope) -> Models:
+        """Get the models that a request may use: its key's, or all. Raises NotReady."""
+        key: Key | None = scope.get(KEY)
+        return self.serving().models_for(None if key is None else key.models)
 
     def admit(self, scope: Scope, endpoint: Endpoint) -> Permit:
         """Get the permit of a request with a body to an endpoint.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import ConfigurationError, Forbidden, Unauthorized
+from service.errors import ConfigurationError, Unauthorized
 from service.keys import entries
 from service.keys.entries import Entry, Hash
 from service.scheduler.quota import Quota
@@ -43,11 +43,6 @@ class Key:
     name: str
     models: frozenset[str] | None
     quota: Quota | None
-
-    def check_model(self, name: str) -> None:
-        """Raise Forbidden where the key may not use a model."""
-        if self.models is not None and name not in self.models:
-            raise Forbidden(f"the key {self.name} may not use model {name!r:.200}", field="model")
 
 
 class Keyring:
