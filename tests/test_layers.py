@@ -11,8 +11,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("service",),  # the version
     ("service.errors", "service.settings", "service.metrics", "service.logs"),
-    ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
-    ("service.engine.allocator", "service.engine.batch", "service.engine.processor"),
+    (
+        "service.engine",
+        "service.scheduler",
+        "service.repository",
+        "service.rollout",
+        "service.http",
+    ),  # nothing but a docstring
+    ("service.engine.allocator", "service.engine.batch", "service.engine.memory", "service.engine.processor"),
     ("service.engine.tokenizer", "service.engine.session"),
     ("service.tasks.spec", "service.tasks.inputs", "service.tasks.spans"),
     ("service.tasks.task",),
@@ -25,12 +31,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.scheduler.permits", "service.scheduler.queue"),
     ("service.scheduler.batcher",),
     ("service.scheduler.workers",),
-    ("service.repository.files", "service.repository.manifest"),
-    ("service.repository.bundle",),
-    ("service.repository.opening",),
+    ("service.repository.files",),
+    ("service.repository.manifest", "service.repository.versions"),
+    ("service.repository.bundle", "service.repository.plan"),
+    ("service.repository.opening", "service.repository.installing"),
     ("service.predictor",),
     ("service.traces",),
     ("service.repository.loading",),
+    ("service.rollout.aside", "service.rollout.canary"),
+    ("service.rollout.rollouts",),
     ("service.inprocess.model",),
     ("service.inprocess.pipeline",),
     (
@@ -47,7 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.http.requests", "service.http.answers", "service.http.context"),
     ("service.http.endpoints",),
     ("service.http.openapi", "service.http.protocol", "service.http.gate"),
-    ("service.http.routes",),
+    ("service.http.routes", "service.http.admin"),
     ("service.protocols.own", "service.protocols.info", "service.protocols.scores", "service.protocols.tensors"),
     ("service.protocols.pipelines", "service.protocols.instances"),
     (
@@ -105,11 +114,13 @@ SEAMS = {
         "service.tasks.texts",
         "service.tasks.zero_shot",
         "service.repository.manifest",
+        "service.repository.plan",
         "service.inprocess.pipeline",
         "service.keys.entries",
         "service.http.problems",
         "service.http.requests",
         "service.http.answers",
+        "service.http.admin",
         "service.http.endpoints",
         "service.http.openapi",
         "service.protocols.classify",

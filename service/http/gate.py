@@ -17,6 +17,7 @@ from service.http.context import BEGAN, KEY, PERMIT, Context, Recorder, request_
 from service.http.endpoints import Endpoint, Endpoints
 from service.keys.keyring import Key, Keyring
 from service.predictor import Models, Predictor
+from service.rollout.rollouts import Rollouts
 from service.scheduler.permits import Permit
 from service.settings import Settings
 
@@ -27,12 +28,14 @@ class Gate:
     Attributes:
         endpoints: what it may admit to.
         keys: who may call.
-        predictor: set while the application runs.
+        predictor: set while the application runs; so is
+        rollouts: the changes of what it serves.
     """
 
     def __init__(self, settings: Settings, recorder: Recorder, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
         self.predictor: Predictor | None = None
+        self.rollouts: Rollouts | None = None
         self.keys = Keyring(settings)
         self._most_bytes = settings.max_body_bytes
         self._recorder = recorder

@@ -23,6 +23,7 @@ from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate
 from service.metrics import PHASES, Metrics
 from service.predictor import Answered, Model, Models, Predictions, Predictor, Sender
+from service.rollout import aside
 from service.scheduler.permits import Permit
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -121,14 +122,19 @@ class Routes:
     async def models(self, request: Request) -> Response:
         """List the loaded models."""
         self.gate.identify(request.scope)
-        models = [answers.ModelInfo.of(model) for model in self.gate.models(request.scope).stable]
+        models = [await self._described(model) for model in self.gate.models(request.scope).stable]
         return Response(answers.ModelList(models=models).model_dump_json(), media_type=JSON)
 
     async def one_model(self, request: Request) -> Response:
         """Get a model's task, labels, precision, dev scores and hashes."""
         self.gate.identify(request.scope)
         model = self.gate.models(request.scope).named(request.path_params["name"], "name").stable
-        return Response(answers.ModelInfo.of(model).model_dump_json(), media_type=JSON)
+        return Response((await self._described(model)).model_dump_json(), media_type=JSON)
+
+    async def _described(self, model: Model) -> answers.ModelInfo:
+        rollouts = self.gate.rollouts
+        versions = await aside.run(lambda: rollouts.describe(model.name)) if rollouts else []
+        return answers.ModelInfo.of(model, versions)
 
     async def live(self, request: Request) -> Response:
         """Tell whether the process runs; where it does not, restart it."""
