@@ -99,7 +99,7 @@ class Quota:
             waits.append((wait, f"{bucket.rate:g} tokens a second, and this request counts {tokens}"))
         if waits:
             wait, rate = max(waits)
-            raise RateLimited(f"{self.name} may send {rate}: try again in {wait:.1f} seconds", retry_after=wait)
+            raise RateLimited(f"{self.name} may send {rate}: try again in {wait:.3g} seconds", retry_after=wait)
         self.give_back(-tokens, -requests)
 
     def give_back(self, tokens: int, requests: int = 1) -> None:

@@ -31,11 +31,13 @@ def test_status_is_an_error_of_http(error: type[BertieError]) -> None:
     [
         ("MalformedBody", 400, "invalid"),
         ("Unauthorized", 401, "unauthorized"),
+        ("Forbidden", 403, "forbidden"),
         ("UnknownModel", 404, "invalid"),
         ("TooLarge", 413, "too_large"),
         ("UnsupportedMediaType", 415, "invalid"),
         ("InvalidInput", 422, "invalid"),
         ("QueueFull", 429, "queue_full"),
+        ("RateLimited", 429, "rate_limit"),
         ("InferenceError", 500, ""),
         ("NotReady", 503, "not_ready"),
         ("Draining", 503, "draining"),
