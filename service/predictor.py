@@ -324,7 +324,8 @@ class Predictor:
             if permit is not None:
                 permit.count(tokens)
             encoded_at = time.perf_counter()
-            job = await model.scheduler.run(model.runner, rows, permit.client if permit else None)
+            client, share = (permit.client, permit.share) if permit is not None else (None, 1.0)
+            job = await model.scheduler.run(model.runner, rows, client, share)
             logits = iter(job.logits)
             work = [(e, rows, [next(logits) for _ in rows]) for e, rows in zip(examples, encoded, strict=True)]
 

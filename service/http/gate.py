@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.errors import BertieError, NotReady, Unauthorized
 from service.http.body import declared_length
-from service.http.context import BEGAN, KEY, PERMIT, Context, Recorder, request_id
+from service.http.context import BEGAN, KEY, PERMIT, WAIT, Context, Recorder, request_id
 from service.http.endpoints import Endpoint, Endpoints
 from service.keys.keyring import Key, Keyring
 from service.predictor import Models, Predictor
@@ -102,6 +102,8 @@ class Gate:
         try:
             self.admit(scope, endpoint)
         except BertieError as error:
+            if KEY in scope:
+                scope[WAIT] = scope[KEY].refuse()
             context = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
             status, headers, body = endpoint.refuse(error, context.request_id)
             context.status = status

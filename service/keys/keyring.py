@@ -17,11 +17,16 @@ from pathlib import Path
 from service.errors import ConfigurationError, Unauthorized
 from service.keys import entries
 from service.keys.entries import Entry, Hash
-from service.scheduler.quota import Quota
+from service.scheduler.quota import Bucket, Quota
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+REFUSALS = 100.0
+"""Of one key in a second that come at once. Whoever goes on asking, whatever it is told, waits for more of them: or the
+refusals alone would take the event loop's time."""
+REFUSAL_SECONDS = 1.0
+"""At most, that such a refusal waits; no client that does as it is told would come earlier."""
 MOST_BYTES = 1 << 20
 """Of a file: thousands of keys."""
 POLL_SECONDS = 0.4
@@ -38,11 +43,20 @@ class Key:
     Attributes:
         models: that it may use; None: all.
         quota: what it may use of them; None where it has no limits.
+        refusals: what it may be refused at once.
     """
 
     name: str
     models: frozenset[str] | None
     quota: Quota | None
+    refusals: Bucket
+
+    def refuse(self) -> float:
+        """Get the seconds that the refusal of a request is to wait, the next one in line behind it."""
+        wait = self.refusals.wait(1, time.monotonic())
+        if wait < REFUSAL_SECONDS:
+            self.refusals.level -= 1
+        return min(wait, REFUSAL_SECONDS)
 
 
 class Keyring:
@@ -132,7 +146,8 @@ class Keyring:
             quota = None
         elif quota is None or quota.limits != limits:
             quota = Quota(entry.name, limits, quota)
-        return Key(entry.name, None if entry.models is None else frozenset(entry.models), quota)
+        models = None if entry.models is None else frozenset(entry.models)
+        return Key(entry.name, models, quota, Bucket(REFUSALS, None))
 
 
 def _read(path: Path) -> str:
