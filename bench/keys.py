@@ -134,9 +134,10 @@ def fairness(options: argparse.Namespace, size: int, connections: int) -> Beside
             alone += calm.seconds
             beside += beset.seconds
             unanswered += len(calm.statuses) - calm.good + len(beset.statuses) - beset.good
-    return Beside(
-        size, connections, *(percentile(side, q) for side in (alone, beside) for q in (50, 95)), unanswered, dict(got)
+    (p50_alone, p95_alone), (p50_beside, p95_beside) = (
+        (percentile(side, 50), percentile(side, 95)) for side in (alone, beside)
     )
+    return Beside(size, connections, p50_alone, p95_alone, p50_beside, p95_beside, unanswered, dict(got))
 
 
 def cost(times: int = 2000, rounds: int = 25) -> dict[str, float]:

@@ -325,7 +325,7 @@ class Predictor:
                 permit.count(tokens)
             encoded_at = time.perf_counter()
             client, share = (permit.client, permit.share) if permit is not None else (None, 1.0)
-            job = await model.scheduler.run(model.runner, rows, client, share)
+            job = await model.scheduler.run(model.runner, rows, client, share=share)
             logits = iter(job.logits)
             work = [(e, rows, [next(logits) for _ in rows]) for e, rows in zip(examples, encoded, strict=True)]
 

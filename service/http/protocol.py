@@ -248,7 +248,7 @@ class Protocol(HttpToolsProtocol):
         if cycle.disconnected or self.transport.is_closing():  # while it waited for its turn
             return
         cycle.response_started = cycle.response_complete = True
-        cycle.body = b""
+        cycle.body = bytearray()
         self.transport.write(refusal)
         self.flow.resume_reading()
         if self._in_body and cycle is self.cycle:  # its body is on its way, and is thrown away

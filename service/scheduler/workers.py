@@ -59,6 +59,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._short_seen = -math.inf
         self._long_turn = self._stopped = False
+        self._shares = False  # a client that has a share of the workers has come
         self._failures: WeakKeyDictionary[Runner, int] = WeakKeyDictionary()  # a version that is freed leaves it
         self._calls = 0  # under way, those that were given up too
         self._losses, self._restart = 0, 0.0  # when the workers that are lost are to be replaced
@@ -89,7 +90,7 @@ class Scheduler:
         """Whether lost workers are still replaced."""
         return self._losses < LOSSES
 
-    async def run(self, runner: Runner, rows: Sequence[Encoded], client: Hashable = None, share: float = 1.0) -> Job:
+    async def run(self, runner: Runner, rows: Sequence[Encoded], client: Hashable = None, *, share: float = 1.0) -> Job:
         """Run the rows (at least one) of a request, and get its job, complete. Cancelled, it leaves the queue at once.
 
         Args:
@@ -105,6 +106,7 @@ class Scheduler:
         job = Job(runner, rows, client, self._loop.create_future(), share)
         queue = self._long if job.long else self._short
         with self._changed:
+            self._shares |= share < 1
             queue.add(job)
             self._changed.notify(len(rows))
         try:
@@ -158,10 +160,10 @@ class Scheduler:
 
     def _held_back(self) -> Container[Hashable]:
         """Find the clients that hold as many workers as their share allows."""
-        running = [waiting.job for worker in self._workers for waiting in worker.rows if waiting.job.share < 1]
-        if not running:
+        if not self._shares:
             return ()
-        shares = {job.client: job.share for job in running}
+        running = [waiting.job for worker in self._workers for waiting in worker.rows]
+        shares = {job.client: job.share for job in running if job.share < 1}
         workers = Counter(
             client for worker in self._workers for client in {waiting.job.client for waiting in worker.rows}
         )
