@@ -29,6 +29,7 @@ async def serving(
     settings: Settings,
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
+    open_bundle: Any = loading.open_tried,
     metrics: Metrics | None = None,
     traces: Any = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
@@ -37,7 +38,7 @@ async def serving(
     Args:
         traces: makes its traces; None for none.
     """
-    app = create_app(settings, load=load, metrics=metrics)
+    app = create_app(settings, load=load, open_bundle=open_bundle, metrics=metrics)
     app.state.recorder.traces = traces
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)

@@ -76,7 +76,7 @@ class Rollouts:
     """The changes of what a process serves. Made and used on the event loop that serves."""
 
     def __init__(
-        self, predictor: Predictor, settings: Settings, metrics: Metrics, open_bundle: Open = loading.open_bundle
+        self, predictor: Predictor, settings: Settings, metrics: Metrics, open_bundle: Open = loading.open_tried
     ) -> None:
         self._predictor = predictor
         self._settings = settings
