@@ -33,6 +33,7 @@ def test_status_is_an_error_of_http(error: type[BertieError]) -> None:
         ("Unauthorized", 401, "unauthorized"),
         ("Forbidden", 403, "forbidden"),
         ("UnknownModel", 404, "invalid"),
+        ("RolloutError", 409, "invalid"),
         ("TooLarge", 413, "too_large"),
         ("UnsupportedMediaType", 415, "invalid"),
         ("InvalidInput", 422, "invalid"),
