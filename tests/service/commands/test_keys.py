@@ -1,16 +1,20 @@
 """`python -m service keys`: one plain line each."""
 
+import os
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service import program
 from service.commands import keys
 from service.keys import editing, entries
+from tests.serving import running
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,9 +108,59 @@ def test_without_tomlkit_it_says_so(
     assert said(capsys)[1] == "bertie: keys wants tomlkit: pip install tomlkit\n"
 
 
-def test_it_is_a_command_of_the_program(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main(["keys", "new", "a"]) == 0
-    assert [entry.name for entry in editing.read(path)] == ["a"]
+def test_it_is_a_command_of_the_program(path: Path) -> None:
+    command = [sys.executable, "-m", "service", "keys", "new", "a"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    (entry,) = editing.read(path)
+    assert (entry.name, entry.hashes[0].hash) == ("a", entries.written(done.stdout.strip()))
+
+
+def test_a_running_service_follows_the_commands(
+    path: Path, models_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an operator does it: a key, a new token for it, the end of the old one; no restart."""
+
+    def command(*arguments: str) -> str:
+        assert keys.main(arguments) == 0
+        return said(capsys)[0].strip()
+
+    def status(token: str) -> int:
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.post(f"{service.url}/classify", json={"text": "good"}, headers=headers, timeout=30).status_code
+
+    def becomes(token: str, wanted: int) -> None:
+        end = time.monotonic() + 20
+        while status(token) != wanted:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    old = command("new", "search", "--models", "sentiment")
+    with running(models_dir, BERTIE_KEYS_FILE=str(path)) as service:
+        assert [status(old), status("bertie_guess")] == [200, 401]
+        new = command("rotate", "search", "--keep-for", "1h")
+        becomes(new, 200)
+        assert status(old) == 200
+        newest = command("rotate", "search", "--keep-for", "0s")
+        becomes(newest, 200)
+        assert [status(old), status(new)] == [401, 401]
+        command("revoke", "search")
+        becomes(newest, 401)
+    names = {record["key"] for record in service.log if "key" in record}
+    assert names == {"search"}
+    assert not any(token in str(service.log) for token in (old, new, newest))
+    assert "there are no keys: every request is refused" in {record["message"] for record in service.log}
+
+
+def test_a_key_file_that_is_wrong_is_one_line(path: Path, models_dir: Path) -> None:
+    path.write_text("[[key]")
+    environment = os.environ | {"BERTIE_MODELS_DIR": str(models_dir), "BERTIE_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "service"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == program.CANNOT_START
+    (line,) = done.stderr.splitlines()
+    assert f"cannot start: the key file {path}: it is no TOML: " in line
 
 
 def test_serving_does_without_tomlkit() -> None:
