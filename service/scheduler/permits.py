@@ -116,15 +116,13 @@ class Permit:
             RateLimited: they are more than the client's quota has.
             QueueFull: they are more than there is room for.
         """
-        self._take(tokens)
-        self._hold(tokens)
+        self._change(tokens, tokens)
 
     def count(self, tokens: int) -> None:
         """Count the tokens that are about to run, in place of what was estimated: all of the request's, or a part's
         after another's. Raises what `resize` raises."""
         self._counted += tokens
-        self._take(self._counted)
-        self._hold(tokens)
+        self._change(tokens, self._counted)
 
     def release(self) -> None:
         """Give back what is in flight."""
@@ -133,26 +131,20 @@ class Permit:
             self._tokens = 0
             self._permits.requests.add(self.client, -1)
 
-    def _take(self, tokens: int) -> None:
-        if self._quota is not None:
-            self._give_back()
-            self._quota.take(tokens)
-            self._taken = tokens
-
-    def _give_back(self) -> None:
-        """Give back to the quota: of what is refused nothing counts."""
-        if self._quota is not None and self._taken:
-            self._quota.give_back(self._taken)
+    def _change(self, tokens: int, spent: int) -> None:
+        """Hold so much, and have spent so much of the quota. Refused, what was held stays, and no tokens are spent."""
+        permits, client, quota, admitted = self._permits, self.client, self._quota, self._tokens > 0
+        if quota is not None:
+            quota.give_back(self._taken)
             self._taken = 0
-
-    def _hold(self, tokens: int) -> None:
-        permits, client = self._permits, self.client
         budget = permits.long if tokens > LONG_TOKENS else permits.short
         tokens = max(1, min(tokens, int(MOST_COUNTED * budget.limit)))
         more = tokens - self._tokens if budget is self._budget else tokens
         if more > 0 and not budget.fits(client, more, self.share):
-            self._give_back()
             raise permits.full(budget, client, self.share)
+        if quota is not None:
+            quota.take(spent, requests=0 if admitted else 1)
+            self._taken = spent
         self._budget.add(client, -self._tokens)
         budget.add(client, tokens)
         self._budget, self._tokens = budget, tokens

@@ -89,23 +89,32 @@ class Quota:
             _go_on(self._tokens, before._tokens)
 
     def take(self, tokens: int, requests: int = 1) -> None:
-        """Take so much of both rates, or nothing. Raises RateLimited."""
+        """Take so much of both rates, or nothing.
+
+        Args:
+            requests: 0 for a request that was taken before.
+
+        Raises:
+            RateLimited: there is not so much; it says when there is for such a request.
+        """
         if self._requests is None and self._tokens is None:
             return
-        now, waits = self._clock(), []
-        if (bucket := self._requests) is not None and (wait := bucket.wait(requests, now)):
-            waits.append((wait, f"{bucket.rate:g} requests a second"))
-        if (bucket := self._tokens) is not None and (wait := bucket.wait(tokens, now)):
-            waits.append((wait, f"{bucket.rate:g} tokens a second, and this request counts {tokens}"))
-        if waits:
-            wait, rate = max(waits)
+        now = self._clock()
+        request_wait = self._requests.wait(1, now) if self._requests is not None else 0.0
+        token_wait = self._tokens.wait(tokens, now) if self._tokens is not None else 0.0
+        if token_wait or (requests and request_wait):
+            if token_wait >= request_wait:
+                rate = f"{self.limits.tokens_per_second:g} tokens a second, and this request counts {tokens}"
+            else:
+                rate = f"{self.limits.requests_per_second:g} requests a second"
+            wait = max(token_wait, request_wait)
             raise RateLimited(f"{self.name} may send {rate}: try again in {wait:.3g} seconds", retry_after=wait)
-        self.give_back(-tokens, -requests)
-
-    def give_back(self, tokens: int, requests: int = 1) -> None:
-        """Give back what was taken for a request that is refused, or whose tokens are counted anew."""
         if self._requests is not None:
-            self._requests.level += requests
+            self._requests.level -= requests
+        self.give_back(-tokens)
+
+    def give_back(self, tokens: int) -> None:
+        """Give back the tokens that were taken for a request that is refused, or whose tokens are counted anew."""
         if self._tokens is not None:
             self._tokens.level += tokens
 

@@ -126,11 +126,11 @@ def test_what_is_given_back_can_be_taken_again(clock: Clock) -> None:
     quota = make(clock, requests_per_second=1, tokens_per_second=10, tokens_burst=100)
     quota.take(100)
     quota.give_back(100)
-    quota.take(100)
-    assert wait(quota, 1) == pytest.approx(1.0)
-    quota.give_back(30, 0)
-    assert wait(quota, 30) == pytest.approx(1.0)  # the request still counts
-    quota.take(30, 0)
+    assert wait(quota, 100) == pytest.approx(1.0)  # the request counts
+    quota.take(100, requests=0)
+    with pytest.raises(RateLimited, match="requests a second") as error:
+        quota.take(5, requests=0)  # half a second for the tokens, but a whole one for such a request
+    assert error.value.retry_after == pytest.approx(1.0)
 
 
 def test_no_more_than_the_burst_is_ever_there(clock: Clock) -> None:
