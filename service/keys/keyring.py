@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import stat
 import time
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ logger = logging.getLogger(__name__)
 REFUSALS = 100.0
 """Of one key in a second that come at once. Whoever goes on asking, whatever it is told, waits for more of them: or the
 refusals alone would take the event loop's time."""
-REFUSAL_SECONDS = 1.0
-"""At most, that such a refusal waits; no client that does as it is told would come earlier."""
+REFUSAL_SECONDS = 4.0
+"""At most, that such a refusal waits. A thousand connections are then refused 300 times a second, however they ask."""
 MOST_BYTES = 1 << 20
 """Of a file: thousands of keys."""
 POLL_SECONDS = 0.4
@@ -54,9 +55,10 @@ class Key:
     def refuse(self) -> float:
         """Get the seconds that the refusal of a request is to wait, the next one in line behind it."""
         wait = self.refusals.wait(1, time.monotonic())
-        if wait < REFUSAL_SECONDS:
-            self.refusals.level -= 1
-        return min(wait, REFUSAL_SECONDS)
+        if wait >= REFUSAL_SECONDS:  # by chance, or a thousand connections would all ask again at one moment
+            return REFUSAL_SECONDS * random.uniform(0.5, 1.0)
+        self.refusals.level -= 1
+        return wait
 
 
 class Keyring:

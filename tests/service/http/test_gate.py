@@ -91,17 +91,19 @@ async def test_a_full_house(gate: Gate, metrics: Metrics, caplog: pytest.LogCapt
 
 
 async def test_who_asks_on_waits_for_its_refusals(gate: Gate) -> None:
-    """A key's first hundred in a second come at once; then each comes behind the one before, a second late at most."""
+    """The first hundred in a second come at once, each later one behind the one before, by a few seconds at most."""
     admitted = scope()
     assert gate.refusal(admitted, True) is None
     waits = []
-    for _ in range(int(3 * REFUSALS)):
+    for _ in range(int(6 * REFUSALS)):
         refused = scope()
         assert gate.refusal(refused, True)
         waits.append(refused[WAIT])
     assert max(waits[: int(REFUSALS)]) == 0
     assert waits[int(1.5 * REFUSALS)] == pytest.approx(0.5, abs=0.2)
-    assert waits[-1] == max(waits) == REFUSAL_SECONDS
+    assert max(waits) <= REFUSAL_SECONDS
+    assert min(waits[-50:]) >= REFUSAL_SECONDS / 2
+    assert len(set(waits[-50:])) > 40
     unknown = scope(authorization="Bearer no")
     assert gate.refusal(unknown, True)
     assert WAIT not in unknown
