@@ -77,6 +77,16 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.key_requests = Counter(
+            "bertie_key_requests", "Requests answered, by the API key's name.", ["key", "status"], registry=registry
+        )
+        self.key_tokens = Counter("bertie_key_tokens", "Tokens run, by the API key's name.", ["key"], registry=registry)
+        self.key_rejected = Counter(
+            "bertie_key_rejected",
+            "Requests refused or given up, by the API key's name: rate_limit, queue_full, forbidden, ...",
+            ["key", "reason"],
+            registry=registry,
+        )
         self.predictions = Counter(
             "bertie_predictions",
             "Answers by predicted label: for a question `answer`, `no_answer` or `option`; also `zero_shot`, `score`, "

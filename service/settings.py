@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         default=(),
         description="Bearer tokens, comma-separated; when set, everything but pages, probes and metrics wants one.",
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="TOML file of named keys: hashes, limits and models (`python -m service keys`); read again when it "
+        "changes.",
+    )
+    keys: str | None = Field(default=None, description="The same text, in the variable itself.")
     admin_key: SecretStr | None = Field(
         default=None,
         min_length=16,
@@ -152,6 +158,11 @@ class Settings(BaseSettings):
         description="Whether each request is traced, and the spans sent where `OTEL_EXPORTER_OTLP_ENDPOINT` says "
         "(install the extra `otel`).",
     )
+
+    @property
+    def wants_keys(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.api_keys) or self.keys is not None or self.keys_file is not None
 
     @field_validator("models", "api_keys", "cors_origins", "protocols", mode="before")
     @classmethod
