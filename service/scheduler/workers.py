@@ -56,7 +56,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._short_seen = -math.inf
         self._long_turn = self._stopped = False
-        self._failures: dict[Runner, int] = {}
+        self._watched: set[Runner] = set()
+        self._failures: dict[Runner, int] = {}  # of those that ran for a client, until they are forgotten
         self._calls = 0  # under way, those that were given up too
         self._losses, self._restart = 0, 0.0  # when the workers that are lost are to be replaced
         self._loop = asyncio.get_running_loop()
@@ -64,10 +65,22 @@ class Scheduler:
         self._nurse = self._loop.create_task(self._look_after())
 
     def watch(self, runner: Runner) -> None:
-        """Show in the metrics what waits for a model."""
+        """Show in the metrics what waits for a model, whichever runner of that name it is for."""
+        name = runner.name
+        self._watched.add(runner)
         rows, tokens = self._metrics.queue_rows, self._metrics.queue_tokens
-        rows.labels(runner.name).set_function(lambda: sum(len(job.waiting) for job in self._jobs(runner)))
-        tokens.labels(runner.name).set_function(lambda: sum(job.tokens for job in self._jobs(runner)))
+        rows.labels(name).set_function(lambda: sum(len(job.waiting) for job in self._jobs(name)))
+        tokens.labels(name).set_function(lambda: sum(job.tokens for job in self._jobs(name)))
+
+    def forget(self, runner: Runner) -> None:
+        """Drop what is known of a runner that runs no more, so that its engine can be freed: its failures, which then
+        count no longer, and the metrics of its name, where it was the last of that name."""
+        with self._changed:
+            self._failures.pop(runner, None)
+        self._watched.discard(runner)
+        if runner.name not in {other.name for other in self._watched}:
+            for gauge in (self._metrics.queue_rows, self._metrics.queue_tokens):
+                gauge.remove(runner.name)
 
     @property
     def wait_seconds(self) -> float:
@@ -99,6 +112,7 @@ class Scheduler:
         queue = self._long if job.long else self._short
         with self._changed:
             queue.add(job)
+            self._failures.setdefault(runner, 0)
             self._changed.notify(len(rows))
         try:
             await job.future
@@ -123,6 +137,7 @@ class Scheduler:
         try:
             while (engine := self._take(worker)) is not None:
                 self._run(worker, engine)
+                del engine  # else a model that is freed meanwhile lives on until the next batch
         except BaseException:
             logger.exception("a worker died")
             with self._changed:
@@ -180,7 +195,7 @@ class Scheduler:
             if worker.lost:  # its rows have heard
                 return
             self._losses = 0
-            self._failures[runner] = self._failures.get(runner, 0) + 1 if failed else 0
+            self._count(runner, self._failures.get(runner, 0) + 1 if failed else 0)
             if not failed:
                 beside = 1 if engine is runner.low_latency else len(self._workers)
                 rate = beside * tokens / max(ran.ended - ran.began, 1e-6)
@@ -191,9 +206,13 @@ class Scheduler:
         for job in jobs:
             self._post(batcher.fail, job, kind(why))
 
-    def _jobs(self, runner: Runner | None = None) -> list[Job]:
+    def _count(self, runner: Runner, failures: int) -> None:
+        if runner in self._failures:  # else it is forgotten, and what it still ran is no news
+            self._failures[runner] = failures
+
+    def _jobs(self, name: str | None = None) -> list[Job]:
         """Get the jobs with rows that wait, of one model or of all."""
-        return [job for job in [*self._short.jobs, *self._long.jobs] if runner in (None, job.runner)]
+        return [job for job in [*self._short.jobs, *self._long.jobs] if name in (None, job.runner.name)]
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -209,18 +228,22 @@ class Scheduler:
                 self._losses += 1
             self._fail([waiting.job for waiting in worker.rows], InferenceError, why)
             if worker.rows:  # not ready until a probe has run
-                self._failures[worker.rows[0].job.runner] = FAILURES
+                self._count(worker.rows[0].job.runner, FAILURES)
 
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             with contextlib.suppress(RuntimeError), self._changed:  # no thread to be had: the next look tries again
                 self._replace_lost(time.perf_counter())
-            able = self.alive and not all(worker.lost for worker in self._workers)
-            for runner, failures in list(self._failures.items()):
-                if able and failures >= FAILURES:  # without traffic nobody else finds out that it works again
-                    with contextlib.suppress(BertieError, TimeoutError):
-                        await asyncio.wait_for(self.run(runner, [PROBE]), 4 * LOOK_SECONDS)
+            if self.alive and not all(worker.lost for worker in self._workers):
+                await self._probe()
+
+    async def _probe(self) -> None:
+        """Run a row of each model that fails: without traffic nobody else finds out that it works again."""
+        for runner in list(self._failures):
+            if self._failures.get(runner, 0) >= FAILURES:
+                with contextlib.suppress(BertieError, TimeoutError):
+                    await asyncio.wait_for(self.run(runner, [PROBE]), 4 * LOOK_SECONDS)
 
     def _replace_lost(self, now: float) -> None:
         for number, worker in enumerate(self._workers):
