@@ -148,11 +148,13 @@ async def test_models_in_the_background_take_turns() -> None:
         first.gate.clear()
         (long,) = sent(scheduler, runner(first), (64,) * 20)
         await until(first.entered.is_set)
-        other = asyncio.create_task(beside(scheduler, runner(second), 8))
+        (other,) = sent(scheduler, runner(second), (8,))
+        await until(lambda: told_rows(scheduler) == 20)
+        ahead: list[int] = []
+        run, second.run = second.run, lambda batch: ahead.append(len(first.batches)) or run(batch)  # type: ignore
         first.gate.set()
-        await other
-        assert not long.done()
-        await long
+        await asyncio.gather(long, other)
+        assert ahead[0] < 5
 
 
 async def test_a_full_queue_refuses_what_comes() -> None:
@@ -181,7 +183,9 @@ async def test_it_counts_neither_as_waiting_nor_as_speed() -> None:
     async with running(engine, metrics=metrics) as scheduler:
         scheduler.watch(model)
         engine.gate.clear()
-        tasks = sent(scheduler, model, (8,), (8, 9))
+        tasks = sent(scheduler, model, (8,))
+        await until(engine.entered.is_set)
+        tasks += sent(scheduler, model, (8, 9))
         await until(lambda: told_rows(scheduler) == 2)
         assert scheduler.wait_seconds == 0.0
         assert told(metrics, model) == (0, 0)
@@ -212,10 +216,11 @@ async def test_a_runner_that_takes_the_worker_down_runs_no_more(fate: str) -> No
     model, fine = runner(shadow), runner(other)
     async with running(engine, shadow, other, hang_seconds=HANG, metrics=metrics) as scheduler:
         shadow.gate.clear()
-        doomed = sent(scheduler, model, (8, 200), (9,))
+        doomed = sent(scheduler, model, (8, 200))
         await until(shadow.entered.is_set)
+        doomed += sent(scheduler, model, (9,))
         (beside_it,) = sent(scheduler, fine, (8,))
-        await until(lambda: told_rows(scheduler) >= 2)
+        await until(lambda: told_rows(scheduler) == 3)
         if fate == "dies":
             shadow.error = Death()
             shadow.gate.set()
@@ -310,7 +315,9 @@ async def test_stopping_fails_what_waits_and_tells_of_a_call_that_runs() -> None
     shadow = Echo()
     async with running(shadow) as scheduler:
         shadow.gate.clear()
-        tasks = sent(scheduler, runner(shadow), (8,), (8,))
+        tasks = sent(scheduler, runner(shadow), (8,))
+        await until(shadow.entered.is_set)
+        tasks += sent(scheduler, runner(shadow), (8,))
         await until(lambda: told_rows(scheduler) == 1)
         assert not scheduler.stop()
         with pytest.raises(Draining):
