@@ -110,6 +110,31 @@ class Metrics:
             ["model", "task", "architecture", "precision", "provider", "version"],
             registry=registry,
         )
+        self.version_answers = Counter(
+            "bertie_version_answers",
+            "Requests that a version of a model took, by outcome: answered, failed.",
+            ["model", "version", "outcome"],
+            registry=registry,
+        )
+        self.version_duration = Histogram(
+            "bertie_version_duration_seconds",
+            "From a request's texts to its predictions, by version.",
+            ["model", "version"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.version_info = Gauge(
+            "bertie_version_info",
+            "1 for each loaded version, with what it is: stable, canary, shadow, warm.",
+            ["model", "version", "role"],
+            registry=registry,
+        )
+        self.swaps = Counter(
+            "bertie_swaps",
+            "Changes of what a model serves, by outcome: done, refused.",
+            ["model", "outcome"],
+            registry=registry,
+        )
         self.ready = Gauge("bertie_ready", "1 while /health/ready answers 200, else 0.", registry=registry)
         self.workers_lost = Counter(
             "bertie_workers_lost", "Engine threads that died or hung, and were replaced.", registry=registry

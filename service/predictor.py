@@ -9,16 +9,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
 from service.drift import Drift
 from service.engine.processor import cpu_quota
 from service.engine.session import Provider
 from service.engine.tokenizer import Tokenizer
-from service.errors import Draining, InvalidInput, TooLarge, UnknownModel
+from service.errors import Draining, InvalidInput, QueueFull, TooLarge, UnknownModel
 from service.metrics import Metrics
 from service.repository.bundle import Bundle
 from service.repository.manifest import Graph
@@ -56,14 +56,33 @@ class Predictions:
     batches: Sequence[BatchRun]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What of a request decides which version answers it.
+
+    Attributes:
+        headers: by name in small letters.
+        draw: a number by chance in [0, 1), one for all of the request.
+    """
+
+    headers: Mapping[str, str]
+    draw: float
+
+
+NOBODY = Sender({}, 1.0)
+"""Sends what the stable versions answer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Model:
-    """A bundle that is being served.
+    """One version of a model, loaded. What it holds is freed when the last request that it answers lets go of it.
 
     Attributes:
         graph: the graph that is served.
         tasks: what it does, its own task first.
         phases: the metric of each phase of its requests.
+        outcomes: the metric of how they end, `answered` or `failed`, by this version.
+        duration: the metric of how long this version takes.
         drift: of what its own task is asked and answers; None where its dev set is not known.
         loaded: when, Unix time.
     """
@@ -76,6 +95,8 @@ class Model:
     runner: Runner
     scheduler: Scheduler
     phases: Mapping[str, Histogram]
+    outcomes: Mapping[str, Counter]
+    duration: Histogram
     drift: Drift | None
     loaded: float
 
@@ -83,6 +104,11 @@ class Model:
     def name(self) -> str:
         """The name in requests."""
         return self.bundle.name
+
+    @property
+    def version(self) -> str:
+        """The name of the version."""
+        return self.bundle.version
 
     @property
     def takes(self) -> str:
@@ -94,21 +120,71 @@ class Model:
         """What the log says of it."""
         runner = self.runner
         said = {"model": self.name, "provider": self.provider, "precision": self.graph.precision}
-        said |= {"version": self.bundle.version, "batch_tokens": str(runner.batch_tokens)}
+        said |= {"version": self.version, "batch_tokens": str(runner.batch_tokens)}
         return said | ({"low_latency_tokens": str(runner.low_latency_tokens)} if runner.low_latency else {})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """A request, or the part of it that one model answered.
+
+    Attributes:
+        task: the model's own that was done, and `fit`, what made of it the one that was asked for.
+        places: of the examples in the request.
+        found: the answers to `examples`, in order.
+    """
+
+    request_id: str
+    model: Model
+    task: AnyTask
+    fit: Callable[[AnyTask], AnyTask] | None
+    examples: Sequence[Any]
+    places: Sequence[int]
+    found: Predictions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Serving:
+    """What answers under a model's name.
+
+    Attributes:
+        stable: answers all requests but those of `canary`.
+        canary: answers the requests that `takes` chooses.
+        others: the other versions that are loaded, for requests that name one.
+        observe: is told of each request that was answered.
+    """
+
+    stable: Model
+    canary: Model | None = None
+    takes: Callable[[Sender], bool] = lambda sender: False
+    others: Mapping[str, Model] = field(default_factory=dict)
+    observe: Callable[[Answered], None] | None = None
+
+    def version(self, name: str | None, sender: Sender) -> Model | None:
+        """Get the version of that name, None where it is not loaded; without a name, the one that is to answer."""
+        if name is not None:
+            return next((each for each in self.loaded if each.version == name), None)
+        return self.canary if self.canary is not None and self.takes(sender) else self.stable
+
+    @property
+    def loaded(self) -> list[Model]:
+        """All versions that are loaded."""
+        return [self.stable, *([self.canary] if self.canary else []), *self.others.values()]
 
 
 class Predictor:
     """All loaded models. Made on the event loop that will serve.
 
     Attributes:
-        models: by name.
+        serving: what answers, by name. It is replaced and never changed: who has got it has one that stays as it is.
         permits: of the requests in flight.
     """
 
-    def __init__(self, models: Sequence[Model], settings: Settings, metrics: Metrics) -> None:
-        self.models = {model.name: model for model in models}
-        self._schedulers = {model.scheduler for model in models}
+    def __init__(
+        self, models: Sequence[Model], schedulers: Mapping[Provider, Scheduler], settings: Settings, metrics: Metrics
+    ) -> None:
+        self.serving: Mapping[str, Serving] = {model.name: Serving(model) for model in models}
+        self.schedulers = schedulers
         self.permits = Permits(settings.max_requests, settings.max_queue_tokens, self._rate)
         self._settings = settings
         self._metrics = metrics
@@ -116,17 +192,22 @@ class Predictor:
         self._stopped = False
         self._running = 0
         # A device has its own queue, and whoever adds replicas wants to know of the longest.
-        metrics.queue_wait.set_function(lambda: max(scheduler.wait_seconds for scheduler in self._schedulers))
+        metrics.queue_wait.set_function(lambda: max(each.wait_seconds for each in self.schedulers.values()))
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """The stable versions, by name."""
+        return {name: serving.stable for name, serving in self.serving.items()}
 
     @property
     def ready(self) -> bool:
         """Whether requests are answered."""
-        return not self._stopped and all(scheduler.ready for scheduler in self._schedulers)
+        return not self._stopped and all(scheduler.ready for scheduler in self.schedulers.values())
 
     @property
     def alive(self) -> bool:
         """Whether the process can still come to be ready by itself."""
-        return all(scheduler.alive for scheduler in self._schedulers)
+        return all(scheduler.alive for scheduler in self.schedulers.values())
 
     def stop(self) -> None:
         """Admit no more from this moment. Sets a flag and nothing else, so that a signal handler may call it."""
@@ -137,24 +218,31 @@ class Predictor:
         if self._stopped:
             raise Draining("the service is stopping; ask another")
 
-    def choose(self, name: str | None, example: Any) -> tuple[Model, AnyTask]:
-        """Choose the model called `name`, or where no name is given the one that suits the example best, and its task.
+    def choose(
+        self, name: str | None, example: Any, sender: Sender = NOBODY, version: str | None = None
+    ) -> tuple[Model, AnyTask]:
+        """Choose the model called `name`, or where no name is given the one that suits the example best; of its
+        versions the one that is asked for, or that answers this sender; and its task.
 
         Raises:
             UnknownModel: there is none.
             InvalidInput: the model of that name takes other inputs.
         """
-        if name is not None and name not in self.models:
-            raise UnknownModel(f"there is no model {name!r:.200}; there are {', '.join(self.models)}", field="model")
+        named = name is not None
+        if name is not None and name not in self.serving:
+            raise UnknownModel(f"there is no model {name!r:.200}; there are {', '.join(self.serving)}", field="model")
         best, found = 0, None
-        for model in self.models.values() if name is None else (self.models[name],):
+        for serving in self.serving.values() if name is None else (self.serving[name],):
+            if (model := serving.version(version, sender)) is None:
+                loaded = ", ".join(each.version for each in serving.loaded)
+                raise UnknownModel(f"there is no version {version!r:.200} of it; loaded: {loaded}", field="version")
             for task in model.tasks:
-                if (rank := task.suits(example, named=name is not None)) > best:
+                if (rank := task.suits(example, named=named)) > best:
                     best, found = rank, (model, task)
         if found is not None:
             return found
         if name is not None:
-            takes = self.models[name].takes
+            takes = self.serving[name].stable.takes
             raise InvalidInput(f"model {name!r} cannot answer these fields: it takes {takes}", field="model")
         raise UnknownModel("no loaded model can answer these fields", field="model")
 
@@ -176,6 +264,7 @@ class Predictor:
         """
         self.check_open()
         self._running += 1
+        outcome = "failed"
         try:
             began = time.perf_counter()
             self._limit_rows(sum(example.least_rows for example in examples))
@@ -204,11 +293,18 @@ class Predictor:
             }
             seconds = {phase: end - start for phase, (start, end) in times.items()}
             self._observe(model, task, answers, seconds)
+            model.duration.observe(times["decode"][1] - began)
+            outcome = "answered"
             if model.drift is not None and task is model.tasks[0]:  # of what it does besides there was no dev set
                 model.drift.observe(task, encoded, answers)
             return Predictions(answers, times, seconds, len(rows), tokens, job.batches)
+        except (InvalidInput, TooLarge, QueueFull, asyncio.CancelledError):
+            outcome = "refused"  # by no fault of the model
+            raise
         finally:
             self._running -= 1
+            if outcome != "refused":
+                model.outcomes[outcome].inc()
 
     async def drain(self, seconds: float) -> bool:
         """Admit no more and finish what was admitted, then stop the workers.
@@ -224,7 +320,7 @@ class Predictor:
         # Not the queues only: what is being tokenised was admitted too, and what is being decoded needs the threads.
         while (busy := self._running > 0) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
-        idle = [scheduler.stop() for scheduler in self._schedulers]
+        idle = [scheduler.stop() for scheduler in self.schedulers.values()]
         await asyncio.sleep(0)  # what the workers posted reaches its futures
         if not busy:
             self._threads.shutdown(wait=False)
@@ -241,7 +337,7 @@ class Predictor:
             task.observe(self._metrics, model.name, answer)
 
     def _rate(self) -> float:
-        return sum(scheduler.tokens_per_second for scheduler in self._schedulers)
+        return sum(scheduler.tokens_per_second for scheduler in self.schedulers.values())
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

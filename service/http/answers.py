@@ -97,7 +97,7 @@ class ModelInfo(BaseModel):
             batch_tokens=runner.batch_tokens,
             low_latency_tokens=runner.low_latency_tokens if runner.low_latency else None,
             scores=graph.scores,
-            version=model.bundle.version,
+            version=model.version,
             loaded=model.loaded,
         )
 

@@ -23,7 +23,7 @@ from service.errors import BertieError, DeadlineExceeded, Draining
 from service.http import problems
 from service.http.body import ClientGone
 from service.metrics import Metrics
-from service.predictor import Predictions
+from service.predictor import Model, Predictions
 
 if TYPE_CHECKING:  # it imports OpenTelemetry
     from service.traces import Trace, Traces
@@ -56,7 +56,8 @@ class Context:
 
     Attributes:
         began: when its first byte came, on `time.perf_counter`'s clock.
-        model: name of the model that answers; empty until one is chosen.
+        model: name of the model that answers, of several the first; empty until one is chosen.
+        versions: of the models that answer.
         predictions: what was predicted for it.
         status: of the answer; 0 until it begins.
         trace: its trace, while traces are on.
@@ -65,6 +66,7 @@ class Context:
     request_id: str
     began: float
     model: str = ""
+    versions: list[str] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
     status: int = 0
     trace: Trace | None = None
@@ -79,9 +81,16 @@ class Context:
         """Time from its beginning to now."""
         return time.perf_counter() - self.began
 
+    def chose(self, model: Model) -> None:
+        """Note a model that answers."""
+        self.model = self.model or model.name
+        self.versions.append(model.version)
+
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Get the headers that every answer bears."""
         headers = [(b"x-request-id", self.request_id.encode("ascii"))]
+        if self.versions:
+            headers.append((b"x-model-version", ", ".join(self.versions).encode("ascii")))
         if self.status >= 400:  # which phases it came through would say little: the whole time does
             headers.append((b"server-timing", b"total;dur=%.3f" % (self.seconds * 1000)))
         return headers
@@ -139,6 +148,7 @@ class Recorder:
             "route": route,
             "status": context.status,
             "model": context.model,
+            "version": ",".join(context.versions),
             "rows": context.rows,
             "duration_ms": round(seconds * 1000, 2),
         }

@@ -76,6 +76,7 @@ class Work:
         examples: one or more.
         write: makes the answer.
         model: name of the model that is to answer, if one is named.
+        version: likewise.
         noun: what the body calls the examples, where an error is to say which one it is about.
         mixed: whether examples may be for several models; else the first one chooses.
         fit: makes the task that is to be done of the model's own.
@@ -84,6 +85,7 @@ class Work:
     examples: Sequence[Any]
     write: Callable[[Done], Response]
     model: str | None = None
+    version: str | None = None
     noun: str = ""
     mixed: bool = False
     fit: Callable[[AnyTask], AnyTask] | None = None

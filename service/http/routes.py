@@ -6,6 +6,7 @@ what bodies and answers look like (`endpoints`), nor of how errors are told (`co
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from service.http.context import REFUSE, Context
 from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate
 from service.metrics import PHASES, Metrics
-from service.predictor import Model, Predictions, Predictor
+from service.predictor import Answered, Model, Predictions, Predictor, Sender
 from service.scheduler.permits import Permit
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -56,27 +57,27 @@ class Routes:
             work = await requests.off_loop(len(content), lambda: endpoint.read(ask))
             if isinstance(work, Response):
                 return work
-            done = await self._predict(work, predictor, permit, context)
+            done = await self._predict(work, predictor, permit, context, Sender(request.headers, random.random()))
         response = work.write(done)
         timing = ", ".join(f"{phase};dur={done.seconds[phase] * 1000:.3f}" for phase in PHASES)
         response.raw_headers.append((b"server-timing", timing.encode()))
         return response
 
-    async def _predict(self, work: Work, predictor: Predictor, permit: Permit, context: Context) -> Done:
+    async def _predict(
+        self, work: Work, predictor: Predictor, permit: Permit, context: Context, sender: Sender
+    ) -> Done:
         """Have the examples answered by the model that they are for, or each by its own, one model after the other."""
         examples = work.examples
         if not work.mixed:
-            model, task = predictor.choose(work.model, examples[0])
-            context.model = model.name
+            model, task = predictor.choose(work.model, examples[0], sender, work.version)
             found = await self._by_one(work, predictor, model, task, range(len(examples)), permit, context)
             return Done([model] * len(examples), found.answers, found.seconds, found.tokens)
         places: dict[tuple[Model, AnyTask], list[int]] = {}
         for place, example in enumerate(examples):
-            places.setdefault(predictor.choose(work.model, example), []).append(place)
+            places.setdefault(predictor.choose(work.model, example, sender, work.version), []).append(place)
         models: list[Any] = [None] * len(examples)
         predictions, seconds, tokens = models.copy(), dict.fromkeys(PHASES, 0.0), 0
         for (model, task), own in places.items():
-            context.model = context.model or model.name
             found = await self._by_one(work, predictor, model, task, own, permit, context)
             for place, prediction in zip(own, found.answers, strict=True):
                 models[place], predictions[place] = model, prediction
@@ -90,12 +91,15 @@ class Routes:
         context: Context,
     ) -> Predictions:  # fmt: skip
         """Have the examples at these places answered by a model."""
-        fitted = work.fit(task) if work.fit else task
+        context.chose(model)
+        fitted, examples = work.fit(task) if work.fit else task, [work.examples[place] for place in places]
         try:
-            found = await predictor.predict(model, fitted, [work.examples[place] for place in places], permit)
+            found = await predictor.predict(model, fitted, examples, permit)
         except InvalidInput as error:
             raise (error.in_input(places, work.noun) if work.noun else error) from error
         context.predictions.append(found)
+        if (observe := predictor.serving[model.name].observe) is not None:
+            observe(Answered(context.request_id, model, task, work.fit, examples, places, found))
         return found
 
     def look_up(self, request: Request, endpoint: Endpoint, content: bytes = b"") -> Response:

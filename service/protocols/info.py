@@ -52,7 +52,7 @@ def info(ask: Ask) -> Response:
     return answers.response(
         {
             "model_id": chosen.name,
-            "model_sha": chosen.bundle.version,
+            "model_sha": chosen.version,
             "model_dtype": chosen.graph.precision,
             "served_model_name": chosen.name,
             "model_type": _type(manifest.task, manifest.labels),

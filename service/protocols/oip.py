@@ -84,9 +84,9 @@ def ready(ask: Ask) -> Response:
 
 def index(ask: Ask) -> Response:
     """List the loaded models with their versions, as Triton's repository does."""
-    loaded = ask.predictor.models.values()
+    loaded = [each for serving in ask.predictor.serving.values() for each in serving.loaded]
     return answers.response(
-        [{"name": each.name, "version": each.bundle.version, "state": "READY", "reason": ""} for each in loaded]
+        [{"name": each.name, "version": each.version, "state": "READY", "reason": ""} for each in loaded]
     )
 
 
@@ -119,7 +119,7 @@ def infer(ask: Ask) -> Work:
         head = to_json(
             {
                 "model_name": model.name,
-                "model_version": model.bundle.version,
+                "model_version": done.models[0].version,
                 "id": body.id or uuid.uuid4().hex,
                 "outputs": said,
             }
@@ -129,7 +129,7 @@ def infer(ask: Ask) -> Work:
         headers = {HEADER: str(len(head))}
         return Response(b"".join((head, *contents)), headers=headers, media_type="application/octet-stream")
 
-    return Work(examples, write, model.name, "inputs")
+    return Work(examples, write, model.name, ask.parts.get("version"), "inputs")
 
 
 def read(ask: Ask, body: InferBody, binary: bytes) -> tuple[Model, Sequence[Any]]:
@@ -169,7 +169,7 @@ def described(model: Model) -> dict[str, Any]:
     kinds = {"label": "BYTES", "answer": "BYTES", "score": "FP32", "scores": "FP32"}
     return {
         "name": model.name,
-        "versions": [model.bundle.version],
+        "versions": [model.version],
         "platform": PLATFORM,
         "inputs": [
             {"name": name, "datatype": "BYTES", "shape": [-1, -1] if name in LISTS else [-1]} for name in _inputs(model)
@@ -192,12 +192,13 @@ def _split(ask: Ask) -> tuple[bytes, bytes]:
 
 def chosen(ask: Ask) -> Model:
     """Get the model that is named, of the version that is named. Raises UnknownModel."""
-    model = info.model(ask)
-    if (version := ask.parts.get("version", model.bundle.version)) != model.bundle.version:
-        raise UnknownModel(
-            f"there is no version {version!r:.200} of it; there is {model.bundle.version}", field="version"
-        )
-    return model
+    model, version = info.model(ask), ask.parts.get("version")
+    loaded = ask.predictor.serving[model.name].loaded
+    for each in loaded:
+        if version in (None, each.version):
+            return each
+    known = ", ".join(each.version for each in loaded)
+    raise UnknownModel(f"there is no version {version!r:.200} of it; loaded: {known}", field="version")
 
 
 def _inputs(model: Model) -> list[str]:

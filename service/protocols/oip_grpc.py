@@ -74,12 +74,12 @@ def infer(ask: Ask) -> Work:
                 data = [each.encode() if isinstance(each, str) else each for each in output["data"]]
                 typed["contents"] = {_CONTENTS[output["datatype"]]: data}
             said["outputs"].append(typed)
-        name, version = model.name, model.bundle.version
+        name, version = model.name, done.models[0].version
         return _response(
             "ModelInferResponse", model_name=name, model_version=version, id=body.id or uuid.uuid4().hex, **said
         )
 
-    return Work(examples, write, model.name, "inputs")
+    return Work(examples, write, model.name, named.parts.get("version"), "inputs")
 
 
 def refuse(error: BertieError, request_id: str) -> Refusal:

@@ -39,7 +39,7 @@ def work(call: Call) -> Work:
     def write(done: Done) -> Response:
         return Response(answers.write(done.models[0].name, done.predictions, many=call.many), media_type=JSON)
 
-    return Work(call.examples, write, call.model, "inputs" if call.many else "")
+    return Work(call.examples, write, call.model, noun="inputs" if call.many else "")
 
 
 def path_of(value: Any) -> str:

@@ -164,7 +164,7 @@ def _question(ask: Ask, body: QaBody) -> Work:
         examples,
         write,
         ask.name,
-        "inputs" if many else "",
+        noun="inputs" if many else "",
         fit=None if windows == (None, None) else _windowed(*windows),
     )
 
@@ -207,7 +207,7 @@ def _text(ask: Ask, body: TextBody, form: Form) -> Work:
 
     function = FUNCTIONS[parameters.function_to_apply] if parameters.function_to_apply else None
     examples = [call.examples[0] for call in calls]
-    return Work(examples, write, ask.name, "inputs" if many else "", mixed=many, fit=scores.by(function))
+    return Work(examples, write, ask.name, noun="inputs" if many else "", mixed=many, fit=scores.by(function))
 
 
 def _zero_shot(ask: Ask, body: ZeroShotBody, form: Form) -> Work:
@@ -222,7 +222,7 @@ def _zero_shot(ask: Ask, body: ZeroShotBody, form: Form) -> Work:
         found = [form.zero_shot(example.text, scores.elements(each, model)) for example, each, model in pairs]
         return answers.response(found if many else found[0])
 
-    return Work(call.examples, write, ask.name, "inputs" if many else "")
+    return Work(call.examples, write, ask.name, noun="inputs" if many else "")
 
 
 def _check_whole(done: Done, truncation: bool | str) -> None:

@@ -82,7 +82,7 @@ def predict(ask: Ask) -> Work:
         return answers.response(found if many else found[0], headers(done, examples))
 
     fit = scores.by("identity" if body.raw_scores else None, one="sigmoid")
-    return Work(examples, write, ask.name, "inputs" if many else "", mixed=many, fit=fit)
+    return Work(examples, write, ask.name, noun="inputs" if many else "", mixed=many, fit=fit)
 
 
 def tokenize(ask: Ask) -> Response:

@@ -57,15 +57,14 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
-    cores = cpu_quota()
-    allocator.share_arenas(cores)
+    allocator.share_arenas(cpu_quota())
     opened: list[Opened] = []
     tokenizers: dict[TokenizerKey, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
     for folder in bundles.find(settings.models_dir, settings.models):
         bundle = bundles.load(folder)
         if any(bundle.name == other.bundle.name for other in opened):
             raise BundleError(f"bundle {folder.name!r} calls itself {bundle.name!r}, and so does another")
-        opened.append(_open(bundle, settings, metrics, tokenizers, cores))
+        opened.append(open_bundle(bundle, settings, metrics, tokenizers))
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
     return serve(opened, settings, metrics)
@@ -74,25 +73,55 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
 def serve(opened: list[Opened], settings: Settings, metrics: Metrics) -> Predictor:
     """Put opened bundles behind workers, shared by all models of a device. Tests come in here with fake engines."""
     schedulers: dict[Provider, Scheduler] = {}
-    models = []
     for each in opened:
-        bundle, provider, manifest = each.bundle, each.provider, each.bundle.manifest
-        if provider not in schedulers:
-            workers = max(other.workers for other in opened if other.provider == provider)
-            schedulers[provider] = Scheduler(workers, metrics, hang_seconds=settings.timeout_seconds)
-        schedulers[provider].watch(each.runner)
-        loaded = time.time()
-        metrics.model_info.labels(
-            bundle.name, manifest.task, manifest.architecture, each.graph.precision, provider, bundle.version
-        ).set(1)
-        metrics.model_loaded.labels(bundle.name).set(loaded)
-        phases = {phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES}
-        does = (each.task, *tasks.derived(each.task))
-        drift, scheduler = _watched_drift(each, metrics), schedulers[provider]
-        models.append(
-            Model(bundle, each.graph, provider, each.tokenizer, does, each.runner, scheduler, phases, drift, loaded)
-        )
-    return Predictor(models, settings, metrics)
+        if each.provider not in schedulers:
+            workers = max(other.workers for other in opened if other.provider == each.provider)
+            schedulers[each.provider] = Scheduler(workers, metrics, hang_seconds=settings.timeout_seconds)
+    predictor = Predictor([model(each, schedulers, metrics) for each in opened], schedulers, settings, metrics)
+    for stable in predictor.models.values():
+        announce(stable, metrics)
+    return predictor
+
+
+def model(opened: Opened, schedulers: Mapping[Provider, Scheduler], metrics: Metrics) -> Model:
+    """Put an opened bundle behind its device's workers.
+
+    Raises:
+        BundleError: no model ran on this device at the start, so it has no workers.
+    """
+    bundle, provider = opened.bundle, opened.provider
+    if provider not in schedulers:
+        raise BundleError(f"bundle {bundle.name!r} runs on {provider}, where nothing runs: restart the service")
+    manifest, names = bundle.manifest, (bundle.name, bundle.version)
+    return Model(
+        bundle=bundle,
+        graph=opened.graph,
+        provider=provider,
+        tokenizer=opened.tokenizer,
+        tasks=(opened.task, *tasks.derived(opened.task)),
+        runner=opened.runner,
+        scheduler=schedulers[provider],
+        phases={phase: metrics.phase_duration.labels(phase, bundle.name) for phase in PHASES},
+        outcomes={each: metrics.version_answers.labels(*names, each) for each in ("answered", "failed")},
+        duration=metrics.version_duration.labels(*names),
+        drift=None if manifest.profile is None else Drift(manifest.profile, opened.tokenizer.unknown_id),
+        loaded=time.time(),
+    )
+
+
+def announce(stable: Model, metrics: Metrics) -> None:
+    """Show in the metrics that a version is the one that answers: what it is, what waits for it, its drift."""
+    bundle, manifest = stable.bundle, stable.bundle.manifest
+    metrics.model_info.remove_by_labels({"model": stable.name})
+    metrics.model_info.labels(
+        stable.name, manifest.task, manifest.architecture, stable.graph.precision, stable.provider, bundle.version
+    ).set(1)
+    metrics.model_loaded.labels(stable.name).set(stable.loaded)
+    stable.scheduler.watch(stable.name)
+    metrics.drift.remove_by_labels({"model": stable.name})
+    if stable.drift is not None:
+        for feature in FEATURES:
+            metrics.drift.labels(stable.name, feature).set_function(partial(stable.drift.distance, feature))
 
 
 def runner(
@@ -117,7 +146,7 @@ def open_task(bundle: Bundle, tokenizers: dict[TokenizerKey, Tokenizer] | None =
         BundleError: they cannot be used.
     """
     tokenizers = {} if tokenizers is None else tokenizers
-    key = bundle.manifest.files[TOKENIZER], bundle.manifest.markers
+    key = tokenizer_key(bundle)
     try:
         if key not in tokenizers:
             tokenizers[key] = Tokenizer.from_bytes(bundle.read(TOKENIZER), bundle.manifest.markers)
@@ -128,10 +157,19 @@ def open_task(bundle: Bundle, tokenizers: dict[TokenizerKey, Tokenizer] | None =
         raise BundleError(f"bundle {bundle.name!r}: its tokenizer or task cannot be used: {error}") from error
 
 
-def _open(
-    bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer], cores: int
+def open_bundle(
+    bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer]
 ) -> Opened:
+    """Open a bundle's tokenizer and engines, and warm them up. Any thread may call it.
+
+    Args:
+        tokenizers: those that are open; the bundle's is added.
+
+    Raises:
+        BundleError, ConfigurationError: it cannot be served.
+    """
     tokenizer, task = open_task(bundle, tokenizers)
+    cores = cpu_quota()
     engine, graph = open_engine(
         bundle,
         device=settings.device,
@@ -151,15 +189,9 @@ def _open(
     return Opened(bundle, graph, engine.provider, tokenizer, task, run, engine.workers)
 
 
-def _watched_drift(opened: Opened, metrics: Metrics) -> Drift | None:
-    """Show in the metrics how far what a model is asked is from its dev set, where that is known."""
-    profile = opened.bundle.manifest.profile
-    if profile is None:
-        return None
-    drift = Drift(profile, opened.tokenizer.unknown_id)
-    for feature in FEATURES:
-        metrics.drift.labels(opened.bundle.name, feature).set_function(partial(drift.distance, feature))
-    return drift
+def tokenizer_key(bundle: Bundle) -> TokenizerKey:
+    """Get what names a bundle's tokenizer: bundles that share it share one."""
+    return bundle.manifest.files[TOKENIZER], bundle.manifest.markers
 
 
 def warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngine) -> None:

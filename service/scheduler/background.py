@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 from service.errors import BertieError, Draining, InferenceError, NotReady, QueueFull
 from service.metrics import Metrics
@@ -47,7 +48,7 @@ class Background:
         self._hang_seconds = hang_seconds
         self._queue = Queue()
         self._worker: Worker | None = None  # not before there is a job
-        self._barred: set[Runner] = set()  # they hung, or killed the worker: each may do it once
+        self._barred: WeakSet[Runner] = WeakSet()  # they hung, or killed the worker: each may do it once
         self._stopped = False
 
     def add(self, job: Job) -> None:

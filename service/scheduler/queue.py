@@ -27,7 +27,7 @@ LONG_BATCHES = 4  # a job of more than so many full batches' tokens is a long on
 LEAST_TOKENS = 8  # of a row, as far as it is a matter of how many clients are looked at for a batch
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Runner:
     """What runs the batches of the model of that name."""
 

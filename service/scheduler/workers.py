@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -49,8 +50,8 @@ class Scheduler:
         self._changed = threading.Condition(lock)
         self._short_seen = -math.inf
         self._long_turn = self._stopped = False
-        self._watched: set[Runner] = set()
-        self._failures: dict[Runner, int] = {}  # of those that ran for a client, until they are forgotten
+        # Of those that ran for a client, until they are forgotten: what a shadow does is no matter of readiness.
+        self._failures: WeakKeyDictionary[Runner, int] = WeakKeyDictionary()
         self._calls = 0  # under way, those that were given up too
         self._losses, self._restart = 0, 0.0  # when the workers that are lost are to be replaced
         self._loop = asyncio.get_running_loop()
@@ -58,24 +59,18 @@ class Scheduler:
         self._workers = [Worker(self._work, str(number)) for number in range(workers)]
         self._nurse = self._loop.create_task(self._look_after())
 
-    def watch(self, runner: Runner) -> None:
-        """Show in the metrics what waits for a model, whichever runner of that name it is for."""
-        name = runner.name
-        self._watched.add(runner)
+    def watch(self, model: str) -> None:
+        """Show in the metrics what waits for a model, whichever of its versions is to run it."""
         rows, tokens = self._metrics.queue_rows, self._metrics.queue_tokens
-        rows.labels(name).set_function(lambda: sum(len(job.waiting) for job in self._jobs(name)))
-        tokens.labels(name).set_function(lambda: sum(job.tokens for job in self._jobs(name)))
+        rows.labels(model).set_function(lambda: sum(len(job.waiting) for job in self._jobs(model)))
+        tokens.labels(model).set_function(lambda: sum(job.tokens for job in self._jobs(model)))
 
     def forget(self, runner: Runner) -> None:
-        """Drop what is known of a runner that runs no more, so that its engine can be freed: its failures, which then
-        count no longer, and the metrics of its name, where it was the last of that name."""
+        """Drop what is known of a runner that is to run no more: its failures, which then count no longer, and what
+        waits in the background for it."""
         with self._changed:
             self._failures.pop(runner, None)
             self._background.forget(runner)
-        self._watched.discard(runner)
-        if runner.name not in {other.name for other in self._watched}:
-            for gauge in (self._metrics.queue_rows, self._metrics.queue_tokens):
-                gauge.remove(runner.name)
 
     @property
     def wait_seconds(self) -> float:
@@ -86,7 +81,8 @@ class Scheduler:
     @property
     def ready(self) -> bool:
         """Whether rows are run: not stopped, no worker lost, no model failing again and again."""
-        healthy = max(self._failures.values(), default=0) < FAILURES
+        with self._changed:
+            healthy = max(self._failures.values(), default=0) < FAILURES
         return healthy and not self._stopped and not any(worker.lost for worker in self._workers)
 
     @property
@@ -224,9 +220,9 @@ class Scheduler:
         if runner in self._failures:  # else it is forgotten, and what it still ran is no news
             self._failures[runner] = failures
 
-    def _jobs(self, name: str | None = None) -> list[Job]:
+    def _jobs(self, model: str | None = None) -> list[Job]:
         """Get the jobs with rows that wait, of one model or of all."""
-        return [job for job in [*self._short.jobs, *self._long.jobs] if name in (None, job.runner.name)]
+        return [job for job in [*self._short.jobs, *self._long.jobs] if model in (None, job.runner.name)]
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

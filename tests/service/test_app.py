@@ -272,7 +272,7 @@ class TestOtherOrigins:
                 assert answer.status_code == status
                 assert answer.headers["access-control-allow-origin"] in (self.ORIGIN, "*")
                 exposed = answer.headers["access-control-expose-headers"]
-                assert set(exposed.split(", ")) == {"X-Request-Id", "Server-Timing", "Retry-After"}
+                assert set(exposed.split(", ")) == {"X-Request-Id", "X-Model-Version", "Server-Timing", "Retry-After"}
             assert (await client.post("/classify", json=GOOD, headers={"origin": self.ORIGIN})).status_code == 401
 
     async def test_those_that_are_not_named_are_refused(self, settings: Settings) -> None:

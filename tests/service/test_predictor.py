@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from service.errors import (
     UnknownModel,
 )
 from service.metrics import PHASES, Metrics
-from service.predictor import Predictor
+from service.predictor import Predictor, Sender
 from service.repository import loading
 from service.scheduler.permits import Permit
 from service.settings import Settings
@@ -398,3 +400,64 @@ async def test_drain_gives_up_in_time(settings: Settings, metrics: Metrics) -> N
         engine.gate.set()
         assert (await running).answers[0].label == "positive"
         assert await predictor.drain(SECONDS)
+
+
+class TestVersions:
+    """Which version of a model answers."""
+
+    @pytest.fixture
+    def canary(self, predictor: Predictor) -> predict.Model:
+        stable = predictor.serving["sentiment"].stable
+        return replace(stable, bundle=replace(stable.bundle, version="2"))
+
+    def serve(self, predictor: Predictor, **changes: Any) -> None:
+        serving = replace(predictor.serving["sentiment"], **changes)
+        predictor.serving = {**predictor.serving, "sentiment": serving}
+
+    @pytest.mark.parametrize("name", ["sentiment", None])
+    async def test_the_canary_answers_whom_it_takes(
+        self, predictor: Predictor, canary: predict.Model, name: str | None
+    ) -> None:
+        self.serve(predictor, canary=canary, takes=lambda sender: sender.draw < 0.1 or "x" in sender.headers)
+        example = ClassificationExample("fun")
+        stable = predictor.models["sentiment"]
+        assert predictor.choose(name, example, Sender({}, 0.05))[0] is canary
+        assert predictor.choose(name, example, Sender({"x": ""}, 0.5))[0] is canary
+        assert predictor.choose(name, example, Sender({}, 0.5))[0] is stable
+        assert predictor.choose(name, example)[0] is stable
+
+    async def test_a_version_may_be_named(self, predictor: Predictor, canary: predict.Model) -> None:
+        self.serve(predictor, others={"2": canary})
+        example = ClassificationExample("fun")
+        assert predictor.choose("sentiment", example, version="2")[0] is canary
+        with pytest.raises(UnknownModel, match=r"no version '3' of it; loaded: .*, 2"):
+            predictor.choose("sentiment", example, version="3")
+
+    async def test_a_version_that_nobody_uses_is_freed(self, predictor: Predictor, canary: predict.Model) -> None:
+        gone = weakref.ref(predictor.models["sentiment"])
+        running = asked(predictor, "sentiment", ClassificationExample("fun"))
+        await asyncio.sleep(0)
+        predictor.serving = {**predictor.serving, "sentiment": predict.Serving(canary)}
+        assert gone() is not None  # its request goes on
+        await running
+        del running
+        assert gone() is None
+
+    @pytest.mark.parametrize("end", ["answered", "failed", "refused"])
+    async def test_how_its_requests_end_is_counted(self, settings: Settings, metrics: Metrics, end: str) -> None:
+        engine = FakeEngine()
+        async with serving(settings, metrics, sentiment=engine) as predictor:
+            engine.error = ValueError("no") if end == "failed" else None
+            example = ClassificationExample("\x00" if end == "refused" else "fun")
+            if end == "refused":
+                predictor._settings = settings.model_copy(update={"max_request_rows": 0})
+            with contextlib.suppress(InferenceError, TooLarge):
+                await asked(predictor, "sentiment", example)
+            version = predictor.models["sentiment"].version
+        for outcome in ("answered", "failed"):
+            labels = {"model": "sentiment", "version": version, "outcome": outcome}
+            found = metrics.registry.get_sample_value("bertie_version_answers_total", labels)
+            assert found == (outcome == end)
+        labels = {"model": "sentiment", "version": version}
+        count = metrics.registry.get_sample_value("bertie_version_duration_seconds_count", labels)
+        assert count == (end == "answered")

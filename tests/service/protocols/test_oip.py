@@ -109,7 +109,7 @@ class TestMetadata:
             response = await client.get(path)
             assert (response.status_code, list(response.json())) == (503, ["error"])
         assert (await client.get("/v2/health/live")).status_code == 200
-        for scheduler in predictor._schedulers:
+        for scheduler in predictor.schedulers.values():
             scheduler.stop()
 
     async def test_live_says_so_when_the_workers_are_lost(

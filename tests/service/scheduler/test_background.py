@@ -181,7 +181,7 @@ async def test_it_counts_neither_as_waiting_nor_as_speed() -> None:
     engine, metrics = Echo(seconds=0.001), Metrics()
     model = runner(engine)
     async with running(engine, metrics=metrics) as scheduler:
-        scheduler.watch(model)
+        scheduler.watch(model.name)
         engine.gate.clear()
         tasks = sent(scheduler, model, (8,))
         await until(engine.entered.is_set)

@@ -84,7 +84,7 @@ async def test_rows_of_a_failed_job_in_other_batches_cost_no_inference() -> None
     engine, metrics = FailsOnLong(seconds=0.001), Metrics()
     model = runner(engine, batch_tokens=64)
     async with running(engine, metrics=metrics) as scheduler:
-        scheduler.watch(model)
+        scheduler.watch(model.name)
         broken, fine = rows(50, *[8] * 2000), rows(20, 8)
         async with busy(scheduler, model):
             failing, working = await queued(scheduler, model, broken, fine)
@@ -197,7 +197,7 @@ async def test_a_forgotten_runner_is_freed() -> None:
     async with running(metrics=metrics, workers=2) as scheduler:
         engine = Echo()
         model, held = runner(engine), weakref.ref(engine)
-        scheduler.watch(model)
+        scheduler.watch(model.name)
         for _ in range(4):
             await ask(scheduler, model, rows(8))
         scheduler.forget(model)
@@ -208,24 +208,6 @@ async def test_a_forgotten_runner_is_freed() -> None:
             return held() is None
 
         await until(freed)
-
-
-async def test_the_gauges_of_a_name_go_with_its_last_runner() -> None:
-    engine, metrics = Echo(), Metrics()
-    old, new = runner(engine), runner(engine)
-    async with running(engine, metrics=metrics) as scheduler:
-        scheduler.watch(old)
-        scheduler.watch(new)
-        async with busy(scheduler, old):
-            tasks = await queued(scheduler, old, rows(8))
-            tasks += await queued(scheduler, new, rows(8, 8))
-            assert told(metrics, new) == (3, 24)
-        await asyncio.gather(*tasks)
-        scheduler.forget(old)
-        assert metrics.registry.get_sample_value("bertie_queue_rows", {"model": "m"}) == 0
-        scheduler.forget(new)
-        assert metrics.registry.get_sample_value("bertie_queue_rows", {"model": "m"}) is None
-        assert metrics.registry.get_sample_value("bertie_queue_tokens", {"model": "m"}) is None
 
 
 # ---- workers that die -----------------------------------------------------------------------------------------------

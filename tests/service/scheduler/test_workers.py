@@ -132,8 +132,8 @@ async def test_one_pool_serves_several_models() -> None:
     first, second, metrics = Echo(), Echo(), Metrics()
     one, other = runner(first, name="one"), runner(second, name="other")
     async with running(first, second, metrics=metrics) as scheduler:
-        scheduler.watch(one)
-        scheduler.watch(other)
+        scheduler.watch(one.name)
+        scheduler.watch(other.name)
         async with busy(scheduler, one):
             mine, others = rows(8, 9), rows(8, 8, *BOOK)
             tasks = await queued(scheduler, one, mine) + await queued(scheduler, other, others)
@@ -237,7 +237,7 @@ async def test_a_client_that_went_away_costs_no_inference() -> None:
     engine, metrics = Echo(), Metrics()
     model = runner(engine)
     async with running(engine, metrics=metrics) as scheduler:
-        scheduler.watch(model)
+        scheduler.watch(model.name)
         gone, book, stays = rows(8, 9, 10), rows(*BOOK), rows(8)
         async with busy(scheduler, model):
             leaving, *tasks = await queued(scheduler, model, gone, book, stays)
