@@ -14,7 +14,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
     ("service.engine.allocator", "service.engine.batch", "service.engine.processor"),
     ("service.engine.tokenizer", "service.engine.session"),
-    ("service.tasks.spec", "service.tasks.inputs", "service.tasks.spans"),
+    (
+        "service.tasks.spec",
+        "service.tasks.inputs",
+        "service.tasks.spans",
+        "service.tasks.words",
+        "service.tasks.difference",
+    ),
+    ("service.tasks.truth",),
     ("service.tasks.task",),
     ("service.tasks.texts", "service.tasks.multiple_choice", "service.tasks.span"),
     ("service.tasks.classification", "service.tasks.score"),
@@ -99,6 +106,7 @@ SEAMS = {
         "service.tasks.score",
         "service.tasks.span",
         "service.tasks.texts",
+        "service.tasks.truth",
         "service.tasks.zero_shot",
         "service.repository.manifest",
         "service.inprocess.pipeline",
