@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from service import __version__, protocols
 from service.errors import ConfigurationError
 from service.http import openapi, pages, problems
+from service.http.admin import Admin
 from service.http.context import REFUSE, Context, ContextMiddleware, InFlight, Recorder
 from service.http.endpoints import Endpoint, Endpoints
 from service.http.gate import Gate
@@ -27,6 +28,7 @@ from service.http.routes import Routes
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import loading
+from service.rollout.rollouts import Open, Rollouts
 from service.settings import Settings
 
 if TYPE_CHECKING:  # it imports OpenTelemetry
@@ -42,12 +44,14 @@ def create_app(
     settings: Settings,
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
+    open_bundle: Open = loading.open_bundle,
     metrics: Metrics | None = None,
 ) -> FastAPI:
     """Make the service as an ASGI application. Its lifespan loads the models, and drains them at the end.
 
     Args:
         load: makes the predictor; tests come in here with a fake engine. What it raises stops the start.
+        open_bundle: opens a version that is loaded later; likewise.
         metrics: a registry of your own; by default one of the application's.
 
     While the application runs, `app.state.gate.predictor` is the predictor; `app.state.in_flight` holds the requests in
@@ -66,11 +70,14 @@ def create_app(
         if settings.traces:
             recorder.traces = _traces()
         predictor = gate.predictor = load(settings, metrics)
+        rollouts = gate.rollouts = Rollouts(predictor, settings, metrics, open_bundle)
+        await rollouts.start()
         app.openapi_schema = None  # its examples are those that the models answer
         try:
             yield
         finally:
-            app.state.idle = await predictor.drain(settings.drain_seconds)
+            idle = rollouts.close()
+            app.state.idle = await predictor.drain(settings.drain_seconds) and idle
             if recorder.traces is not None:
                 recorder.traces.close()
 
@@ -81,6 +88,8 @@ def create_app(
     app.get("/models", response_model=None, operation_id="models", tags=["models"])(routes.models)
     app.get("/models/{name}", response_model=None, operation_id="one_model", tags=["models"])(routes.one_model)
     add_operations(app, routes)
+    if settings.admin_key is not None:
+        Admin(settings, settings.admin_key, gate).add_to(app)
     for path, serve in pages.handlers().items():
         app.add_api_route(path, serve, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
 

@@ -44,6 +44,24 @@ class BundleError(BertieError):
     title = "Broken model bundle"
 
 
+class Unservable(BertieError):
+    """A version is refused: its bundle is broken, or not what the model's clients rely on."""
+
+    status = 422
+    slug = "unservable"
+    title = "Version refused"
+    reason = "invalid"
+
+
+class RolloutError(BertieError):
+    """A step of a rollout makes no sense as things are."""
+
+    status = 409
+    slug = "rollout"
+    title = "Step refused"
+    reason = "invalid"
+
+
 class InferenceError(BertieError):
     """The engine failed on an input."""
 

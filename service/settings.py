@@ -99,6 +99,18 @@ class Settings(BaseSettings):
         default=(),
         description="Bearer tokens, comma-separated; when set, everything but pages, probes and metrics wants one.",
     )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Bearer token of `/admin`, where versions are added, promoted and rolled back; without it there is "
+        "no `/admin`.",
+    )
+    watch_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How often the folder of models is looked at for new versions and plans; 0: never.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Origins whose pages may call from a browser, comma-separated; `*` for all."
     )

@@ -99,6 +99,13 @@ def make_bundle(
     return folder
 
 
+def make_version(models_dir: Path, kind: str, version: str, **changes: Any) -> Path:
+    """Write the bundle `models_dir/KIND/VERSION` and return its folder; see `make_bundle`."""
+    folder = make_bundle(models_dir / kind, kind, name=version, **changes)
+    change_manifest(folder, name=kind)
+    return folder
+
+
 def change_manifest(folder: Path, **fields: Any) -> None:
     """Replace fields of the manifest on disk; None takes one out."""
     path = folder / MANIFEST

@@ -13,7 +13,6 @@ from service.engine.batch import Batch, Encoded
 from service.engine.session import Engine, Outputs
 from service.metrics import Metrics
 from service.predictor import Predictor
-from service.repository import bundle as bundles
 from service.repository import loading
 from service.repository.opening import open_engine
 from service.settings import Settings
@@ -112,8 +111,7 @@ def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:
 
     def load(settings: Settings, metrics: Metrics) -> Predictor:
         opened = []
-        for folder in bundles.find(settings.models_dir, settings.models):
-            bundle = bundles.load(folder)
+        for bundle in loading.find(settings.models_dir, settings.models):
             tokenizer, task = loading.open_task(bundle)
             engine, graph = engines.get(bundle.name), bundle.graph_for("cpu")
             if engine is None:

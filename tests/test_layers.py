@@ -11,8 +11,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("service",),  # the version
     ("service.errors", "service.settings", "service.metrics", "service.logs"),
-    ("service.engine", "service.scheduler", "service.repository", "service.http"),  # nothing but a docstring
-    ("service.engine.allocator", "service.engine.batch", "service.engine.processor"),
+    (
+        "service.engine",
+        "service.scheduler",
+        "service.repository",
+        "service.rollout",
+        "service.http",
+    ),  # nothing but a docstring
+    ("service.engine.allocator", "service.engine.batch", "service.engine.memory", "service.engine.processor"),
     ("service.engine.tokenizer", "service.engine.session"),
     (
         "service.tasks.spec",
@@ -32,12 +38,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.scheduler.batcher", "service.scheduler.worker"),
     ("service.scheduler.background",),
     ("service.scheduler.workers",),
-    ("service.repository.files", "service.repository.manifest"),
-    ("service.repository.bundle",),
-    ("service.repository.opening",),
+    ("service.repository.files",),
+    ("service.repository.manifest", "service.repository.versions"),
+    ("service.repository.bundle", "service.repository.plan"),
+    ("service.repository.opening", "service.repository.installing"),
     ("service.predictor",),
     ("service.traces",),
     ("service.repository.loading",),
+    ("service.rollout.aside", "service.rollout.canary"),
+    ("service.rollout.rollouts",),
     ("service.inprocess.model",),
     ("service.inprocess.pipeline",),
     (
@@ -51,7 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.http.requests", "service.http.answers", "service.http.context"),
     ("service.http.endpoints",),
     ("service.http.openapi", "service.http.protocol", "service.http.gate"),
-    ("service.http.routes",),
+    ("service.http.routes", "service.http.admin"),
     ("service.protocols.own", "service.protocols.info", "service.protocols.scores", "service.protocols.tensors"),
     ("service.protocols.pipelines", "service.protocols.instances"),
     (
@@ -109,10 +118,12 @@ SEAMS = {
         "service.tasks.truth",
         "service.tasks.zero_shot",
         "service.repository.manifest",
+        "service.repository.plan",
         "service.inprocess.pipeline",
         "service.http.problems",
         "service.http.requests",
         "service.http.answers",
+        "service.http.admin",
         "service.http.endpoints",
         "service.http.openapi",
         "service.protocols.classify",

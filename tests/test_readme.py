@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.repository import bundle as bundles
+from service.repository import loading
 from tests.serving import Running, running
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +73,7 @@ def test_the_lines_without_a_server_give_right_answers(monkeypatch: pytest.Monke
 
 
 def test_the_bundles_are_whole_and_fit_the_repository() -> None:
-    loaded = [bundles.load(folder) for folder in bundles.find(MODELS)]
+    loaded = loading.find(MODELS)
     assert {"sentiment", "nli", "qa"} <= {bundle.name for bundle in loaded}
     assert all(bundle.graph_for("cpu").precision == "int8" for bundle in loaded)
     assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) <= 80e6

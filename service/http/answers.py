@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from service.predictor import Model
 from service.repository.manifest import Calibration
+from service.rollout.rollouts import State, VersionState
 from service.tasks import PATHS, RerankTask, ZeroShotTask
 from service.tasks.spec import Activation
 
@@ -41,9 +42,19 @@ def dump(prediction: Any) -> dict[str, Any]:
     return found
 
 
-def response(value: Any, headers: Mapping[str, str] | None = None) -> Response:
+def response(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
     """Make an answer of a value's JSON."""
-    return Response(to_json(value), headers=headers, media_type=JSON)
+    return Response(to_json(value), status, headers, JSON)
+
+
+class VersionInfo(BaseModel):
+    """A version of a model."""
+
+    version: str
+    roles: tuple[str, ...] = Field(description="`stable`, `canary`, `shadow`, `previous`.")
+    state: State = Field(description="`available` is on disk and not loaded.")
+    since: float | None = Field(description="When it came to be so, Unix time; null: before the start.")
+    reason: str = Field(description="Why it failed.")
 
 
 class ModelInfo(BaseModel):
@@ -81,12 +92,14 @@ class ModelInfo(BaseModel):
     files: dict[str, str] = Field(description="sha256 of each file.")
     created: str
     loaded: float = Field(description="When it was loaded, Unix time.")
+    versions: list[VersionInfo] = Field(description="All versions, in order; this is of the stable one.")
 
     @classmethod
-    def of(cls, model: Model) -> Self:
+    def of(cls, model: Model, versions: Sequence[VersionState]) -> Self:
         """Describe a model."""
         manifest, graph, runner = model.bundle.manifest, model.graph, model.runner
         said = {name: getattr(manifest, name) for name in cls.model_fields if hasattr(manifest, name)}
+        said["versions"] = [VersionInfo.model_validate(each, from_attributes=True) for each in versions]
         return cls(
             **said,
             zero_shot=any(isinstance(task, ZeroShotTask) for task in model.tasks),

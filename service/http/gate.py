@@ -17,6 +17,7 @@ from service.http.context import BEGAN, PERMIT, Context, Recorder, request_id
 from service.http.endpoints import Endpoint, Endpoints
 from service.http.keys import Keys
 from service.predictor import Predictor
+from service.rollout.rollouts import Rollouts
 from service.scheduler.permits import Permit
 from service.settings import Settings
 
@@ -26,12 +27,14 @@ class Gate:
 
     Attributes:
         endpoints: what it may admit to.
-        predictor: set while the application runs.
+        predictor: set while the application runs; so is
+        rollouts: the changes of what it serves.
     """
 
     def __init__(self, settings: Settings, recorder: Recorder, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
         self.predictor: Predictor | None = None
+        self.rollouts: Rollouts | None = None
         self.keys = Keys([key.get_secret_value() for key in settings.api_keys])
         self._most_bytes = settings.max_body_bytes
         self._recorder = recorder

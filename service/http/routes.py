@@ -23,6 +23,7 @@ from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate
 from service.metrics import PHASES, Metrics
 from service.predictor import Answered, Model, Predictions, Predictor, Sender
+from service.rollout import aside
 from service.scheduler.permits import Permit
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -118,7 +119,7 @@ class Routes:
     async def models(self, request: Request) -> Response:
         """List the loaded models."""
         self.gate.keys.check(request.headers)
-        models = [answers.ModelInfo.of(model) for model in self.gate.serving().models.values()]
+        models = [await self._described(model) for model in self.gate.serving().models.values()]
         return Response(answers.ModelList(models=models).model_dump_json(), media_type=JSON)
 
     async def one_model(self, request: Request) -> Response:
@@ -128,7 +129,12 @@ class Routes:
         name = request.path_params["name"]
         if name not in models:
             raise UnknownModel(f"there is no model of this name; there are {', '.join(models)}", field="name")
-        return Response(answers.ModelInfo.of(models[name]).model_dump_json(), media_type=JSON)
+        return Response((await self._described(models[name])).model_dump_json(), media_type=JSON)
+
+    async def _described(self, model: Model) -> answers.ModelInfo:
+        rollouts = self.gate.rollouts
+        versions = await aside.run(lambda: rollouts.describe(model.name)) if rollouts else []
+        return answers.ModelInfo.of(model, versions)
 
     async def live(self, request: Request) -> Response:
         """Tell whether the process runs; where it does not, restart it."""

@@ -12,9 +12,7 @@ from pathlib import Path
 from service.engine.session import Provider
 from service.errors import BundleError
 from service.repository import files
-from service.repository.manifest import MANIFEST, SUITS, WEIGHTS, Graph, Manifest, parse
-
-MAX_MANIFEST = 4 << 20
+from service.repository.manifest import SUITS, WEIGHTS, Graph, Manifest, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +22,24 @@ class Bundle:
     Attributes:
         folder: where it lies.
         manifest: what it says.
-        version: first 12 digits of the manifest's sha256: since that holds every file's hash, it names the content.
+        digest: first 12 digits of the manifest's sha256: since that holds every file's hash, it names the content.
+        version: its name among the model's versions; the digest where its folder is the model's own.
     """
 
     folder: Path
     manifest: Manifest
+    digest: str
     version: str
 
     @property
     def name(self) -> str:
         """The model's name."""
         return self.manifest.name
+
+    @property
+    def label(self) -> str:
+        """What messages call it: the folder's name, and for a version `MODEL/VERSION`."""
+        return _label(self.folder, self.version)
 
     def has_graph_for(self, provider: Provider) -> bool:
         """Whether it has a graph that suits `provider`."""
@@ -51,7 +56,7 @@ class Bundle:
             if precision in by_precision:
                 return by_precision[precision]
         raise BundleError(
-            f"bundle {self.name!r} has {', '.join(by_precision)} and no graph for {provider} "
+            f"bundle {self.label!r} has {', '.join(by_precision)} and no graph for {provider} "
             f"({' or '.join(SUITS[provider])}); export one from its checkpoint: python -m training export CHECKPOINT "
             f"{self.folder} --precision {' --precision '.join([*by_precision, SUITS[provider][0]])}"
         )
@@ -62,7 +67,7 @@ class Bundle:
         Raises:
             BundleError: it has not, or cannot be read.
         """
-        with _named(self.folder):
+        with _named(self.label):
             content = files.read(self.folder / name)
             found, expected = hashlib.sha256(content).hexdigest(), self.manifest.files[name]
             if found != expected:
@@ -92,45 +97,40 @@ class Bundle:
         return [graph for graph in graphs if provider == "cuda" or not graph.packed]
 
 
-def load(folder: Path) -> Bundle:
+def load(folder: Path, version: str | None = None) -> Bundle:
     """Read and check the bundle in `folder`: the manifest's fields, and the sha256 of every file that it names.
+
+    Args:
+        version: the folder's own name, where it is a version of the model that the folder above is called after.
 
     Raises:
         BundleError: names the bundle and what is wrong with it, in one line.
     """
-    with _named(folder):
-        content = files.read(folder / MANIFEST, MAX_MANIFEST)
-        bundle = Bundle(folder, parse(content), hashlib.sha256(content).hexdigest()[:12])
-        for name in bundle.manifest.files:
-            bundle.read(name)
+    label = _label(folder, version)
+    with _named(label):
+        content = files.read_manifest(folder)
+        manifest, digest = parse(content), files.digest(content)
+    if label != folder.name and manifest.name != folder.parent.name:
+        raise BundleError(
+            f"bundle {label!r} calls itself {manifest.name!r}: move it to {manifest.name}/{folder.name}, or export it "
+            f"into a folder called {folder.parent.name!r} and add that"
+        )
+    bundle = Bundle(folder, manifest, digest, digest if label == folder.name else folder.name)
+    for name in manifest.files:
+        bundle.read(name)
     return bundle
 
 
-def find(models_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
-    """Find the folders of the bundles called `names`, or of all bundles in `models_dir`.
-
-    Raises:
-        BundleError: the folder holds no bundle, or not the one that is asked for.
-    """
-    if not models_dir.is_dir():
-        raise BundleError(f"there is no folder {str(models_dir)!r} of models (BERTIE_MODELS_DIR)")
-    found = {path.parent.name: path.parent for path in sorted(models_dir.glob(f"*/{MANIFEST}"))}
-    for name in names:
-        if name not in found:
-            raise BundleError(
-                f"there is no bundle {name!r} in {str(models_dir)!r}; it holds {', '.join(found) or 'none'}"
-            )
-    if not found:
-        raise BundleError(f"there is no bundle in {str(models_dir)!r}: no folder of it has a {MANIFEST}")
-    return [found[name] for name in names or found]
+def _label(folder: Path, version: str | None) -> str:
+    return f"{folder.parent.name}/{version}" if version == folder.name else folder.name
 
 
 @contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
+def _named(label: str) -> Iterator[None]:
     """Turn what reading raises into one line that names the bundle."""
     try:
         yield
     except FileNotFoundError as error:
-        raise BundleError(f"bundle {folder.name!r}: {Path(error.filename).name} is missing") from error
+        raise BundleError(f"bundle {label!r}: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"bundle {folder.name!r}: {error}") from error
+        raise BundleError(f"bundle {label!r}: {error}") from error

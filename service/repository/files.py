@@ -1,4 +1,4 @@
-"""Files that are read once and whole: regular ones alone, bounded, with their sha256."""
+"""Files that are read once and whole: regular ones alone, bounded, with their sha256; and a bundle's manifest so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+
+MANIFEST = "manifest.json"
+"""The file that makes a folder a bundle."""
+MAX_MANIFEST = 4 << 20
 
 
 def read(path: Path, limit: int | None = None) -> bytes:
@@ -22,6 +26,25 @@ def read(path: Path, limit: int | None = None) -> bytes:
         if limit is not None and status.st_size > limit:
             raise ValueError(f"{path.name} has {status.st_size} bytes; the most is {limit}")
         return file.read()
+
+
+def read_manifest(folder: Path) -> bytes:
+    """Read the manifest of the bundle in `folder`. Raises what `read` raises."""
+    return read(folder / MANIFEST, MAX_MANIFEST)
+
+
+def digest(manifest: bytes) -> str:
+    """Get a bundle's digest, the first 12 digits of its manifest's sha256: that holds every file's hash."""
+    return hashlib.sha256(manifest).hexdigest()[:12]
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, would outlive a loss of power. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

@@ -6,9 +6,10 @@ Owns the order of a start. Knows nothing of requests.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from service import tasks
@@ -21,9 +22,11 @@ from service.errors import BundleError
 from service.metrics import PHASES, Metrics
 from service.predictor import Model, Predictor
 from service.repository import bundle as bundles
+from service.repository import plan, versions
 from service.repository.bundle import Bundle
 from service.repository.manifest import TOKENIZER, Graph
 from service.repository.opening import open_engine, open_low_latency
+from service.repository.versions import Version
 from service.scheduler.queue import Runner
 from service.scheduler.workers import Scheduler
 from service.settings import Settings
@@ -60,14 +63,31 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     allocator.share_arenas(cpu_quota())
     opened: list[Opened] = []
     tokenizers: dict[TokenizerKey, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
-    for folder in bundles.find(settings.models_dir, settings.models):
-        bundle = bundles.load(folder)
-        if any(bundle.name == other.bundle.name for other in opened):
-            raise BundleError(f"bundle {folder.name!r} calls itself {bundle.name!r}, and so does another")
+    for bundle in find(settings.models_dir, settings.models):
         opened.append(open_bundle(bundle, settings, metrics, tokenizers))
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
     return serve(opened, settings, metrics)
+
+
+def find(models_dir: Path, names: Sequence[str] = ()) -> list[Bundle]:
+    """Read and check the stable version of each model called `names`, or of all in `models_dir`.
+
+    Raises:
+        BundleError: there is none, one is broken, or two have one name.
+    """
+    found: dict[str, Bundle] = {}
+    for stored in versions.find(models_dir, names):
+        bundle = load_version(stored.version(plan.read(stored.folder).stable or ""))
+        if bundle.name in found:
+            raise BundleError(f"bundle {stored.name!r} calls itself {bundle.name!r}, and so does another")
+        found[bundle.name] = bundle
+    return list(found.values())
+
+
+def load_version(version: Version) -> Bundle:
+    """Read and check the bundle of a version. Raises BundleError."""
+    return bundles.load(version.folder, None if version.root else version.name)
 
 
 def serve(opened: list[Opened], settings: Settings, metrics: Metrics) -> Predictor:

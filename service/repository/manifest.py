@@ -13,10 +13,10 @@ from pydantic.dataclasses import dataclass
 
 from service.drift import Profile
 from service.engine.session import Provider
+from service.repository.files import MANIFEST as MANIFEST
 from service.tasks import TaskSpec
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 """The tensors of the graphs, each once, where they are not in the graphs themselves."""

@@ -452,7 +452,7 @@ class TestModels:
     async def test_whether_the_graph_is_packed(self, settings: Settings, provider: str, packed: bool) -> None:
         model = load_with(qa=FakeEngine(None, None))(settings, Metrics()).models["qa"]
         twin = replace(model.graph, file="model.fp32.packed.onnx", scores={"dev": {"f1": 98.0}}, packed=True)
-        info = ModelInfo.of(replace(model, provider=provider, graph=twin if packed else model.graph))
+        info = ModelInfo.of(replace(model, provider=provider, graph=twin if packed else model.graph), [])
         assert (info.packed, info.scores["dev"]["f1"]) == (packed, 98.0 if packed else 99.0)
         assert model.scheduler.stop()
 

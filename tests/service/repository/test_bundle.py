@@ -13,7 +13,8 @@ from service.engine.batch import Encoded, pad
 from service.engine.session import OrtEngine
 from service.errors import BundleError
 from service.repository import bundle as bundles
-from service.repository.bundle import MAX_MANIFEST, Bundle
+from service.repository.bundle import Bundle
+from service.repository.files import MAX_MANIFEST
 from service.repository.manifest import FORMAT, MANIFEST, WEIGHTS, Graph, Manifest
 from tests.bundles import VOCABULARY, change_file, change_manifest
 
@@ -102,7 +103,7 @@ def bundle_of(*precisions: str) -> Bundle:
         graphs=graphs,
         files={},
     )
-    return Bundle(Path("models/tiny"), manifest, "0" * 12)
+    return Bundle(Path("models/tiny"), manifest, "0" * 12, "0" * 12)
 
 
 @pytest.mark.parametrize(
@@ -146,35 +147,6 @@ def test_no_graph_for_the_provider_says_how_to_export_one() -> None:
         bundle_of("fp16").graph_for("cpu")
     with pytest.raises(BundleError, match=r"'tiny' has int8 and no graph for cuda .*training export .* fp16"):
         bundle_of("int8").graph_for("cuda")
-
-
-# ---- finding --------------------------------------------------------------------------------------------------------
-
-
-def test_find_all_in_the_order_of_their_names(models_dir: Path) -> None:
-    assert [path.name for path in bundles.find(models_dir)] == ["nli", "qa", "sentiment"]
-
-
-def test_find_those_that_are_named_in_that_order(models_dir: Path) -> None:
-    assert [path.name for path in bundles.find(models_dir, ("sentiment", "nli"))] == ["sentiment", "nli"]
-
-
-def test_find_passes_over_what_is_no_bundle(bundle_factory: Factory) -> None:
-    folder = bundle_factory("qa")
-    (folder.parent / "notes").mkdir()
-    (folder.parent / "README.md").write_text("")
-    assert bundles.find(folder.parent) == [folder]
-
-
-def test_find_says_what_there_is(models_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no bundle 'poetry' .*nli, qa, sentiment"):
-        bundles.find(models_dir, ("qa", "poetry"))
-    with pytest.raises(BundleError, match=r"no folder of it has a manifest\.json"):
-        bundles.find(tmp_path)
-    with pytest.raises(BundleError, match="holds none"):
-        bundles.find(tmp_path, ("qa",))
-    with pytest.raises(BundleError, match="BERTIE_MODELS_DIR"):
-        bundles.find(tmp_path / "absent")
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
