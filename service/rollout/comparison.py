@@ -113,7 +113,7 @@ class Snapshot(Shape):
 
     model: str
     stable: str = Field(description="The version that answers.")
-    shadow: str = Field(description="The version that is compared with it.")
+    shadow: str | None = Field(description="The version that is compared with it; null where there is only a canary.")
     since: float = Field(description="When the comparison began, Unix time.")
     compared: int = Field(description="Requests whose answers were compared.")
     dropped: int = Field(description="Requests that would have been, but there was no room for them.")
@@ -138,7 +138,7 @@ class Comparison:
         decision: what the plan's rule did, once it has.
     """
 
-    def __init__(self, model: str, stable: str, shadow: str) -> None:
+    def __init__(self, model: str, stable: str, shadow: str | None) -> None:
         self.model, self.stable, self.shadow = model, stable, shadow
         self.since = time.time()
         self.compared = self.dropped = self.failed = 0
