@@ -21,6 +21,7 @@ from service.app import create_app
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import loading
+from service.rollout.rollouts import Open
 from service.settings import Settings
 
 
@@ -29,6 +30,7 @@ async def serving(
     settings: Settings,
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
+    open_bundle: Open = loading.open_bundle,
     metrics: Metrics | None = None,
     traces: Any = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
@@ -37,7 +39,7 @@ async def serving(
     Args:
         traces: makes its traces; None for none.
     """
-    app = create_app(settings, load=load, metrics=metrics)
+    app = create_app(settings, load=load, open_bundle=open_bundle, metrics=metrics)
     app.state.recorder.traces = traces
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)

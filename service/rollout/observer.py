@@ -67,7 +67,13 @@ class Observer:
                 self._decided.pop(name, None)
                 self._due.pop(name, None)
                 self._shadows[name] = Shadow(
-                    serving.stable, beside, wanted.shadow.percent, self._metrics, self._threads, self._ask_rule
+                    serving.stable,
+                    beside,
+                    wanted.shadow.percent,
+                    self._metrics,
+                    self._threads,
+                    self._predictor.check_open,
+                    self._ask_rule,
                 )
             else:
                 shadow.percent = wanted.shadow.percent

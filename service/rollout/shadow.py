@@ -51,12 +51,14 @@ class Shadow:
         percent: float,
         metrics: Metrics,
         threads: Executor,
+        check_open: Callable[[], None] = lambda: None,
         ended: Callable[[Comparison], None] = lambda comparison: None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """
         Args:
             threads: where texts are encoded and logits decoded.
+            check_open: raises Draining once the service stops: what waits is dropped then.
             ended: called after each request that was compared, or failed.
             draw: gives a number by chance in [0, 1).
         """
@@ -64,7 +66,8 @@ class Shadow:
         self.comparison = Comparison(stable.name, stable.version, shadow.version)
         self._names = stable.name, shadow.version
         self._stable, self._shadow = stable, shadow
-        self._metrics, self._threads, self._ended, self._draw = metrics, threads, ended, draw
+        self._metrics, self._threads = metrics, threads
+        self._check_open, self._ended, self._draw = check_open, ended, draw
         self._waiting: deque[tuple[Answered, Told]] = deque()
         self._characters = 0
         self._stable_first = False
@@ -107,6 +110,7 @@ class Shadow:
     async def _contain(self, answered: Answered, told: Told) -> None:
         """Compare a request's answers, and count how it ended."""
         try:
+            self._check_open()
             await self._compare(answered, told)
             self._ended(self.comparison)
         except (QueueFull, Draining):
