@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,8 @@ import uvloop
 
 from bench.errors import ClientError
 from bench.load import Load
+
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Answer:
         body: as it came.
         retry_after: the header's seconds; None where there is none.
         sent, received: on `time.perf_counter`'s clock.
+        version: of the model that gave it; empty where the server does not say.
     """
 
     status: int
@@ -38,6 +41,7 @@ class Answer:
     retry_after: float | None
     sent: float
     received: float
+    version: str = ""
 
     @property
     def ok(self) -> bool:
@@ -54,10 +58,12 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(url: str, body: bytes | None = None) -> bytes:
-    """Get the bytes of a POST of JSON, or of a GET where there is no body."""
+def request(url: str, body: bytes | None = None, key: str = "") -> bytes:
+    """Get the bytes of a POST of JSON, or of a GET where there is no body; with a bearer token where there is one."""
     parts = urlsplit(url)
     head = f"{'GET' if body is None else 'POST'} {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+    if key:
+        head += f"Authorization: Bearer {key}\r\n"
     if body is None:
         return f"{head}\r\n".encode()
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
@@ -114,18 +120,16 @@ class Connection(asyncio.Protocol):
             return
         if headers.get("connection", "").lower() == "close":
             self.close()
-        retry_after = headers.get("retry-after", "")
-        self._waiter.set_result(
-            self._answer(status, bytes(body), float(retry_after) if retry_after.isdigit() else None)
-        )
+        self._waiter.set_result(self._answer(status, bytes(body), headers))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(self._answer(0))
 
-    def _answer(self, status: int, body: bytes = b"", retry_after: float | None = None) -> Answer:
-        return Answer(status, body, retry_after, self._sent, time.perf_counter())
+    def _answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS) -> Answer:
+        after, version = headers.get("retry-after", ""), headers.get("x-model-version", "")
+        return Answer(status, body, float(after) if after.isdigit() else None, self._sent, time.perf_counter(), version)
 
 
 async def closed(

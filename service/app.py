@@ -44,7 +44,7 @@ def create_app(
     settings: Settings,
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
-    open_bundle: Open = loading.open_bundle,
+    open_bundle: Open = loading.open_tried,
     metrics: Metrics | None = None,
 ) -> FastAPI:
     """Make the service as an ASGI application. Its lifespan loads the models, and drains them at the end.

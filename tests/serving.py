@@ -21,7 +21,6 @@ from service.app import create_app
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import loading
-from service.rollout.rollouts import Open
 from service.settings import Settings
 
 
@@ -30,7 +29,7 @@ async def serving(
     settings: Settings,
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
-    open_bundle: Open = loading.open_bundle,
+    open_bundle: Any = loading.open_tried,
     metrics: Metrics | None = None,
     traces: Any = None,
 ) -> AsyncIterator[httpx.AsyncClient]:

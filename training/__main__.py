@@ -189,6 +189,15 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     profile.set_defaults(run=_profile)
 
+    golden = commands.add_parser("golden", help="give a bundle golden rows, which are tried before it serves")
+    golden.add_argument("bundle", type=Path)
+    golden.add_argument(
+        "file", nargs="*",
+        help="labelled data, as for evaluate, to take inputs from, which the bundle then holds; without, Bertie's own",
+    )  # fmt: skip
+    _add_layout(golden)
+    golden.set_defaults(run=_golden)
+
     return parser
 
 
@@ -359,6 +368,13 @@ def _profile(options: argparse.Namespace) -> None:
 
     made = profile.add(options.bundle, options.file, layout=_layout(options), device=options.device)
     print(json.dumps(dataclasses.asdict(made)))
+
+
+def _golden(options: argparse.Namespace) -> None:
+    from training.export import golden
+
+    made = golden.add(options.bundle, options.file, layout=_layout(options))
+    print(f"{options.bundle}: {len(made.inputs)} inputs, expected in {', '.join(made.expected)}")
 
 
 def _print_scores(title: str, scores: Mapping[str, Any]) -> None:

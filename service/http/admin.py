@@ -209,6 +209,7 @@ class Admin:
         if change is not None:
             context = Context.of(request.scope)
             fields = {"action": request.scope["route"].name, "model": name} | request.path_params
+            del fields["name"]
             fields |= {name: value for name, value in body.model_dump().items() if value is not None}
             fields |= {"client": request.client.host if request.client else "", "request_id": context.request_id}
             task = asyncio.ensure_future(_audited(change(rollouts), fields))

@@ -5,6 +5,7 @@ Owns the order of a start. Knows nothing of requests.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from service.errors import BundleError
 from service.metrics import PHASES, Metrics
 from service.predictor import Model, Predictor
 from service.repository import bundle as bundles
-from service.repository import plan, versions
+from service.repository import golden, plan, versions
 from service.repository.bundle import Bundle
 from service.repository.manifest import TOKENIZER, Graph
 from service.repository.opening import open_engine, open_low_latency
@@ -31,6 +32,8 @@ from service.scheduler.queue import Runner
 from service.scheduler.workers import Scheduler
 from service.settings import Settings
 from service.tasks import AnyTask
+
+logger = logging.getLogger(__name__)
 
 BATCH_TOKENS: Mapping[Provider, int] = {"cpu": 256, "cuda": 16384}
 """Tokens of a batch from which twice as many run no quicker a token, as measured (docs/lab.md)."""
@@ -177,8 +180,24 @@ def open_task(bundle: Bundle, tokenizers: dict[TokenizerKey, Tokenizer] | None =
         raise BundleError(f"bundle {bundle.name!r}: its tokenizer or task cannot be used: {error}") from error
 
 
-def open_bundle(
+def open_tried(
     bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer]
+) -> Opened:
+    """Open a bundle as `open_bundle` does, and run its golden rows: it must answer here as it did at the export.
+
+    Raises:
+        BundleError, ConfigurationError: it cannot be served.
+    """
+    return open_bundle(bundle, settings, metrics, tokenizers, try_golden=True)
+
+
+def open_bundle(
+    bundle: Bundle,
+    settings: Settings,
+    metrics: Metrics,
+    tokenizers: dict[TokenizerKey, Tokenizer],
+    *,
+    try_golden: bool = False,
 ) -> Opened:
     """Open a bundle's tokenizer and engines, and warm them up. Any thread may call it.
 
@@ -199,6 +218,10 @@ def open_bundle(
         on_fallback=metrics.provider_fallback.inc,
     )
     warm_up(bundle, task, tokenizer, engine)
+    if try_golden and not golden.check(bundle, tokenizer, task, engine):
+        logger.warning(
+            "bundle %r has no golden rows for %s: its answers are not checked", bundle.label, engine.arithmetic
+        )
     low_latency = None
     chosen = settings.workers or settings.intra_op_threads
     if settings.low_latency and not chosen and cores > 1 and engine.provider == "cpu":

@@ -151,7 +151,7 @@ def canary(plan: Plan, version: str, percent: float, *, header: str | None = Non
     """
     _check_tried(plan, version, "canary")
     with _refused():
-        return replace(plan, canary=Canary(version, percent, header, sticky))
+        return replace(plan, canary=Canary(version=version, percent=percent, header=header, sticky=sticky))
 
 
 def shadow(plan: Plan, version: str, percent: float) -> Plan:
@@ -162,7 +162,7 @@ def shadow(plan: Plan, version: str, percent: float) -> Plan:
     """
     _check_tried(plan, version, "shadow")
     with _refused():
-        return replace(plan, shadow=Shadow(version, percent))
+        return replace(plan, shadow=Shadow(version=version, percent=percent))
 
 
 def end(plan: Plan) -> Plan:
@@ -175,7 +175,7 @@ def end(plan: Plan) -> Plan:
 def set_rule(plan: Plan, compared: int, agreement: float, p95_ratio: float) -> Plan:
     """Set the rule. Raises RolloutError where a value is wrong."""
     with _refused():
-        return replace(plan, rule=Rule(compared, agreement, p95_ratio))
+        return replace(plan, rule=Rule(compared=compared, agreement=agreement, p95_ratio=p95_ratio))
 
 
 def forget(plan: Plan, version: str) -> Plan:

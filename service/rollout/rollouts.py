@@ -81,7 +81,7 @@ class Rollouts:
     """
 
     def __init__(
-        self, predictor: Predictor, settings: Settings, metrics: Metrics, open_bundle: Open = loading.open_bundle
+        self, predictor: Predictor, settings: Settings, metrics: Metrics, open_bundle: Open = loading.open_tried
     ) -> None:
         self._predictor = predictor
         self._settings = settings

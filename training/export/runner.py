@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from service.repository import bundle as bundles
 from service.repository import manifest as manifests
 from service.repository.files import sha256
+from service.repository.golden import GOLDEN
 from service.repository.manifest import Graph, Manifest
 from service.tasks import TaskSpec, build
 from training import files, folders, tasks
@@ -31,7 +32,7 @@ from training.checkpoints.source import Source, find
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError, one_line
 from training.evaluate import runner as evaluate
-from training.export import agreement, card, graphs, heads, measure, own
+from training.export import agreement, card, golden, graphs, heads, measure, own
 from training.tokenizers.loading import open_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -136,6 +137,9 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
         measured = measure.run(task, made.files, tokenizer, examples, request.gate_limit)
         compared = None if dev else own.compare(task, model, made.files, tokenizer.pad_id, file)
         task = measured.task
+        kept = {precision: made.files[precision] for precision in request.precisions}
+        if rows := golden.make(task, tokenizer, kept, examples, file):
+            (folder / GOLDEN).write_text(rows.to_json(), encoding="utf-8")
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
             **dataclasses.asdict(spec) | kind.fitted(task) | {"temperature": task.temperature},

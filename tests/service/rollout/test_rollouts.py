@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import os
 import shutil
@@ -11,7 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
@@ -21,7 +25,7 @@ from service.rollout import rollouts as module
 from service.rollout.rollouts import Rollouts, VersionState
 from service.settings import Settings
 from service.tasks import ClassificationExample
-from tests.bundles import change_file, change_manifest, make_bundle, make_version
+from tests.bundles import add_golden, change_file, change_manifest, make_bundle, make_version
 from tests.engines import FakeEngine, load_with, until
 
 TEXT = ClassificationExample("fun")
@@ -209,6 +213,54 @@ async def test_a_version_that_is_not_right_leaves_the_old_one_serving(service: S
     assert service.states()["2"].state == "failed"
     assert service.states()["2"].reason
     assert service.swaps("refused") == 2
+
+
+def flip_a_weight(folder: Path) -> None:
+    """A bit of a weight flipped before the hashes were written: nothing but the answers can tell."""
+    graph = onnx.load(folder / "model.fp32.onnx")
+    tensor = max(graph.graph.initializer, key=lambda each: each.ByteSize())
+    values = numpy_helper.to_array(tensor).copy()
+    values[np.unravel_index(np.abs(values).argmax(), values.shape)] *= -1
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    change_file(folder, "model.fp32.onnx", graph.SerializeToString())
+
+
+def another_tokenizer(folder: Path) -> None:
+    """One of the same size, in which two words have changed places."""
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    words["good"], words["awful"] = words["awful"], words["good"]
+    change_file(folder, "tokenizer.json", json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (flip_a_weight, "is .* from the expected one"),
+        (another_tokenizer, "is .* from the expected one"),
+        (lambda path: change_manifest(path, temperature=9.0), "the expected logits come to another answer"),
+    ],
+)
+async def test_golden_rows_that_disagree(
+    service: Served, harm: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = service.folder / "sentiment" / "2"
+    add_golden(version, *({"text": text} for text in ("good", "a great film", "an awful movie", "i love it", "sad")))
+    await service.rollouts.verify("sentiment", "2")
+    assert "no golden rows" not in caplog.text
+    harm(version)
+    before = await service.answer()
+    with pytest.raises(BundleError, match=message):
+        await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
+    assert await service.answer() == before
+    assert "golden.json" in service.states()["2"].reason
+
+
+async def test_a_bundle_without_golden_rows_is_said_to_have_none(
+    service: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
+    assert "bundle 'sentiment/2' has no golden rows for fp32: its answers are not checked" in caplog.text
 
 
 async def test_another_task_under_the_same_name(service: Served) -> None:
