@@ -82,6 +82,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.app",),
     ("service.server",),
     ("service.grpc_server",),
+    ("service.commands.models",),
     ("service.commands",),
     ("service.program",),
     ("service.__main__",),

@@ -124,7 +124,7 @@ def read(bundle: Bundle) -> Golden | None:
     try:
         return parse(content)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"bundle {bundle.name!r}: {error}") from error
+        raise BundleError(f"bundle {bundle.label!r}: {error}") from error
 
 
 def parse(content: bytes) -> Golden:
@@ -184,10 +184,10 @@ def check(bundle: Bundle, tokenizer: Tokenizer, task: AnyTask, engine: GoldenEng
         except Exception as error:  # engines and tokenizers raise kinds of their own
             detail = error.detail if isinstance(error, BertieError) else str(error)
             message = " ".join(detail.split())[:300] or type(error).__name__
-            raise BundleError(f"bundle {bundle.name!r}: inputs.{place} of {GOLDEN}: {message}") from error
+            raise BundleError(f"bundle {bundle.label!r}: inputs.{place} of {GOLDEN}: {message}") from error
     if (typical := statistics.median(distances)) > tolerance.typical * unit:
         raise BundleError(
-            f"bundle {bundle.name!r}: the logits of half of the inputs of {GOLDEN} are {typical:.3g} or more from the "
+            f"bundle {bundle.label!r}: the logits of half of the inputs of {GOLDEN} are {typical:.3g} or more from the "
             f"expected ones; {tolerance.typical * unit:.3g} is possible between processors: export it again"
         )
     return len(expected)

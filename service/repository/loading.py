@@ -114,7 +114,7 @@ def model(opened: Opened, schedulers: Mapping[Provider, Scheduler], metrics: Met
     """
     bundle, provider = opened.bundle, opened.provider
     if provider not in schedulers:
-        raise BundleError(f"bundle {bundle.name!r} runs on {provider}, where nothing runs: restart the service")
+        raise BundleError(f"bundle {bundle.label!r} runs on {provider}, where nothing runs: restart the service")
     manifest, names = bundle.manifest, (bundle.name, bundle.version)
     return Model(
         bundle=bundle,
@@ -177,7 +177,7 @@ def open_task(bundle: Bundle, tokenizers: dict[TokenizerKey, Tokenizer] | None =
     except BundleError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exceptions
-        raise BundleError(f"bundle {bundle.name!r}: its tokenizer or task cannot be used: {error}") from error
+        raise BundleError(f"bundle {bundle.label!r}: its tokenizer or task cannot be used: {error}") from error
 
 
 def open_tried(
@@ -248,8 +248,8 @@ def warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngi
     except Exception as error:
         message = str(error).replace("\n", " ")[:300]
         raise BundleError(
-            f"bundle {bundle.name!r}: its graph fails on a row of {bundle.manifest.max_length} tokens, the last of the "
-            f"tokenizer's {tokenizer.vocabulary_size} pieces among them: {message}"
+            f"bundle {bundle.label!r}: its graph fails on a row of {bundle.manifest.max_length} tokens, the last of "
+            f"the tokenizer's {tokenizer.vocabulary_size} pieces among them: {message}"
         ) from error
     _check(bundle, task, outputs)
 
@@ -259,5 +259,5 @@ def _check(bundle: Bundle, task: AnyTask, outputs: Outputs) -> None:
     wanted = task.widths(bundle.manifest.max_length)
     if found != wanted:
         raise BundleError(
-            f"bundle {bundle.name!r}: its graph gives {found} numbers a row where its task and labels want {wanted}"
+            f"bundle {bundle.label!r}: its graph gives {found} numbers a row where its task and labels want {wanted}"
         )

@@ -143,14 +143,8 @@ class Rollouts:
             BundleError: it cannot be put there.
         """
         models_dir = self._settings.models_dir
-
-        def work() -> Version:
-            if versions.is_model_name(name) and versions.list_versions(models_dir / name):
-                with plan.edit(models_dir / name):  # written in full: what was the last in order is stable by name
-                    pass
-            return installing.install(source, models_dir, name, version)
-
-        return (await self._spawn(aside.run(work))).name
+        installed = aside.run(lambda: installing.install(source, models_dir, name, version))
+        return (await self._spawn(installed)).name
 
     async def remove(self, name: str, version: str) -> None:
         """Remove a version from the folder.
@@ -159,15 +153,9 @@ class Rollouts:
             RolloutError: it has a role.
             BertieError: it is not there, or cannot be removed.
         """
-        folder, stored = self._folder(name), self._stored(name)
-
-        def work() -> None:
-            with plan.edit(folder) as edit:
-                edit.plan = plan.forget(edit.plan, version)
-                installing.remove(stored.version(version))
-
+        stored = self._stored(name)
         async with self._lock:
-            await aside.run(work)
+            await aside.run(lambda: installing.remove(stored, version))
             self._known.get(name, {}).pop(version, None)
 
     async def verify(self, name: str, version: str) -> None:

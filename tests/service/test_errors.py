@@ -32,6 +32,7 @@ def test_status_is_an_error_of_http(error: type[BertieError]) -> None:
         ("MalformedBody", 400, "invalid"),
         ("Unauthorized", 401, "unauthorized"),
         ("UnknownModel", 404, "invalid"),
+        ("RolloutError", 409, "invalid"),
         ("TooLarge", 413, "too_large"),
         ("UnsupportedMediaType", 415, "invalid"),
         ("InvalidInput", 422, "invalid"),

@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from service.repository import bundle as bundles
 from service.repository import manifest as manifests
+from service.repository import versions
 from service.repository.files import sha256
 from service.repository.golden import GOLDEN
 from service.repository.manifest import Graph, Manifest
@@ -77,10 +78,16 @@ def run(request: Request) -> Manifest:
         CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
         DataError: a dev file cannot be read.
         GateError: a graph does not answer as the checkpoint does.
-        TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
+        TrainingError: the output exists and is no bundle, or holds versions besides; or a packed graph is asked for and
+            no precision for GPUs.
     """
     if request.output.exists() and not (request.output / manifests.MANIFEST).is_file():
         raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
+    if any(not each.root for each in versions.list_versions(request.output)):
+        raise TrainingError(
+            f"{request.output} holds versions, which would go: export to another folder called {request.output.name}, "
+            f"and add that: python -m service models add {request.output.name} FOLDER"
+        )
     try:  # said now, not after the hour's work
         TypeAdapter(manifests.Name).validate_python(request.output.name)
     except ValueError as error:

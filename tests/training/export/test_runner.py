@@ -575,6 +575,17 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     assert contents(tmp_path / "models") == before
 
 
+def test_a_bundle_with_versions_beside_it_is_never_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "models/sentiment"
+    for folder in (output, output / "1"):
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text("{}")
+    before = contents(output)
+    with pytest.raises(TrainingError, match=r"holds versions, which would go: .* service models add sentiment FOLDER"):
+        export.run(Request(classifier(tmp_path / "c"), output, without_dev=True))
+    assert contents(output) == before
+
+
 def test_broken_recipe_file(tmp_path: Path) -> None:
     (classifier(tmp_path / "c") / "bertie.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"bertie\.json"):
