@@ -22,6 +22,7 @@ from service.rollout import shadow as module
 from service.rollout.observer import Observer
 from service.rollout.shadow import Shadow
 from service.settings import Settings
+from service.tasks import ClassificationExample, Difference
 from tests.bundles import make_version
 from tests.engines import Death, FakeEngine, load_with, open_with, until
 from tests.serving import serving
@@ -286,7 +287,7 @@ async def test_a_full_background_drops(tmp_path: Path, monkeypatch: pytest.Monke
         runner = it.pair._shadow.runner
         monkeypatch.setattr("service.scheduler.background.BATCHES", 0)
         it.shadow.gate.clear()
-        row = it.pair._shadow.tasks[0].encode([_example()])[0]
+        row = it.pair._shadow.tasks[0].encode([ClassificationExample("fun")])[0]
         blocking = [asyncio.create_task(scheduler.run(runner, row, background=True)) for _ in range(1)]
         await until(it.shadow.entered.is_set)
         waits = asyncio.create_task(scheduler.run(runner, row, background=True))
@@ -296,12 +297,6 @@ async def test_a_full_background_drops(tmp_path: Path, monkeypatch: pytest.Monke
         assert it.count("dropped") == 1
         it.shadow.gate.set()
         await asyncio.gather(*blocking, waits)
-
-
-def _example() -> Any:
-    from service.tasks import ClassificationExample
-
-    return ClassificationExample("fun")
 
 
 async def test_a_flood_is_answered_as_without_a_shadow(tmp_path: Path) -> None:
@@ -322,6 +317,25 @@ async def test_an_error_of_what_compares_is_contained(tmp_path: Path, monkeypatc
         await it.ask()
         await it.ended(1)
         assert it.count("failed") == 1
+
+
+async def test_what_answers_share_is_a_metric(tmp_path: Path) -> None:
+    async with service(tmp_path, FakeEngine(STABLE), FakeEngine(STABLE)) as it:
+        it.pair._observe([Difference(False, overlap=0.5), Difference(True, overlap=1.0)])
+        value = it.metrics.registry.get_sample_value
+        assert value("bertie_shadow_overlap_sum", {"model": "sentiment"}) == 1.5
+        assert value("bertie_shadow_score_distance_count", {"model": "sentiment"}) is None
+
+
+async def test_a_version_that_failed_and_is_gone_keeps_nobody_from_being_ready(tmp_path: Path) -> None:
+    async with service(tmp_path, FakeEngine(STABLE), FakeEngine(STABLE), plan.Plan("1", warm=0)) as it:
+        it.stable.error = RuntimeError("broken")
+        for _ in range(5):
+            assert (await it.client.post("/classify", json={"text": "fun"})).status_code == 500
+        assert (await it.client.get("/health/ready")).status_code == 503
+        await it.change(lambda now: plan.promote(now, "2"))
+        assert (await it.client.get("/health/ready")).status_code == 200
+        await it.ask()
 
 
 # ---- its end --------------------------------------------------------------------------------------------------------
