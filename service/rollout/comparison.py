@@ -5,6 +5,7 @@ Pure: knows neither where the answers come from nor who asks. It holds no text: 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -213,7 +214,7 @@ class Comparison:
             ),
             distance=self._distance_told() if self._distance.count else None,
             exact=Share.made(self._exact, spans) if spans else None,
-            overlap=Average(**_told(self._overlap)) if self._overlap.count else None,
+            overlap=Average(**_told(self._overlap, 1.0)) if self._overlap.count else None,
             no_answer_flips=Share.made(crossed, spans) if spans else None,
             latency=self._latency() if self._stable_seconds.count else None,
             feedback=self._feedback() if self._right else None,
@@ -222,9 +223,7 @@ class Comparison:
         )
 
     def _distance_told(self) -> Distance:
-        told = _told(self._distance)
-        told["low"] = None if told["low"] is None else max(0.0, told["low"])
-        return Distance(**told, **_quantiles(self._distances), max=self._distances.most)
+        return Distance(**_told(self._distance), **_quantiles(self._distances), max=self._distances.most)
 
     def _latency(self) -> Latency:
         stable, shadow = self._stable_seconds, self._shadow_seconds
@@ -245,9 +244,11 @@ class Comparison:
         )
 
 
-def _told(mean: Mean) -> dict[str, Any]:
+def _told(mean: Mean, most: float = math.inf) -> dict[str, Any]:
+    """A mean of values from 0 to `most`, between which its interval is kept."""
     low, high = mean.interval or (None, None)
-    return {"mean": mean.value, "low": low, "high": high}
+    bounded = {} if low is None or high is None else {"low": max(0.0, low), "high": min(most, high)}
+    return {"mean": mean.value, "low": None, "high": None} | bounded
 
 
 def _quantiles(sketch: Sketch) -> dict[str, float]:

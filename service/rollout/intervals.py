@@ -24,7 +24,8 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
     share, square = hits / of, Z * Z / of
     centre = share + square / 2
     half = Z * math.sqrt(share * (1 - share) / of + square / of / 4)
-    return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
+    low, high = (centre - half) / (1 + square), (centre + half) / (1 + square)
+    return low if hits else 0.0, high if hits < of else 1.0
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

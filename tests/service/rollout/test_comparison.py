@@ -65,6 +65,7 @@ def test_spans() -> None:
     assert found.overlap is not None
     assert found.overlap.mean == pytest.approx(2.5 / 4)
     assert found.overlap.low is not None
+    assert found.overlap.high == 1.0  # and not beyond
 
 
 def test_sets_of_labels_overlap_and_are_no_spans() -> None:

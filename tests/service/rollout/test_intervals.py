@@ -25,8 +25,10 @@ def test_wilson(hits: int, of: int, low: float, high: float) -> None:
     assert wilson(of - hits, of) == (pytest.approx(1 - high, abs=5e-5), pytest.approx(1 - low, abs=5e-5))
 
 
-def test_wilson_of_nothing_is_everything() -> None:
+def test_wilson_of_nothing_and_at_the_ends() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 3)[0] == 0.0
+    assert wilson(3, 3)[1] == 1.0
 
 
 def test_mcnemar_of_a_published_example() -> None:
