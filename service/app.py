@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import __version__, protocols
 from service.errors import ConfigurationError
-from service.http import openapi, pages, problems
+from service.http import compare, openapi, pages, problems
 from service.http.admin import Admin
 from service.http.context import REFUSE, Context, ContextMiddleware, InFlight, Recorder
 from service.http.endpoints import Endpoint, Endpoints
@@ -63,6 +63,7 @@ def create_app(
     endpoints = Endpoints()
     endpoints.add(protocols.endpoints(settings))
     gate = Gate(settings, recorder, endpoints)
+    endpoints.add(compare.endpoints(gate))
     routes = Routes(settings, metrics, gate)
     in_flight = InFlight()
 

@@ -105,6 +105,15 @@ class UnknownModel(BertieError):
     reason = "invalid"
 
 
+class UnknownRequest(BertieError):
+    """No answer to such a request is kept."""
+
+    status = 404
+    slug = "unknown-request"
+    title = "Unknown request"
+    reason = "invalid"
+
+
 class TooLarge(BertieError):
     """The body, or the number of inputs, is over the limit."""
 

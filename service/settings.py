@@ -153,6 +153,14 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
 
+    disagreements_file: Path | None = Field(
+        default=None,
+        description="A file of JSON lines for the inputs on which a shadow disagrees with the stable version, with "
+        "both answers. It stores clients' texts: off unless it is set.",
+    )
+    disagreements_mb: int = Field(
+        default=16, ge=1, description="Size of that file, in MB, at which it becomes `FILE.1` and a new one begins."
+    )
     traces: bool = Field(
         default=False,
         description="Whether each request is traced, and the spans sent where `OTEL_EXPORTER_OTLP_ENDPOINT` says "

@@ -102,7 +102,7 @@ class Document:
     """What the OpenAPI document says of an endpoint.
 
     Attributes:
-        answer: JSON schema; None where there is no body.
+        answer: JSON schema, or the shape that has it; None where there is no body.
         bodies: shapes of a request's.
         example: a request's body.
         error: of an error's body.
@@ -111,7 +111,7 @@ class Document:
     """
 
     tag: str
-    answer: Mapping[str, Any] | None = None
+    answer: Mapping[str, Any] | type[BaseModel] | None = None
     bodies: tuple[type[BaseModel], ...] = ()
     example: Any = None
     error: type[BaseModel] = problems.Problem

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -176,7 +176,9 @@ def _shared(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
 def _operation(endpoint: Endpoint, schemas: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Describe an endpoint: what its `read` says of itself, and each error in the endpoint's own form."""
     said, posted = endpoint.document, endpoint.method == "POST"
-    answer: dict[str, Any] = _json(dict(said.answer)) if said.answer else _plain()
+    shape = said.answer
+    told = _define(shape, schemas, "serialization") if isinstance(shape, type) else shape
+    answer: dict[str, Any] = _json(dict(told)) if told else _plain()
     if posted and said.predicts:
         answer["headers"]["Server-Timing"] = _SERVER_TIMING
     errors = _BODY_ERRORS if posted else _LOOK_UP_ERRORS
@@ -291,8 +293,10 @@ def _bound(schema: dict[str, Any], most: int) -> None:
             part["maxItems"] = min(most, part.get("maxItems", most))
 
 
-def _define(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template=_REF)
+def _define(
+    model: type[BaseModel], schemas: dict[str, Any], mode: Literal["validation", "serialization"] = "validation"
+) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template=_REF, mode=mode)
     schemas |= schema.pop("$defs", {})
     schemas[model.__name__] = schema
     return {"$ref": _REF.format(model=model.__name__)}

@@ -12,7 +12,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -29,6 +29,7 @@ from service.repository.manifest import WEIGHTS
 from service.repository.plan import Plan
 from service.repository.versions import Version
 from service.rollout import aside, canary
+from service.rollout.observer import Observer
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,11 @@ class _Known:
 
 
 class Rollouts:
-    """The changes of what a process serves. Made and used on the event loop that serves."""
+    """The changes of what a process serves. Made and used on the event loop that serves.
+
+    Attributes:
+        observer: compares the answers of versions.
+    """
 
     def __init__(
         self, predictor: Predictor, settings: Settings, metrics: Metrics, open_bundle: Open = loading.open_tried
@@ -87,6 +92,7 @@ class Rollouts:
         self._lock = asyncio.Lock()
         self._known: dict[str, dict[str, _Known]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.observer = Observer(predictor, self.change, settings, metrics)
         self._seen: dict[str, object] = {}
         self._busy = 0  # threads that load
         for model in predictor.models.values():
@@ -103,7 +109,8 @@ class Rollouts:
             self._spawn(self._watch())
 
     def close(self) -> bool:
-        """Stop all changes. Returns whether no thread is left loading."""
+        """Stop all changes and all shadows. Returns whether no thread is left loading."""
+        self.observer.close()
         for task in self._tasks:
             task.cancel()
         return not self._busy
@@ -267,6 +274,7 @@ class Rollouts:
                 if version not in (wanted.stable, tried.version if tried else None)
             },
         )
+        serving = replace(serving, observe=self.observer.watch(name, wanted, serving))
         predictor.serving = {**predictor.serving, name: serving}
         if old is None or old.stable is not serving.stable:
             loading.announce(serving.stable, metrics)
@@ -279,6 +287,7 @@ class Rollouts:
         for model in old.loaded if old else ():
             if model not in serving.loaded:
                 self._note(name, model.version, "draining")
+                model.scheduler.forget(model.runner)
                 self._spawn(self._free(name, model.version, weakref.ref(model)))
 
     async def _free(self, name: str, version: str, model: weakref.ref[Model]) -> None:

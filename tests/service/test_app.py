@@ -287,7 +287,8 @@ class TestDocument:
     def test_documents_every_route_and_error(self, settings: Settings) -> None:
         document = create_app(settings.model_copy(update={"protocols": ()})).openapi()
         assert set(document["paths"]) == {
-            "/qa", "/classify", "/models", "/models/{name}", "/health/live", "/health/ready", "/metrics",
+            "/qa", "/classify", "/models", "/models/{name}", "/models/{name}/compare", "/feedback", "/health/live",
+            "/health/ready", "/metrics",
         }  # fmt: skip
         for path in ("/qa", "/classify"):
             operation = document["paths"][path]["post"]
