@@ -9,9 +9,8 @@ import asyncio
 import itertools
 import math
 import random
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,12 @@ import uvloop
 
 from bench import client, serving
 from bench.capacity import measure
+from bench.capacity.clients import Point, Seen, closed, opened
 from bench.capacity.costs import Costs
-from bench.capacity.replica import Clock, Loop, Replica, Request
 from bench.capacity.traffic import arrivals
 from bench.client import Answer, Connection
 from bench.errors import BenchError
 from bench.graphs.inprocess import Opened
-from bench.load import percentile
 
 WORDS = (4, 8, 12, 16, 24, 40)
 """Of the texts: short ones and longer ones in one queue."""
@@ -35,31 +33,6 @@ PEAK = 32
 SHARES = (0.5, 0.8, 1.5)
 """Of that, sent at random moments, whether or not there are answers. Over 1 some must be refused."""
 WITHIN = 0.15
-Seen = tuple[int, float]
-"""An answer's status, and the seconds that it took."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What came of one load: requests answered a second, seconds, and the share refused."""
-
-    rate: float
-    p50: float
-    p99: float
-    refused: float
-
-    @classmethod
-    def of(cls, seen: Sequence[Seen], seconds: float) -> Point:
-        """Sum up answers that took so long in all."""
-        good = [taken for status, taken in seen if status == 200]
-        refused = sum(status == 429 for status, _ in seen) / (len(seen) or 1)
-        return cls(len(good) / seconds, percentile(good, 50), percentile(good, 99), refused)
-
-    @classmethod
-    def middle(cls, points: Sequence[Point]) -> Point:
-        """Get the medians of several runs."""
-        names = ("rate", "p50", "p99", "refused")
-        return cls(*(statistics.median(getattr(point, name) for point in points) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +65,7 @@ def check(costs: Costs, models_dir: Path, model: str, *, seconds: float, rounds:
     if model not in costs.models:
         raise BenchError(f"the unit costs are of {', '.join(costs.models)}, not of {model}")
     texts = measure.texts(400, WORDS, random.Random(1))
-    lengths = [len(row) for row in Opened(models_dir / model).sentence_rows(texts)]
+    rows = [(model, len(row)) for row in Opened(models_dir / model).sentence_rows(texts)]
     pairs, peak = [], 0.0
     with serving.bertie(models_dir, (model,)) as (_, url):
         requests = [measure.classify(url, text) for text in texts]
@@ -101,14 +74,14 @@ def check(costs: Costs, models_dir: Path, model: str, *, seconds: float, rounds:
             points = [_measured_closed(url, requests, connections, seconds) for _ in range(rounds)]
             measured = Point.middle(points)
             peak = measured.rate if connections == PEAK else peak
-            pairs.append(Pair(f"{connections} clients", measured, closed(costs, model, lengths, connections, seconds)))
+            pairs.append(Pair(f"{connections} clients", measured, closed(costs, rows, connections, seconds)))
         for share in SHARES:
             points, simulated = [], []
             for i in range(rounds):
                 rate = share * peak
                 moments = list(arrivals(lambda _, rate=rate: rate, rate, seconds, random.Random(i)))  # type: ignore[misc]
                 points.append(_measured_opened(url, requests, moments))
-                simulated.append(opened(costs, model, lengths, moments))
+                simulated.append(opened(costs, rows, moments))
             pairs.append(Pair(f"{share:.0%} of the peak", Point.middle(points), Point.middle(simulated)))
     return pairs
 
@@ -168,67 +141,3 @@ async def _send(url: str, requests: Sequence[bytes], moments: Sequence[float]) -
 
 def _seen(answers: Sequence[Answer]) -> list[Seen]:
     return [(answer.status, answer.seconds) for answer in answers]
-
-
-# ---- simulated -------------------------------------------------------------------------------------------------------
-
-
-class _Clients:
-    """A load generator on the replica's own cores: half of its work for a request comes before the sending."""
-
-    def __init__(self, costs: Costs, model: str, lengths: Sequence[int]) -> None:
-        self.clock = Clock()
-        self.seen: list[Seen] = []
-        self._half = costs.client / 2
-        self._model = model
-        self._lengths = itertools.cycle(lengths)
-        self._replica = Replica(self.clock, costs)
-        self._loop = Loop(self._replica.cores)
-
-    def ask(self, then: Callable[[], object] = lambda: None) -> None:
-        """Send the next request; call `then` when it is answered."""
-        request = Request(self._model, (next(self._lengths),), lambda request: self._read(request, then))
-        self._loop.do(lambda: self._half, lambda: self._send(request))
-
-    def _send(self, request: Request) -> None:
-        request.sent = self.clock.now
-        self._replica.take(request)
-
-    def _read(self, request: Request, then: Callable[[], object]) -> None:
-        def read() -> None:
-            self.seen.append((request.status, self.clock.now - request.sent))
-            then()
-
-        self._loop.do(lambda: self._half, read)
-
-
-def closed(costs: Costs, model: str, lengths: Sequence[int], connections: int, seconds: float) -> Point:
-    """Simulate so many clients that each ask again when they are answered."""
-    clients = _Clients(costs, model, lengths)
-
-    def again() -> None:
-        if clients.clock.now < seconds:
-            clients.ask(again)
-
-    for _ in range(connections):
-        clients.ask(again)
-    clients.clock.run()
-    return Point.of(clients.seen, clients.clock.now)
-
-
-def opened(costs: Costs, model: str, lengths: Sequence[int], moments: Sequence[float]) -> Point:
-    """Simulate requests at given moments, whether or not there are answers."""
-    clients = _Clients(costs, model, lengths)
-    left: Iterator[float] = iter(moments)
-
-    def ask() -> None:
-        clients.ask()
-        follow()
-
-    def follow() -> None:
-        if (moment := next(left, None)) is not None:
-            clients.clock.at(moment, ask)
-
-    follow()
-    clients.clock.run()
-    return Point.of(clients.seen, clients.clock.now)

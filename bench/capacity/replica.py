@@ -44,10 +44,12 @@ class Clock:
         heapq.heappush(self._events, (time, next(self._count), then))
 
     def run(self, until: float = math.inf) -> None:
-        """Let time pass, at most so far; it stops earlier where nothing more happens."""
+        """Let time pass until then, or as long as something happens."""
         while self._events and self._events[0][0] <= until:
             self.now, _, then = heapq.heappop(self._events)
             then()
+        if not math.isinf(until):
+            self.now = until
 
 
 @dataclass(slots=True, eq=False)

@@ -1,0 +1,151 @@
+"""From unit costs to machines and money, and what a crowd or a lost node does to them.
+
+Owns the tables of docs/capacity.md. Prices are what it is told: none is measured here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench.capacity.autoscaler import Policy
+from bench.capacity.clients import closed
+from bench.capacity.costs import Costs
+from bench.capacity.fleet import Outcome, Scenario, simulate
+from bench.capacity.traffic import Mix
+from bench.load import percentile
+
+MONTH = 730.0
+"""Hours of a month."""
+CONNECTIONS = 64
+"""That ask a replica without pause, for its peak."""
+SLOW = 1.0
+"""Seconds of a 95th percentile from which on a crowd is felt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a machine costs. Assumptions, to be replaced by those of one's own provider.
+
+    Attributes:
+        core_hour: US dollars for a virtual core and its share of memory for an hour.
+        machine_cores, machine_memory: cores and bytes of a machine; `spare` of its cores are Kubernetes' own.
+    """
+
+    core_hour: float = 0.04
+    machine_cores: int = 16
+    machine_memory: int = 64 * 2**30
+    spare: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A fleet for a rate.
+
+    Attributes:
+        rate: rows a second; a row a request.
+        replicas, machines: how many.
+        month: US dollars a month; `million`: for a million rows at that rate, all day.
+    """
+
+    rate: float
+    replicas: int
+    machines: int
+    month: float
+    million: float
+
+
+def peak(costs: Costs, mix: Mix) -> float:
+    """Get the most rows a second of a replica, simulated: what its cores, or its one event loop, can do."""
+    rows = list(itertools.islice(mix.draw(random.Random(0)), 2000))
+    return closed(replace(costs, client=0.0), rows, CONNECTIONS, 10.0).rate
+
+
+def size(costs: Costs, mix: Mix, rate: float, prices: Prices, *, use: float) -> Size:
+    """Size a fleet so that each replica is used to so large a share of its peak, with one machine to lose."""
+    replicas = max(2, math.ceil(rate / (use * peak(costs, mix))))
+    by_cores = (prices.machine_cores - prices.spare) // costs.cores
+    fit = max(1, min(by_cores, int(0.9 * prices.machine_memory // costs.memory)))
+    machines = math.ceil(replicas / fit) + 1
+    hour = machines * prices.machine_cores * prices.core_hour
+    return Size(rate, replicas, machines, hour * MONTH, hour / (rate * 3600) * 1e6)
+
+
+def sizes(costs: Costs, mix: Mix, rates: Sequence[float], prices: Prices, *, use: float) -> str:
+    """Show the fleets for some rates as a Markdown table."""
+    lines = [
+        "| rows/s | replicas | machines | US$ a month | US$ a million rows |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for rate in rates:
+        each = size(costs, mix, rate, prices, use=use)
+        lines.append(
+            f"| {each.rate:,.0f} | {each.replicas:,} | {each.machines:,} | {each.month:,.0f} | {each.million:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def scenarios(
+    costs: Costs, mix: Mix, *, replicas: int, use: float, times: float, seconds: float
+) -> dict[str, Scenario]:
+    """Make what a fleet should live through, on a slice of so many replicas.
+
+    Replicas know nothing of one another, so a slice of a large fleet does as the whole does. A node that is lost is one
+    of the slice's replicas: in a large fleet it is a smaller share.
+    """
+    rate = replicas * use * peak(costs, mix)
+    calm = Scenario(mix, rate, seconds, replicas)
+    policy = Policy(least=replicas, most=math.ceil(1.2 * times * replicas))
+    crowd = replace(calm, times=times, crowd_at=seconds / 4, crowd_seconds=seconds / 2)
+    return {
+        "usual load": calm,
+        "usual load, fewest in flight of two": replace(calm, nearest=True),
+        "a node lost, number fixed": replace(calm, loss_at=seconds / 4, loss_replicas=1),
+        f"{times:g} × the load, number fixed": crowd,
+        f"{times:g} × the load, autoscaled": replace(crowd, policy=policy),
+        f"{times:g} × the load, autoscaled by the wait alone": replace(crowd, policy=replace(policy, utilization=0.0)),
+    }
+
+
+def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> str:
+    """Simulate scenarios and show what became of them as a Markdown table."""
+    lines = [
+        "| | p50 ms | p99 ms | 429 | lost | replicas at most | s with p95 over 1 s | cores used | US$ an hour |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, scenario in chosen.items():
+        found = simulate(costs, scenario)
+        cores = found.replica_seconds * costs.cores
+        figures = (
+            f"{found.latency(50) * 1e3:,.0f}", f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}",
+            f"{found.share(0):.2%}", f"{max(number for _, number in found.replicas)}", _seconds(felt(found, scenario)),
+            f"{found.busy_seconds / cores:.0%}", f"{cores * prices.core_hour / scenario.seconds:.2f}",
+        )  # fmt: skip
+        lines.append(f"| {name} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def felt(found: Outcome, scenario: Scenario) -> float:
+    """Get the seconds from a crowd's coming until no second's 95th percentile is over `SLOW` any more; inf: never.
+
+    Of no crowd there is none: nan.
+    """
+    if not scenario.crowd_seconds:
+        return math.nan
+    seconds: dict[int, list[float]] = defaultdict(list)
+    for sent, taken in found.seconds:
+        seconds[int(sent)].append(taken)
+    end = scenario.crowd_at + scenario.crowd_seconds
+    slow = [
+        second for second, each in seconds.items() if percentile(each, 95) > SLOW and scenario.crowd_at <= second < end
+    ]
+    last = max(slow, default=scenario.crowd_at - 1) + 1.0
+    return math.inf if last >= end - 1 else last - scenario.crowd_at
+
+
+def _seconds(value: float) -> str:
+    return "" if math.isnan(value) else "as long as it lasts" if math.isinf(value) else f"{value:.0f}"
