@@ -2,7 +2,8 @@
 
     python -m bench.capacity measure                   # unit costs of this machine: a quiet machine
     python -m bench.capacity check                     # the simulation beside the real service, on the same loads
-    python -m bench.capacity plan                      # docs/capacity.md's tables
+    python -m bench.capacity plan                      # machines, money, a flash crowd, a lost node: some minutes
+    python -m bench.capacity plan --fill docs/capacity.md     # and write the tables there; so does check
     python -m bench.capacity plan --rates 300 --mix sentiment:16=3,nli:64=1 --use 0.5
 
 `measure` writes runs/capacity.json, which the others read. A mix is MODEL:TOKENS=WEIGHT, ...: rows of so many tokens, a
@@ -24,6 +25,7 @@ from bench.capacity.costs import Costs
 from bench.capacity.traffic import Mix
 from bench.command import amount, some_words
 from bench.errors import BenchError
+from bench.report.table import Table, fill
 
 MIX = "sentiment:16=4,sentiment:32=4,sentiment:64=2"
 RATES = "1000,100000,1000000"
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--span", type=amount, default=300.0, help="seconds of a scenario (%(default)s)")
     parser.add_argument("--times", type=amount, default=10.0, help="the usual load, of a flash crowd (%(default)s)")
+    parser.add_argument("--fill", type=Path, metavar="FILE.md", help="put the tables between the markers of this file")
     defaults = plan.Prices()
     parser.add_argument("--core-hour", type=amount, default=defaults.core_hour, help="US$ (%(default)s, assumed)")
     parser.add_argument("--machine-cores", type=command.count, default=defaults.machine_cores, help="(%(default)s)")
@@ -65,10 +68,7 @@ def program(options: argparse.Namespace) -> int:
     costs = Costs.load(options.costs)
     if options.step == "check":
         pairs = check.check(costs, options.models, options.names[0], seconds=options.seconds, rounds=options.rounds)
-        print(
-            f"measured | simulated, {options.rounds} rounds of {options.seconds:g} s, medians\n\n{check.table(pairs)}"
-        )
-        return 0
+        return _show(options, check.table(pairs, seconds=options.seconds, rounds=options.rounds))
     mix = Mix.of(options.mix)
     if missing := {model for model, _ in mix.shares} - costs.models.keys():
         raise BenchError(f"{options.costs} has no costs of {', '.join(sorted(missing))}")
@@ -77,14 +77,23 @@ def program(options: argparse.Namespace) -> int:
     except argparse.ArgumentTypeError as error:
         raise BenchError(f"--rates: {error}") from None
     prices = plan.Prices(core_hour=options.core_hour, machine_cores=options.machine_cores)
-    print(
-        f"A replica of {costs.cores} cores: at most {plan.peak(costs, mix):,.0f} rows/s, {costs.memory / 1e6:.0f} MB\n"
-    )
-    print(plan.sizes(costs, mix, rates, prices, use=options.use), end="\n\n")
+    peak = plan.peak(costs, mix)
     chosen = plan.scenarios(
-        costs, mix, replicas=options.replicas, use=options.use, times=options.times, seconds=options.span
+        mix, peak, replicas=options.replicas, use=options.use, times=options.times, seconds=options.span
     )
-    print(plan.outcomes(costs, chosen, prices))
+    return _show(
+        options,
+        plan.units(costs),
+        plan.sizes(costs, mix, peak, rates, prices, use=options.use),
+        plan.outcomes(costs, chosen, prices),
+    )
+
+
+def _show(options: argparse.Namespace, *tables: Table) -> int:
+    """Print tables, and put them into the page that is to be filled."""
+    print("\n\n".join(table.text() for table in tables))
+    if options.fill:
+        fill(options.fill, tables, marker="capacity")
     return 0
 
 

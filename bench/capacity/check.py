@@ -6,8 +6,10 @@ Owns the loads and the comparison. Knows nothing of unit costs but that there ar
 from __future__ import annotations
 
 import asyncio
+import datetime
 import itertools
 import math
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import client, serving
+from bench import client, machine, serving
 from bench.capacity import measure
 from bench.capacity.clients import Point, Seen, closed, opened
 from bench.capacity.costs import Costs
@@ -24,6 +26,8 @@ from bench.capacity.traffic import arrivals
 from bench.client import Answer, Connection
 from bench.errors import BenchError
 from bench.graphs.inprocess import Opened
+from bench.report.table import Table
+from service.repository import bundle as bundles
 
 WORDS = (4, 8, 12, 16, 24, 40)
 """Of the texts: short ones and longer ones in one queue."""
@@ -65,10 +69,11 @@ def check(costs: Costs, models_dir: Path, model: str, *, seconds: float, rounds:
     if model not in costs.models:
         raise BenchError(f"the unit costs are of {', '.join(costs.models)}, not of {model}")
     texts = measure.texts(400, WORDS, random.Random(1))
+    bundle = bundles.load(models_dir / model)
     rows = [(model, len(row)) for row in Opened(models_dir / model).sentence_rows(texts)]
     pairs, peak = [], 0.0
     with serving.bertie(models_dir, (model,)) as (_, url):
-        requests = [measure.classify(url, text) for text in texts]
+        requests = [measure.request(url, bundle, text) for text in texts]
         uvloop.run(client.closed(url, itertools.cycle(requests), connections=PEAK, seconds=2.0))
         for connections in CONNECTIONS:
             points = [_measured_closed(url, requests, connections, seconds) for _ in range(rounds)]
@@ -86,21 +91,26 @@ def check(costs: Costs, models_dir: Path, model: str, *, seconds: float, rounds:
     return pairs
 
 
-def table(pairs: Sequence[Pair]) -> str:
-    """Show each load's figures, the measured before the simulated, and what is farther apart than it should be."""
-    head = (
-        "| load | rows/s | | p50 ms | | p99 ms | | refused | | off by more than 15 % |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
-    )
+def table(pairs: Sequence[Pair], *, seconds: float, rounds: int) -> Table:
+    """Show each load's figures, the simulated after the measured, and what is farther apart than it should be."""
     lines = []
     for pair in pairs:
         a, b = pair.measured, pair.simulated
-        figures = (
-            f"{a.rate:.0f} | {b.rate:.0f}", f"{a.p50 * 1e3:.1f} | {b.p50 * 1e3:.1f}",
-            f"{a.p99 * 1e3:.1f} | {b.p99 * 1e3:.1f}", f"{a.refused:.0%} | {b.refused:.0%}",
-        )  # fmt: skip
-        lines.append(f"| {pair.load} | {' | '.join(figures)} | {', '.join(pair.off)} |")
-    return "\n".join((head, *lines))
+        lines.append((
+            pair.load, f"{a.rate:.0f} {b.rate:.0f}", f"{a.p50 * 1e3:.1f} {b.p50 * 1e3:.1f}",
+            f"{a.p99 * 1e3:.1f} {b.p99 * 1e3:.1f}", f"{a.refused:.0%} {b.refused:.0%}", ", ".join(pair.off) or "-",
+        ))  # fmt: skip
+    note = (
+        f"Measured, then simulated. {_described()}; {rounds} rounds of {seconds:g} s, medians; the load generator "
+        "shares the cores, in the simulation too."
+    )
+    columns = ("load", "rows/s", "p50 ms", "p99 ms", "refused", f"off by more than {WITHIN:.0%}")
+    return Table("check", "The simulation beside the service", columns, tuple(lines), note)
+
+
+def _described() -> str:
+    found = machine.describe(())
+    return f"{datetime.date.today()}, {found['processor']}, {os.cpu_count()} cores, load {found['load_before']:.1f}"
 
 
 # ---- measured --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ class Curve:
     token: float
     square: float
 
-    def seconds(self, rows: int, length: int) -> float:
+    def seconds(self, rows: float, length: float) -> float:
         """Get the seconds of a batch of so many rows, padded to `length` tokens."""
         return self.call + self.token * rows * length + self.square * rows * length * length
 
     @classmethod
-    def fit(cls, points: Sequence[tuple[int, int, float]]) -> Curve:
+    def fit(cls, points: Sequence[tuple[float, float, float]]) -> Curve:
         """Fit to (rows, length, seconds), so that relative errors are least; no coefficient is below zero.
 
         Raises:
@@ -72,6 +72,11 @@ class ModelCosts:
     wide: Curve
     batch_tokens: int
     low_latency_tokens: int
+
+    def scaled(self, busy: float) -> ModelCosts:
+        """Get them as of a thread alone, where `batch` was measured among threads that went at `busy` of its speed."""
+        curve = self.batch
+        return replace(self, batch=Curve(curve.call * busy, curve.token * busy, curve.square * busy))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,75 +1,84 @@
-"""Unit costs, measured: engines in this process, the event loop and memory of the real service.
+"""Unit costs, measured on the real service: under loads of a few lengths, from one client and from many.
 
-Owns how each is found. What is found is `costs.Costs`.
+Owns the loads and what is read from them. What comes out is `costs.Costs`.
 
-*Engines*: batches of many shapes in as many threads as there are cores, and in one, by the processor's seconds of each
-thread, of which other programs take none; and in a session on all cores, by the clock.
-*Event loop*: the processor's seconds of the service's main thread under a full load of short texts and of long ones,
-over the requests. *Refusals*: likewise, where all but one request at a time are refused. *Memory*: PSS after that load.
+Times are the processor's, of the service's main thread (its event loop) and of all its others (its workers), by the
+requests answered and the batches that its metrics count; so what other programs take does not count. Only of the
+low-latency session it is the clock's: how long a request alone takes to run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
+import re
 import statistics
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import uvloop
 
 from bench import client, machine, rows, serving
 from bench.capacity.costs import Costs, Curve, ModelCosts
 from bench.errors import BenchError
-from bench.graphs.inprocess import Opened, Run
-from service.engine.batch import Encoded
+from bench.process import Server
 from service.engine.processor import cpu_quota
+from service.repository import bundle as bundles
+from service.repository.bundle import Bundle
 from service.repository.loading import BATCH_TOKENS, LOW_LATENCY_TOKENS
 
-SHAPES = (
-    (1, 8),
-    (1, 16),
-    (4, 16),
-    (16, 16),
-    (1, 32),
-    (8, 32),
-    (1, 64),
-    (4, 64),
-    (1, 128),
-    (2, 128),
-    (1, 256),
-    (1, 384),
-)
-"""(rows, length) of the batches that are timed, as far as a model takes them."""
-CONNECTIONS = 32
-WORDS = (6, 60)
-"""Of the texts whose requests the event loop is timed on."""
+WORDS = (4, 12, 30, 80)
+"""Of the texts, a load each."""
+FEW, MANY = 2, 32
+"""Clients that keep every core busy, with a row a batch and with as many as fit."""
+TEXTS = 100
+QUESTION = "What is the film about?"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one load showed, as means.
+
+    Attributes:
+        rows, length: of a batch: its rows, and the tokens of each with padding.
+        batch: seconds of the workers for a batch; `loop`: of the event loop for a request; `client`: of this process.
+        inference: seconds from a request's first batch's beginning to its last one's end.
+    """
+
+    rows: float
+    length: float
+    batch: float
+    loop: float
+    client: float
+    inference: float
 
 
 def measure(models_dir: Path, names: Sequence[str], *, seconds: float) -> Costs:
     """Measure all of it.
 
     Args:
-        names: bundles; the first one is a classifier of single texts, by which the event loop is timed.
-        seconds: of each load on the service; an engine's shape takes a tenth.
+        names: bundles; the event loop's costs are those of the first one.
+        seconds: of each load.
 
     Raises:
         BenchError: the service does not start, or refuses what it is sent.
     """
-    cores = cpu_quota()
     described = machine.describe(("onnxruntime", "uvicorn", "fastapi"))
-    ratios: list[float] = []
-    models = {name: _model(models_dir / name, cores, seconds / 10, ratios) for name in names}
-    busy = min(1.0, statistics.median(ratios)) if cores > 1 else 1.0
-    models = {name: replace(each, batch=_scaled(each.batch, busy)) for name, each in models.items()}
-    request, token, load, memory = _event_loop(models_dir, names, busy, seconds)
-    refusal = _refusal(models_dir, names[0], busy, seconds)
-    return Costs(described, cores, busy, request, token, refusal, load, memory, models)
+    cores = cpu_quota()
+    found = [_model(models_dir, name, cores, seconds) for name in names]
+    busy = min(1.0, statistics.median(ratio for _, _, ratios in found for ratio in ratios)) if cores > 1 else 1.0
+    models = {name: each.scaled(busy) for name, (each, _, _) in zip(names, found, strict=True)}
+    _, samples, _ = found[0]
+    (request, token), clients = _line([(each.length, each.loop) for each in samples]), [each.client for each in samples]
+    refusal, memory = _refusal(models_dir, names[0], seconds), _memory(models_dir, names, seconds)
+    return Costs(
+        described, cores, busy, request * busy, token * busy, refusal * busy, statistics.fmean(clients) * busy, memory,
+        models,
+    )  # fmt: skip
 
 
 def texts(count: int, words: Sequence[int], chance: random.Random) -> list[str]:
@@ -82,89 +91,100 @@ def texts(count: int, words: Sequence[int], chance: random.Random) -> list[str]:
     return made
 
 
-def classify(url: str, text: str) -> bytes:
-    """Make the request that classifies one text."""
-    return client.request(f"{url}/classify", json.dumps({"text": text}).encode())
+def request(url: str, bundle: Bundle, text: str) -> bytes:
+    """Make the request that asks a bundle for a text: to classify it, beside a short one where it takes pairs, or to
+    answer a question from it."""
+    if bundle.manifest.task == "span":
+        return client.request(f"{url}/qa", json.dumps({"question": QUESTION, "context": text}).encode())
+    one = {"premise": text, "hypothesis": "It is good."} if "entailment" in bundle.manifest.labels else {"text": text}
+    return client.request(f"{url}/classify", json.dumps({**one, "model": bundle.name}).encode())
 
 
-def _model(folder: Path, cores: int, seconds: float, ratios: list[float]) -> ModelCosts:
-    """Measure a model's engine; add the speed of a busy core over one alone, of each shape, to `ratios`."""
-    opened = Opened(folder)
-    longest = opened.bundle.manifest.max_length
-    shapes = [shape for shape in SHAPES if shape[1] <= longest]
-    run, _ = opened.engine(workers=cores)
-    side_by_side = []
-    for count, length in shapes:
-        together = _timed(run, count, length, cores, seconds)
-        side_by_side.append((count, length, together))
-        ratios.append(_timed(run, count, length, 1, seconds) / together)
-    wide, _ = opened.engine(threads=cores)
-    alone = [(count, length, _timed(wide, count, length, 1, seconds, time.perf_counter)) for count, length in shapes]
-    low_latency = LOW_LATENCY_TOKENS if cores > 1 else 0
-    return ModelCosts(Curve.fit(side_by_side), Curve.fit(alone), max(BATCH_TOKENS["cpu"], longest), low_latency)
+def _model(models_dir: Path, name: str, cores: int, seconds: float) -> tuple[ModelCosts, list[Sample], list[float]]:
+    """Measure one model: its costs while all cores are busy, the samples of many clients, and speeds of busy cores over
+    that of one alone."""
+    bundle = bundles.load(models_dir / name)
+    with _load(models_dir, bundle, low_latency=False) as load:
+        few, many, alone = ([load.sample(words, n, seconds) for words in WORDS] for n in (FEW, MANY, 1))
+    with _load(models_dir, bundle) as load:
+        wide = [load.sample(words, 1, seconds) for words in WORDS]
+    batch = Curve.fit([(each.rows, each.length, each.batch) for each in (*few, *many)])
+    costs = ModelCosts(
+        batch,
+        Curve.fit([(each.rows, each.length, each.inference) for each in wide]),
+        max(BATCH_TOKENS["cpu"], bundle.manifest.max_length),
+        LOW_LATENCY_TOKENS if cores > 1 else 0,
+    )
+    return costs, many, [one.batch / batch.seconds(one.rows, one.length) for one in alone]
 
 
-def _timed(
-    run: Run, count: int, length: int, threads: int, seconds: float, clock: Callable[[], float] = time.thread_time
-) -> float:
-    """Time a call of a batch while so many threads make such calls: the median of all their calls."""
-    ids = np.arange(length, dtype=np.int64) % 1000 + 5
-    batch = [Encoded(ids, np.zeros(length, dtype=np.int64))] * count
-    took: list[float] = []
-    start = threading.Barrier(threads)
+class _Load:
+    def __init__(self, server: Server, url: str, bundle: Bundle) -> None:
+        self._server, self._url, self._bundle = server, url, bundle
 
-    def work() -> None:
-        run(batch)
-        start.wait()
-        until = time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            began = clock()
-            run(batch)
-            took.append(clock() - began)
+    def sample(self, words: int, connections: int, seconds: float) -> Sample:
+        """Ask for texts of so many words, from so many clients without pause."""
+        made = texts(TEXTS, (words,), random.Random(words))
+        feed = itertools.cycle([request(self._url, self._bundle, text) for text in made])
+        url = self._url
+        uvloop.run(client.closed(url, feed, connections=connections, seconds=seconds / 4))  # the first ones are slower
+        before, own, loop, all_of_it = self._counted(), *self._spent()
+        answers = uvloop.run(client.closed(url, feed, connections=connections, seconds=seconds))
+        own, loop, all_of_it = (now - then for now, then in zip(self._spent(), (own, loop, all_of_it), strict=True))
+        if bad := [answer for answer in answers if not answer.ok]:
+            raise BenchError(f"a request was answered with {bad[0].status}: {bad[0].body[:200]!r}")
+        count, batches, tokens, inferring = (b - a for a, b in zip(before, self._counted(), strict=True))
+        return Sample(
+            count / batches, tokens / count, (all_of_it - loop) / batches, loop / len(answers), own / len(answers),
+            inferring / len(answers),
+        )  # fmt: skip
 
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return statistics.median(took)
+    def _spent(self) -> tuple[float, float, float]:
+        return time.process_time(), self._server.main_thread_seconds(), self._server.usage().cpu_seconds
 
-
-def _scaled(curve: Curve, factor: float) -> Curve:
-    return Curve(curve.call * factor, curve.token * factor, curve.square * factor)
-
-
-def _event_loop(models_dir: Path, names: Sequence[str], busy: float, seconds: float) -> tuple[float, float, float, int]:
-    """Get the event loop's seconds a request and a token of its text, the client's a request, and bytes of memory."""
-    opened, points, clients = Opened(models_dir / names[0]), [], []
-    with serving.bertie(models_dir, tuple(names)) as (server, url):
-        for words in WORDS:
-            made = texts(200, (words,), random.Random(words))
-            length = statistics.fmean(map(len, opened.sentence_rows(made)))
-            feed = itertools.cycle([classify(url, text) for text in made])
-            uvloop.run(
-                client.closed(url, feed, connections=CONNECTIONS, seconds=seconds / 4)
-            )  # the first ones are slower
-            loop, own = server.main_thread_seconds(), time.process_time()
-            answers = uvloop.run(client.closed(url, feed, connections=CONNECTIONS, seconds=seconds))
-            if bad := [answer for answer in answers if not answer.ok]:
-                raise BenchError(f"a request was answered with {bad[0].status}: {bad[0].body[:200]!r}")
-            points.append((length, (server.main_thread_seconds() - loop) / len(answers) * busy))
-            clients.append((time.process_time() - own) / len(answers) * busy)
-        memory = server.pss()
-    (short, few), (long, many) = points
-    token = max(0.0, (many - few) / (long - short))
-    return few - token * short, token, statistics.fmean(clients), memory
+    def _counted(self) -> list[float]:
+        """Get the rows, batches, tokens and seconds of inference so far, by the service's own metrics."""
+        body = client.get(f"{self._url}/metrics").body.decode()
+        series = (
+            r"bertie_batch_rows_sum\{", r"bertie_batch_rows_count\{", r"bertie_batch_tokens_sum\{",
+            r'bertie_phase_duration_seconds_sum\{.*phase="inference"',
+        )  # fmt: skip
+        return [
+            sum(float(line.split()[-1]) for line in body.splitlines() if re.match(pattern, line)) for pattern in series
+        ]
 
 
-def _refusal(models_dir: Path, name: str, busy: float, seconds: float) -> float:
-    """Get the event loop's seconds for a refused request."""
+@contextlib.contextmanager
+def _load(models_dir: Path, bundle: Bundle, *, low_latency: bool = True) -> Iterator[_Load]:
+    with serving.bertie(models_dir, (bundle.name,), BERTIE_LOW_LATENCY=str(low_latency)) as (server, url):
+        yield _Load(server, url, bundle)
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Fit a line, its slope not below zero: its value at 0 and its slope."""
+    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
+    return (intercept, slope) if slope > 0 else (statistics.fmean(y for _, y in points), 0.0)
+
+
+def _refusal(models_dir: Path, name: str, seconds: float) -> float:
+    """Get the event loop's seconds for a refused request: of a service that takes one at a time."""
+    bundle = bundles.load(models_dir / name)
     with serving.bertie(models_dir, (name,), BERTIE_MAX_REQUESTS="1") as (server, url):
-        feed = itertools.cycle([classify(url, "A fine film.")])
+        feed = itertools.cycle([request(url, bundle, text) for text in texts(TEXTS, (WORDS[-1],), random.Random(0))])
         before = server.main_thread_seconds()
-        answers = uvloop.run(client.closed(url, feed, connections=CONNECTIONS, seconds=seconds))
-        spent = (server.main_thread_seconds() - before) * busy
+        answers = uvloop.run(client.closed(url, feed, connections=MANY, seconds=seconds))
+        spent = server.main_thread_seconds() - before
     refused = sum(answer.status == 429 for answer in answers)
     if refused < len(answers) / 2:
         raise BenchError(f"{refused} of {len(answers)} requests were refused where all but one at a time should be")
     return spent / len(answers)
+
+
+def _memory(models_dir: Path, names: Sequence[str], seconds: float) -> int:
+    """Get the bytes of a service with all of the models, after a load of long texts on each (PSS)."""
+    with serving.bertie(models_dir, tuple(names)) as (server, url):
+        for name in names:
+            bundle = bundles.load(models_dir / name)
+            feed = itertools.cycle([request(url, bundle, text) for text in texts(TEXTS, WORDS, random.Random(0))])
+            uvloop.run(client.closed(url, feed, connections=MANY, seconds=seconds / 2))
+        return server.pss()

@@ -18,11 +18,14 @@ from bench.capacity.costs import Costs
 from bench.capacity.fleet import Outcome, Scenario, simulate
 from bench.capacity.traffic import Mix
 from bench.load import percentile
+from bench.report.table import Table
 
 MONTH = 730.0
 """Hours of a month."""
 CONNECTIONS = 64
 """That ask a replica without pause, for its peak."""
+LENGTHS = (16, 64, 128, 256)
+"""Tokens of the rows whose costs are shown."""
 SLOW = 1.0
 """Seconds of a 95th percentile from which on a crowd is felt."""
 
@@ -65,9 +68,9 @@ def peak(costs: Costs, mix: Mix) -> float:
     return closed(replace(costs, client=0.0), rows, CONNECTIONS, 10.0).rate
 
 
-def size(costs: Costs, mix: Mix, rate: float, prices: Prices, *, use: float) -> Size:
+def size(costs: Costs, peak: float, rate: float, prices: Prices, *, use: float) -> Size:
     """Size a fleet so that each replica is used to so large a share of its peak, with one machine to lose."""
-    replicas = max(2, math.ceil(rate / (use * peak(costs, mix))))
+    replicas = max(2, math.ceil(rate / (use * peak)))
     by_cores = (prices.machine_cores - prices.spare) // costs.cores
     fit = max(1, min(by_cores, int(0.9 * prices.machine_memory // costs.memory)))
     machines = math.ceil(replicas / fit) + 1
@@ -75,29 +78,49 @@ def size(costs: Costs, mix: Mix, rate: float, prices: Prices, *, use: float) -> 
     return Size(rate, replicas, machines, hour * MONTH, hour / (rate * 3600) * 1e6)
 
 
-def sizes(costs: Costs, mix: Mix, rates: Sequence[float], prices: Prices, *, use: float) -> str:
-    """Show the fleets for some rates as a Markdown table."""
-    lines = [
-        "| rows/s | replicas | machines | US$ a month | US$ a million rows |",
-        "| ---: | ---: | ---: | ---: | ---: |",
-    ]
+def units(costs: Costs) -> Table:
+    """Show what a row takes, by model and length."""
+    lines = []
+    for name, model in costs.models.items():
+        for length in LENGTHS:
+            rows = max(1, model.batch_tokens // length)
+            seconds = model.batch.seconds(rows, length) / rows / costs.speed(costs.cores)
+            alone = model.wide.seconds(1, length)
+            lines.append((f"{name}, {length} tokens", f"{seconds * 1e3:.2f}", f"{alone * 1e3:.1f}"))
+    busy = costs.speed(costs.cores)
+    note = (
+        f"{costs.machine.get('processor', '')}, {costs.cores} cores, load {costs.machine.get('load_before', 0):.1f} "
+        f"before. The event loop: {costs.loop_seconds(32) / busy * 1e3:.2f} ms of a core for a request of 32 tokens, "
+        f"{costs.refusal / busy * 1e3:.2f} for one that is refused. A core beside busy ones goes at {costs.busy:.0%} "
+        f"of its speed. Memory of a replica: {costs.memory / 1e6:.0f} MB."
+    )
+    columns = ("", "ms of a core a row, in full batches", "ms to run a row alone, on all cores")
+    return Table("units", "What a row takes", columns, tuple(lines), note)
+
+
+def sizes(costs: Costs, mix: Mix, peak: float, rates: Sequence[float], prices: Prices, *, use: float) -> Table:
+    """Show the fleets for some rates."""
+    lines = []
     for rate in rates:
-        each = size(costs, mix, rate, prices, use=use)
-        lines.append(
-            f"| {each.rate:,.0f} | {each.replicas:,} | {each.machines:,} | {each.month:,.0f} | {each.million:.3f} |"
-        )
-    return "\n".join(lines)
+        each = size(costs, peak, rate, prices, use=use)
+        figures = (each.rate, each.replicas, each.machines, each.month)
+        lines.append((*(f"{figure:,.0f}" for figure in figures), f"{each.million:.3f}"))
+    note = (
+        f"A replica has {costs.cores} cores and does {peak:,.0f} rows/s at most, {use:.0%} of which is the usual load. "
+        f"A machine has {prices.machine_cores} virtual cores, {prices.spare} of them Kubernetes' own; one more than "
+        f"needed, to lose. Assumed: US$ {prices.core_hour:g} a core's hour, {MONTH:g} hours a month. Rows: {mix.words}."
+    )
+    columns = ("rows/s", "replicas", "machines", "US$ a month", "US$ a million rows")
+    return Table("sizes", "Machines and money", columns, tuple(lines), note)
 
 
-def scenarios(
-    costs: Costs, mix: Mix, *, replicas: int, use: float, times: float, seconds: float
-) -> dict[str, Scenario]:
+def scenarios(mix: Mix, peak: float, *, replicas: int, use: float, times: float, seconds: float) -> dict[str, Scenario]:
     """Make what a fleet should live through, on a slice of so many replicas.
 
     Replicas know nothing of one another, so a slice of a large fleet does as the whole does. A node that is lost is one
     of the slice's replicas: in a large fleet it is a smaller share.
     """
-    rate = replicas * use * peak(costs, mix)
+    rate = replicas * use * peak
     calm = Scenario(mix, rate, seconds, replicas)
     policy = Policy(least=replicas, most=math.ceil(1.2 * times * replicas))
     crowd = replace(calm, times=times, crowd_at=seconds / 4, crowd_seconds=seconds / 2)
@@ -111,22 +134,28 @@ def scenarios(
     }
 
 
-def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> str:
-    """Simulate scenarios and show what became of them as a Markdown table."""
-    lines = [
-        "| | p50 ms | p99 ms | 429 | lost | replicas at most | s with p95 over 1 s | cores used | US$ an hour |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> Table:
+    """Simulate scenarios and show what became of them."""
+    lines = []
     for name, scenario in chosen.items():
         found = simulate(costs, scenario)
         cores = found.replica_seconds * costs.cores
-        figures = (
-            f"{found.latency(50) * 1e3:,.0f}", f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}",
+        lines.append((
+            name, f"{found.latency(50) * 1e3:,.0f}", f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}",
             f"{found.share(0):.2%}", f"{max(number for _, number in found.replicas)}", _seconds(felt(found, scenario)),
             f"{found.busy_seconds / cores:.0%}", f"{cores * prices.core_hour / scenario.seconds:.2f}",
-        )  # fmt: skip
-        lines.append(f"| {name} | {' | '.join(figures)} |")
-    return "\n".join(lines)
+        ))  # fmt: skip
+    first = next(iter(chosen.values()))
+    note = (
+        f"Simulated: {first.replicas} replicas, {first.rate:,.0f} rows/s, {first.seconds:g} s; the crowd comes after a "
+        f"quarter of it and stays for half; a replica is ready {first.start_seconds:g} s after it was asked for; a "
+        f"lost node is noticed after {first.notice_seconds:g} s. US$: the replicas' cores alone."
+    )
+    columns = (
+        "", "p50 ms", "p99 ms", "429", "lost", "replicas at most", f"s with p95 over {SLOW:g} s", "cores used",
+        "US$ an hour",
+    )  # fmt: skip
+    return Table("scenarios", "A crowd, and a lost node", columns, tuple(lines), note)
 
 
 def felt(found: Outcome, scenario: Scenario) -> float:

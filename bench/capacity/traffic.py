@@ -42,9 +42,10 @@ class Mix:
             raise BenchError(f"{text!r}: tokens are at least 1, weights at least 0 and not all of them 0")
         return cls({key: weight / total for key, weight in found.items()})
 
-    def mean(self, seconds: Callable[[str, int], float]) -> float:
-        """Get the mean over its requests of what `seconds` says of a model and a length."""
-        return sum(share * seconds(*key) for key, share in self.shares.items())
+    @property
+    def words(self) -> str:
+        """Describe it."""
+        return ", ".join(f"{share:.0%} {model} of {tokens} tokens" for (model, tokens), share in self.shares.items())
 
     def draw(self, chance: random.Random) -> Iterator[tuple[str, int]]:
         """Draw models and lengths without end."""

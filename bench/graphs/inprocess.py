@@ -56,15 +56,9 @@ class Opened:
         examples = list(itertools.islice(self._examples(sentences, chance), count))
         return list(itertools.chain.from_iterable(self._task.encode(examples)))[:count]
 
-    def engine(self, *, workers: int = 1, threads: int = 1) -> tuple[Run, str]:
-        """Open the engine that serves the bundle on a CPU; get its call and its graph's file.
-
-        Args:
-            workers: calls side by side; `threads`: inside each.
-        """
-        engine, graph = open_engine(
-            self.bundle, device="cpu", workers=workers, intra_op_threads=threads, cores=workers * threads
-        )
+    def engine(self) -> tuple[Run, str]:
+        """Open the engine that serves the bundle on a CPU, with one thread; get its call and its graph's file."""
+        engine, graph = open_engine(self.bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
         return lambda rows: engine.run(pad(rows, self._tokenizer.pad_id)), graph.file
 
     def session(self, threads: int, precision: str = "") -> Run:

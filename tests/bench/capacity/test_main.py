@@ -29,9 +29,8 @@ def test_it_measures_and_checks_the_real_service(tmp_path: Path, capsys: pytest.
     assert 0 < model.batch.seconds(1, 16) < model.batch.seconds(8, 32)
 
     assert main(["check", *arguments, "--rounds", "1"]) == 0
-    table = capsys.readouterr().out.splitlines()
-    loads = [line.split("|")[1].strip() for line in table if line.startswith("| ") and "---" not in line][1:]
-    assert loads == ["1 clients", "4 clients", "8 clients", "32 clients",
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[2:].split("  ")[0] for line in lines[2:-1]] == ["1 clients", "4 clients", "8 clients", "32 clients",
                      "50% of the peak", "80% of the peak", "150% of the peak"]  # fmt: skip
 
 
@@ -39,10 +38,16 @@ def test_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "costs.json"
     COSTS.save(file)
     arguments = ["--costs", str(file), "--mix", "m:100", "--replicas", "1", "--span", "20", "--times", "3"]
-    assert main(["plan", *arguments, "--rates", "1000"]) == 0
-    out = capsys.readouterr().out
-    assert "| 1,000 | 12 | 3 |" in out  # 1000 / (0.6 * 145), 7 on a machine, and one to lose
-    assert out.count("3 × the load") == 3
+    page = tmp_path / "page.md"
+    page.write_text(
+        "".join(f"<!-- capacity: {key} -->\n<!-- /capacity -->\n" for key in ("units", "sizes", "scenarios"))
+    )
+    assert main(["plan", *arguments, "--rates", "1000", "--fill", str(page)]) == 0
+    assert capsys.readouterr().out.count("3 × the load") == 3
+    text = page.read_text()
+    assert "| 1,000 | 12 | 3 |" in text  # 1000 / (0.6 * 145), 7 on a machine, and one to lose
+    assert "| m, 64 tokens | 8.00 | 3.8 |" in text  # 6.4 ms alone, 0.8 of the speed beside another
+    assert text.count("3 × the load") == 3
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def test_the_peak_is_that_of_the_cores_or_of_the_loop() -> None:
 
 def test_money_follows_from_machines() -> None:
     prices = plan.Prices(core_hour=0.1, machine_cores=8, machine_memory=2**31, spare=0)
-    size = plan.size(COSTS, Mix.of("m:100"), 500.0, prices, use=0.5)
+    size = plan.size(COSTS, 145.0, 500.0, prices, use=0.5)
     assert (size.replicas, size.machines) == (7, 3)
     assert size.month == pytest.approx(3 * 8 * 0.1 * 730)
     assert size.million == pytest.approx(3 * 8 * 0.1 / 3600 / 500 * 1e6)
@@ -85,7 +90,7 @@ def test_what_differs_too_much_is_named() -> None:
 
 
 def test_a_crowd_is_felt_until_its_last_slow_second() -> None:
-    chosen = plan.scenarios(COSTS, Mix.of("m:100"), replicas=2, use=0.6, times=5.0, seconds=40.0)
+    chosen = plan.scenarios(Mix.of("m:100"), 145.0, replicas=2, use=0.6, times=5.0, seconds=40.0)
     scenario = chosen["5 × the load, number fixed"]
     found = plan.Outcome(seconds=[(float(i), 3.0 if 10 <= i < 17 else 0.01) for i in range(40)])
     assert plan.felt(found, scenario) == 7
