@@ -22,6 +22,7 @@ from pathlib import Path
 from bench import command
 from bench.capacity import check, measure, plan
 from bench.capacity.costs import Costs
+from bench.capacity.quiet import Quiet
 from bench.capacity.traffic import Mix
 from bench.command import amount, some_words
 from bench.errors import BenchError
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--seconds", type=amount, default=10.0, help="of each load on the service (%(default)s)")
     parser.add_argument("--rounds", type=command.count, default=3, help="of the check (%(default)s)")
+    parser.add_argument(
+        "--quiet", type=amount, default=1.0, metavar="SHARE",
+        help="measure again what other programs took more than this share of the cores from (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--patience", type=amount, default=600.0, help="seconds to wait for it (%(default)s)")
     parser.add_argument("--mix", default=MIX, help=f"models and lengths ({MIX})")
     parser.add_argument("--rates", type=some_words, default=some_words(RATES), help=f"rows a second ({RATES})")
     parser.add_argument("--use", type=amount, default=0.6, help="of a replica's peak, the usual load (%(default)s)")
@@ -60,15 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program(options: argparse.Namespace) -> int:
     """Do the step that is asked for."""
+    quiet = Quiet(options.quiet, options.patience)
     if options.step == "measure":
-        found = measure.measure(options.models, options.names, seconds=options.seconds)
+        found = measure.measure(options.models, options.names, seconds=options.seconds, quiet=quiet)
         found.save(options.costs)
         print(json.dumps(asdict(found)))
         return 0
     costs = Costs.load(options.costs)
     if options.step == "check":
-        pairs = check.check(costs, options.models, options.names[0], seconds=options.seconds, rounds=options.rounds)
-        return _show(options, check.table(pairs, seconds=options.seconds, rounds=options.rounds))
+        rounds = options.rounds
+        pairs = check.check(
+            costs, options.models, options.names[0], seconds=options.seconds, rounds=rounds, quiet=quiet
+        )
+        return _show(options, check.table(pairs, seconds=options.seconds, rounds=rounds, quiet=quiet))
     mix = Mix.of(options.mix)
     if missing := {model for model, _ in mix.shares} - costs.models.keys():
         raise BenchError(f"{options.costs} has no costs of {', '.join(sorted(missing))}")

@@ -22,6 +22,7 @@ from bench import client, machine, serving
 from bench.capacity import measure
 from bench.capacity.clients import Point, Seen, closed, opened
 from bench.capacity.costs import Costs
+from bench.capacity.quiet import Quiet
 from bench.capacity.traffic import arrivals
 from bench.client import Answer, Connection
 from bench.errors import BenchError
@@ -60,11 +61,13 @@ class Pair:
         return found + ["refused"] * (abs(self.simulated.refused - self.measured.refused) > WITHIN)
 
 
-def check(costs: Costs, models_dir: Path, model: str, *, seconds: float, rounds: int) -> list[Pair]:
+def check(
+    costs: Costs, models_dir: Path, model: str, *, seconds: float, rounds: int, quiet: Quiet
+) -> list[Pair]:  # fmt: skip
     """Measure and simulate each load.
 
     Raises:
-        BenchError: the costs are of another number of cores, or lack the model; or the service does not start.
+        BenchError: the costs lack the model, or the service does not start.
     """
     if model not in costs.models:
         raise BenchError(f"the unit costs are of {', '.join(costs.models)}, not of {model}")
@@ -72,26 +75,31 @@ def check(costs: Costs, models_dir: Path, model: str, *, seconds: float, rounds:
     bundle = bundles.load(models_dir / model)
     rows = [(model, len(row)) for row in Opened(models_dir / model).sentence_rows(texts)]
     pairs, peak = [], 0.0
-    with serving.bertie(models_dir, (model,)) as (_, url):
+    with serving.bertie(models_dir, (model,)) as (server, url):
         requests = [measure.request(url, bundle, text) for text in texts]
         uvloop.run(client.closed(url, itertools.cycle(requests), connections=PEAK, seconds=2.0))
         for connections in CONNECTIONS:
-            points = [_measured_closed(url, requests, connections, seconds) for _ in range(rounds)]
-            measured = Point.middle(points)
+            measured = Point.middle(
+                [
+                    quiet.run(server, lambda n=connections: _measured_closed(url, requests, n, seconds))  # type: ignore[misc]
+                    for _ in range(rounds)
+                ]
+            )
             peak = measured.rate if connections == PEAK else peak
             pairs.append(Pair(f"{connections} clients", measured, closed(costs, rows, connections, seconds)))
         for share in SHARES:
-            points, simulated = [], []
-            for i in range(rounds):
-                rate = share * peak
-                moments = list(arrivals(lambda _, rate=rate: rate, rate, seconds, random.Random(i)))  # type: ignore[misc]
-                points.append(_measured_opened(url, requests, moments))
-                simulated.append(opened(costs, rows, moments))
+            plans = [_poisson(share * peak, seconds, seed) for seed in range(rounds)]
+            points = [quiet.run(server, lambda plan=plan: _measured_opened(url, requests, plan)) for plan in plans]  # type: ignore[misc]
+            simulated = [opened(costs, rows, plan) for plan in plans]
             pairs.append(Pair(f"{share:.0%} of the peak", Point.middle(points), Point.middle(simulated)))
     return pairs
 
 
-def table(pairs: Sequence[Pair], *, seconds: float, rounds: int) -> Table:
+def _poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    return list(arrivals(lambda _: rate, rate, seconds, random.Random(seed)))
+
+
+def table(pairs: Sequence[Pair], *, seconds: float, rounds: int, quiet: Quiet) -> Table:
     """Show each load's figures, the simulated after the measured, and what is farther apart than it should be."""
     lines = []
     for pair in pairs:
@@ -102,7 +110,7 @@ def table(pairs: Sequence[Pair], *, seconds: float, rounds: int) -> Table:
         ))  # fmt: skip
     note = (
         f"Measured, then simulated. {_described()}; {rounds} rounds of {seconds:g} s, medians; the load generator "
-        "shares the cores, in the simulation too."
+        f"shares the cores, in the simulation too. Other programs took at most {quiet.worst:.0%} of the cores."
     )
     columns = ("load", "rows/s", "p50 ms", "p99 ms", "refused", f"off by more than {WITHIN:.0%}")
     return Table("check", "The simulation beside the service", columns, tuple(lines), note)

@@ -24,6 +24,7 @@ import uvloop
 
 from bench import client, machine, rows, serving
 from bench.capacity.costs import Costs, Curve, ModelCosts
+from bench.capacity.quiet import Quiet
 from bench.errors import BenchError
 from bench.process import Server
 from service.engine.processor import cpu_quota
@@ -57,19 +58,20 @@ class Sample:
     inference: float
 
 
-def measure(models_dir: Path, names: Sequence[str], *, seconds: float) -> Costs:
+def measure(models_dir: Path, names: Sequence[str], *, seconds: float, quiet: Quiet) -> Costs:
     """Measure all of it.
 
     Args:
         names: bundles; the event loop's costs are those of the first one.
         seconds: of each load.
+        quiet: of the machine meanwhile.
 
     Raises:
         BenchError: the service does not start, or refuses what it is sent.
     """
     described = machine.describe(("onnxruntime", "uvicorn", "fastapi"))
     cores = cpu_quota()
-    found = [_model(models_dir, name, cores, seconds) for name in names]
+    found = [_model(models_dir, name, cores, seconds, quiet) for name in names]
     busy = min(1.0, statistics.median(ratio for _, _, ratios in found for ratio in ratios)) if cores > 1 else 1.0
     models = {name: each.scaled(busy) for name, (each, _, _) in zip(names, found, strict=True)}
     _, samples, _ = found[0]
@@ -100,13 +102,15 @@ def request(url: str, bundle: Bundle, text: str) -> bytes:
     return client.request(f"{url}/classify", json.dumps({**one, "model": bundle.name}).encode())
 
 
-def _model(models_dir: Path, name: str, cores: int, seconds: float) -> tuple[ModelCosts, list[Sample], list[float]]:
+def _model(
+    models_dir: Path, name: str, cores: int, seconds: float, quiet: Quiet
+) -> tuple[ModelCosts, list[Sample], list[float]]:
     """Measure one model: its costs while all cores are busy, the samples of many clients, and speeds of busy cores over
     that of one alone."""
     bundle = bundles.load(models_dir / name)
-    with _load(models_dir, bundle, low_latency=False) as load:
+    with _load(models_dir, bundle, quiet, low_latency=False) as load:
         few, many, alone = ([load.sample(words, n, seconds) for words in WORDS] for n in (FEW, MANY, 1))
-    with _load(models_dir, bundle) as load:
+    with _load(models_dir, bundle, quiet) as load:
         wide = [load.sample(words, 1, seconds) for words in WORDS]
     batch = Curve.fit([(each.rows, each.length, each.batch) for each in (*few, *many)])
     costs = ModelCosts(
@@ -119,11 +123,14 @@ def _model(models_dir: Path, name: str, cores: int, seconds: float) -> tuple[Mod
 
 
 class _Load:
-    def __init__(self, server: Server, url: str, bundle: Bundle) -> None:
-        self._server, self._url, self._bundle = server, url, bundle
+    def __init__(self, server: Server, url: str, bundle: Bundle, quiet: Quiet) -> None:
+        self._server, self._url, self._bundle, self._quiet = server, url, bundle, quiet
 
     def sample(self, words: int, connections: int, seconds: float) -> Sample:
-        """Ask for texts of so many words, from so many clients without pause."""
+        """Ask for texts of so many words, from so many clients without pause, while it is quiet."""
+        return self._quiet.run(self._server, lambda: self._sample(words, connections, seconds))
+
+    def _sample(self, words: int, connections: int, seconds: float) -> Sample:
         made = texts(TEXTS, (words,), random.Random(words))
         feed = itertools.cycle([request(self._url, self._bundle, text) for text in made])
         url = self._url
@@ -155,9 +162,9 @@ class _Load:
 
 
 @contextlib.contextmanager
-def _load(models_dir: Path, bundle: Bundle, *, low_latency: bool = True) -> Iterator[_Load]:
+def _load(models_dir: Path, bundle: Bundle, quiet: Quiet, *, low_latency: bool = True) -> Iterator[_Load]:
     with serving.bertie(models_dir, (bundle.name,), BERTIE_LOW_LATENCY=str(low_latency)) as (server, url):
-        yield _Load(server, url, bundle)
+        yield _Load(server, url, bundle, quiet)
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

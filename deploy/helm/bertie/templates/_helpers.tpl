@@ -36,11 +36,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.grpc.enabled -}}
 {{- $_ := set $own "grpc_port" .Values.grpc.port -}}
 {{- end -}}
-{{- if ne .Values.models.source "image" -}}
+{{- if has .Values.models.source (list "claim" "ociImage") -}}
 {{- $_ := set $own "models_dir" "/models" -}}
-{{- end -}}
-{{- if eq .Values.models.source "references" -}}
+{{- else if eq .Values.models.source "references" -}}
 {{- $_ := set $own "models" (join "," .Values.models.references) -}}
+{{- $_ := set $own "cache_dir" "/var/cache/bertie" -}}
 {{- end -}}
 {{- if .Values.keys.file.secret -}}
 {{- $_ := set $own "keys_file" (printf "/etc/bertie/keys/%s" .Values.keys.file.key) -}}
