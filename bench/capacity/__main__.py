@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--replicas", type=command.count, default=3, help="of the slice that is simulated (%(default)s)"
     )
-    parser.add_argument("--span", type=amount, default=300.0, help="seconds of a scenario (%(default)s)")
+    parser.add_argument(
+        "--span", type=amount, default=360.0, help="seconds of a flash crowd's coming and going (%(default)s)"
+    )
     parser.add_argument("--times", type=amount, default=10.0, help="the usual load, of a flash crowd (%(default)s)")
     parser.add_argument("--fill", type=Path, metavar="FILE.md", help="put the tables between the markers of this file")
     defaults = plan.Prices()
@@ -88,9 +90,7 @@ def program(options: argparse.Namespace) -> int:
         raise BenchError(f"--rates: {error}") from None
     prices = plan.Prices(core_hour=options.core_hour, machine_cores=options.machine_cores)
     peak = plan.peak(costs, mix)
-    chosen = plan.scenarios(
-        mix, peak, replicas=options.replicas, use=options.use, times=options.times, seconds=options.span
-    )
+    chosen = plan.scenarios(mix, peak, use=options.use, times=options.times, seconds=options.span)
     return _show(
         options,
         plan.units(costs),

@@ -17,7 +17,7 @@ from bench.capacity.replica import Clock, Replica, Request
 from bench.capacity.traffic import Mix, arrivals
 from bench.load import percentile
 
-CLIENTS = 1000
+CLIENTS = 200
 """Addresses or keys that requests come from: no one of them is a flood."""
 
 

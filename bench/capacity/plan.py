@@ -26,6 +26,8 @@ CONNECTIONS = 64
 """That ask a replica without pause, for its peak."""
 LENGTHS = (16, 64, 128, 256)
 """Tokens of the rows whose costs are shown."""
+SLICE = 4
+"""Replicas of a large fleet that are simulated."""
 SLOW = 1.0
 """Seconds of a 95th percentile from which on a crowd is felt."""
 
@@ -114,21 +116,24 @@ def sizes(costs: Costs, mix: Mix, peak: float, rates: Sequence[float], prices: P
     return Table("sizes", "Machines and money", columns, tuple(lines), note)
 
 
-def scenarios(mix: Mix, peak: float, *, replicas: int, use: float, times: float, seconds: float) -> dict[str, Scenario]:
-    """Make what a fleet should live through, on a slice of so many replicas.
+def scenarios(mix: Mix, peak: float, *, use: float, times: float, seconds: float) -> dict[str, Scenario]:
+    """Make what a fleet should live through.
 
-    Replicas know nothing of one another, so a slice of a large fleet does as the whole does. A node that is lost is one
-    of the slice's replicas: in a large fleet it is a smaller share.
+    Replicas know nothing of one another, so a slice of a large fleet does as the whole does: `SLICE` of them, of which
+    one is lost with its node; and one alone, which a crowd of so many `times` the load comes to for two thirds of
+    `seconds`.
     """
-    rate = replicas * use * peak
-    calm = Scenario(mix, rate, seconds, replicas)
-    policy = Policy(least=replicas, most=math.ceil(1.2 * times * replicas))
-    crowd = replace(calm, times=times, crowd_at=seconds / 4, crowd_seconds=seconds / 2)
+    calm = Scenario(mix, SLICE * use * peak, seconds / 4, SLICE)
+    crowd = Scenario(
+        mix, use * peak, seconds, 1, times=times, crowd_at=seconds / 6, crowd_seconds=seconds * 2 / 3
+    )  # fmt: skip
+    # Of a large fleet: there the chart's four replicas are less than the share that may be added, and two too few.
+    policy = Policy(least=1, most=math.ceil(1.5 * times), up_pods=0)
     return {
         "usual load": calm,
-        "usual load, fewest in flight of two": replace(calm, nearest=True),
-        "a node lost, number fixed": replace(calm, loss_at=seconds / 4, loss_replicas=1),
-        f"{times:g} × the load, number fixed": crowd,
+        "usual load, to the one with fewer in flight": replace(calm, nearest=True),
+        "a node lost": replace(calm, loss_at=calm.seconds / 3, loss_replicas=1),
+        f"{times:g} × the load": crowd,
         f"{times:g} × the load, autoscaled": replace(crowd, policy=policy),
         f"{times:g} × the load, autoscaled by the wait alone": replace(crowd, policy=replace(policy, utilization=0.0)),
     }
@@ -140,20 +145,21 @@ def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> Table
     for name, scenario in chosen.items():
         found = simulate(costs, scenario)
         cores = found.replica_seconds * costs.cores
+        most = max(number for _, number in found.replicas)
         lines.append((
-            name, f"{found.latency(50) * 1e3:,.0f}", f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}",
-            f"{found.share(0):.2%}", f"{max(number for _, number in found.replicas)}", _seconds(felt(found, scenario)),
-            f"{found.busy_seconds / cores:.0%}", f"{cores * prices.core_hour / scenario.seconds:.2f}",
+            name, str(scenario.replicas), f"{scenario.rate:,.0f}", f"{found.latency(50) * 1e3:,.0f}",
+            f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}", f"{found.share(0):.2%}", str(most),
+            _seconds(felt(found, scenario)), f"{found.busy_seconds / cores:.0%}",
+            f"{cores * prices.core_hour / scenario.seconds:.2f}",
         ))  # fmt: skip
-    first = next(iter(chosen.values()))
+    any_of_them = next(iter(chosen.values()))
     note = (
-        f"Simulated: {first.replicas} replicas, {first.rate:,.0f} rows/s, {first.seconds:g} s; the crowd comes after a "
-        f"quarter of it and stays for half; a replica is ready {first.start_seconds:g} s after it was asked for; a "
-        f"lost node is noticed after {first.notice_seconds:g} s. US$: the replicas' cores alone."
+        f"Simulated. A replica is ready {any_of_them.start_seconds:g} s after it was asked for; a lost node is noticed "
+        f"after {any_of_them.notice_seconds:g} s. US$: the replicas' cores alone."
     )
     columns = (
-        "", "p50 ms", "p99 ms", "429", "lost", "replicas at most", f"s with p95 over {SLOW:g} s", "cores used",
-        "US$ an hour",
+        "", "replicas", "rows/s", "p50 ms", "p99 ms", "429", "lost", "replicas at most", f"s with p95 over {SLOW:g} s",
+        "cores used", "US$ an hour",
     )  # fmt: skip
     return Table("scenarios", "A crowd, and a lost node", columns, tuple(lines), note)
 

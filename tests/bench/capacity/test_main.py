@@ -37,7 +37,7 @@ def test_it_measures_and_checks_the_real_service(tmp_path: Path, capsys: pytest.
 def test_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "costs.json"
     COSTS.save(file)
-    arguments = ["--costs", str(file), "--mix", "m:100", "--replicas", "1", "--span", "20", "--times", "3"]
+    arguments = ["--costs", str(file), "--mix", "m:100", "--span", "30", "--times", "3"]
     page = tmp_path / "page.md"
     page.write_text(
         "".join(f"<!-- capacity: {key} -->\n<!-- /capacity -->\n" for key in ("units", "sizes", "scenarios"))
@@ -90,9 +90,9 @@ def test_what_differs_too_much_is_named() -> None:
 
 
 def test_a_crowd_is_felt_until_its_last_slow_second() -> None:
-    chosen = plan.scenarios(Mix.of("m:100"), 145.0, replicas=2, use=0.6, times=5.0, seconds=40.0)
-    scenario = chosen["5 × the load, number fixed"]
-    found = plan.Outcome(seconds=[(float(i), 3.0 if 10 <= i < 17 else 0.01) for i in range(40)])
+    chosen = plan.scenarios(Mix.of("m:100"), 145.0, use=0.6, times=5.0, seconds=60.0)
+    scenario = chosen["5 × the load"]
+    found = plan.Outcome(seconds=[(float(i), 3.0 if 10 <= i < 17 else 0.01) for i in range(60)])
     assert plan.felt(found, scenario) == 7
-    found.seconds = [(float(i), 3.0) for i in range(40)]
+    found.seconds = [(float(i), 3.0) for i in range(60)]
     assert plan.felt(found, scenario) == float("inf")
