@@ -83,6 +83,13 @@ def test_the_inference_service_names_the_runtime_and_a_protocol_that_it_speaks()
     assert set(re.findall(r"bertie_\w+", example)) <= series().keys()
 
 
+def test_kserves_grace_period_outlasts_pre_stop_and_drain() -> None:
+    (drain,) = [each["value"] for each in RUNTIME["containers"][0]["env"] if each["name"] == "BERTIE_DRAIN_SECONDS"]
+    waits = INFERENCE["model"]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert INFERENCE["terminationGracePeriodSeconds"] >= waits + float(drain) + 7
+    assert float(drain) + 7 < 30  # Kubernetes' own, where an InferenceService says nothing
+
+
 def test_ray_serves_the_application_that_there_is() -> None:
     (application,) = yaml.safe_load(RAY["serveConfigV2"])["applications"]
     module, _, name = application["import_path"].partition(":")
