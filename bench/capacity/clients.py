@@ -52,7 +52,7 @@ class _Clients:
         self._half = costs.client / 2
         self._rows = itertools.cycle(rows)
         self._replica = Replica(self.clock, costs)
-        self._loop = Loop(self._replica.cores)
+        self._loop = Loop(self._replica.cores, costs.client_wake)
 
     def ask(self, then: Callable[[], object] = lambda: None) -> None:
         """Send the next request; call `then` when it is answered."""

@@ -89,7 +89,8 @@ class Costs:
         busy: speed of a thread while all cores are busy, over its speed alone.
         request: seconds of the event loop for a request, whatever its length; `text_token`: for each of its tokens.
         refusal: seconds of the event loop for a request that is refused with 429.
-        client: seconds of the load generator for a request, where it shares the cores.
+        wake: seconds that it takes more each time that it had nothing to do: it is woken, its caches are cold.
+        client, client_wake: likewise, of the load generator, where it shares the cores.
         memory: bytes of a replica at full load (PSS).
         models: by name.
     """
@@ -100,7 +101,9 @@ class Costs:
     request: float
     text_token: float
     refusal: float
+    wake: float
     client: float
+    client_wake: float
     memory: int
     models: dict[str, ModelCosts]
 

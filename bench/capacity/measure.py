@@ -72,14 +72,19 @@ def measure(models_dir: Path, names: Sequence[str], *, seconds: float, quiet: Qu
     described = machine.describe(("onnxruntime", "uvicorn", "fastapi"))
     cores = cpu_quota()
     found = [_model(models_dir, name, cores, seconds, quiet) for name in names]
-    busy = min(1.0, statistics.median(ratio for _, _, ratios in found for ratio in ratios)) if cores > 1 else 1.0
+    ratios = [one.batch / each.batch.seconds(one.rows, one.length) for each, alone, _ in found for one in alone]
+    busy = min(1.0, statistics.median(ratios)) if cores > 1 else 1.0
     models = {name: each.scaled(busy) for name, (each, _, _) in zip(names, found, strict=True)}
-    _, samples, _ = found[0]
-    (request, token), clients = _line([(each.length, each.loop) for each in samples]), [each.client for each in samples]
-    refusal, memory = _refusal(models_dir, names[0], seconds), _memory(models_dir, names, seconds)
+    _, alone, many = found[0]
+    request, token = _line([(each.length, each.loop * busy) for each in many])
+    load = statistics.fmean(each.client for each in many) * busy
+    # A request finds the loop idle twice: when it comes, and when its rows have run.
+    wakes = [(one.loop - each.loop * busy) / 2 for one, each in zip(alone, many, strict=True)]
+    client_wakes = [(one.client - load) / 2 for one in alone]
     return Costs(
-        described, cores, busy, request * busy, token * busy, refusal * busy, statistics.fmean(clients) * busy, memory,
-        models,
+        described, cores, busy, request, token, _refusal(models_dir, names[0], seconds) * busy,
+        max(0.0, statistics.fmean(wakes)), load, max(0.0, statistics.fmean(client_wakes)),
+        _memory(models_dir, names, seconds), models,
     )  # fmt: skip
 
 
@@ -104,9 +109,8 @@ def request(url: str, bundle: Bundle, text: str) -> bytes:
 
 def _model(
     models_dir: Path, name: str, cores: int, seconds: float, quiet: Quiet
-) -> tuple[ModelCosts, list[Sample], list[float]]:
-    """Measure one model: its costs while all cores are busy, the samples of many clients, and speeds of busy cores over
-    that of one alone."""
+) -> tuple[ModelCosts, list[Sample], list[Sample]]:
+    """Measure one model: its costs while all cores are busy, and the samples of one client and of many."""
     bundle = bundles.load(models_dir / name)
     with _load(models_dir, bundle, quiet, low_latency=False) as load:
         few, many, alone = ([load.sample(words, n, seconds) for words in WORDS] for n in (FEW, MANY, 1))
@@ -119,7 +123,7 @@ def _model(
         max(BATCH_TOKENS["cpu"], bundle.manifest.max_length),
         LOW_LATENCY_TOKENS if cores > 1 else 0,
     )
-    return costs, many, [one.batch / batch.seconds(one.rows, one.length) for one in alone]
+    return costs, alone, many
 
 
 class _Load:

@@ -104,10 +104,10 @@ class Cores:
 
 
 class Loop:
-    """A thread that does one thing after another."""
+    """A thread that does one thing after another, and takes `wake` seconds more for what finds it idle."""
 
-    def __init__(self, cores: Cores) -> None:
-        self._cores = cores
+    def __init__(self, cores: Cores, wake: float) -> None:
+        self._cores, self._wake = cores, wake
         self._waiting: deque[tuple[Callable[[], float], Then]] = deque()
         self._busy = False
 
@@ -115,13 +115,13 @@ class Loop:
         """Do something in its turn: `work` is called when it begins and says how many seconds it takes."""
         self._waiting.append((work, then))
         if not self._busy:
-            self._next()
+            self._next(self._wake)
 
-    def _next(self) -> None:
+    def _next(self, more: float = 0.0) -> None:
         self._busy = bool(self._waiting)
         if self._busy:
             work, then = self._waiting.popleft()
-            self._cores.run(work(), lambda: self._done(then))
+            self._cores.run(work() + more, lambda: self._done(then))
 
     def _done(self, then: Then) -> None:
         then()
@@ -178,7 +178,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         self.cores = Cores(self.clock, self.costs)
-        self._loop = Loop(self.cores)
+        self._loop = Loop(self.cores, self.costs.wake)
         self._queue = Queue()
         self._requests: dict[Job, Request] = {}
         self._running: dict[int, Sequence[Waiting]] = {}

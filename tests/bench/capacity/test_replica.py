@@ -33,11 +33,11 @@ def test_threads_share_the_cores() -> None:
 
 def test_a_loop_does_one_thing_after_another() -> None:
     clock, done = Clock(), []
-    loop = Loop(Cores(clock, COSTS))
+    loop = Loop(Cores(clock, COSTS), wake=0.1)
     for seconds in (0.5, 0.25):
         loop.do(lambda seconds=seconds: seconds, lambda: done.append(clock.now))
     clock.run()
-    assert done == pytest.approx([0.5, 0.75])
+    assert done == pytest.approx([0.6, 0.85])  # woken once
 
 
 def test_a_request_alone_runs_on_all_cores() -> None:
