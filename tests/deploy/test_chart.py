@@ -17,8 +17,9 @@ from service import __version__
 from service.app import create_app, create_ops_app
 from service.repository import bundle as bundles
 from service.settings import Settings
-from tests.deploy import charts
-from tests.deploy.charts import CHART, NAMESPACE, RELEASE, ROOT, only, rendered
+from tests.deploy import charts, kubernetes
+from tests.deploy.charts import NAMESPACE, RELEASE, only, rendered
+from tests.deploy.kubernetes import CHART, ROOT
 from tests.test_deploy import series
 
 FULL: dict[str, Any] = {
@@ -80,20 +81,20 @@ def variables(manifests: list[dict[str, Any]]) -> dict[str, Any]:
 
 @every_case
 def test_helm_lint(values: dict[str, Any]) -> None:
-    report = charts.helm.lint(CHART, values, strict=True)
+    report = charts.lint(values)
     assert report["errors"] == []
     assert [each["error"] for each in report["messages"] if each["severity"] > 1] == []
 
 
 @every_case
-@pytest.mark.parametrize("version", charts.VERSIONS)
+@pytest.mark.parametrize("version", kubernetes.VERSIONS)
 def test_kubernetes_schemas(values: dict[str, Any], version: str) -> None:
     manifests = rendered(values)
     assert {"Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"} <= {each["kind"] for each in manifests}
-    needs_newer = values.get("models", {}).get("source") == "ociImage" and version == charts.OLDEST
+    needs_newer = values.get("models", {}).get("source") == "ociImage" and version == kubernetes.OLDEST
     for manifest in manifests:
-        if charts.of_kubernetes(manifest) and not (needs_newer and manifest["kind"] == "Deployment"):
-            charts.check(manifest, version)
+        if kubernetes.of_kubernetes(manifest) and not (needs_newer and manifest["kind"] == "Deployment"):
+            kubernetes.check(manifest, version)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +115,13 @@ def test_kubernetes_schemas(values: dict[str, Any], version: str) -> None:
     ],
 )
 def test_a_wrong_value_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(charts.helm.HelmValuesError):
+    with pytest.raises(charts.ChartError, match="HelmValuesError"):
         rendered(values)
 
 
 @pytest.mark.parametrize("source", ["claim", "ociImage"])
 def test_a_volume_without_a_name_is_refused(source: str) -> None:
-    with pytest.raises(charts.helm.HelmError, match=rf"models\.{source}\."):
+    with pytest.raises(charts.ChartError, match=rf"models\.{source}\."):
         rendered({"models": {"source": source}})
 
 
@@ -384,8 +385,7 @@ def test_versions_agree() -> None:
 
 
 def test_a_package_is_whole_without_the_repository(tmp_path: Path) -> None:
-    with charts.helm.Chart.load(charts.helm.package(CHART, destination=tmp_path)) as chart:
-        texts = chart.render(FULL, name=RELEASE, namespace=NAMESPACE)
+    texts = charts.packaged(FULL, tmp_path)
     rules = [text for name, text in texts.items() if name.endswith("monitoring.yaml")]
     assert "BertieDown" in rules[0]
 
@@ -398,14 +398,6 @@ def test_the_readme_tells_of_each_value() -> None:
 
 @pytest.mark.parametrize("release", ["bertie", "my-bertie", "x" * 53])
 def test_names_fit(release: str) -> None:
-    with charts.helm.Chart.load(CHART) as chart:
-        texts = chart.render(FULL, name=release, namespace=NAMESPACE)
-    names = [
-        manifest["metadata"]["name"]
-        for name, text in texts.items()
-        if name.endswith(".yaml")
-        for manifest in yaml.safe_load_all(text)
-        if manifest
-    ]
+    names = [manifest["metadata"]["name"] for manifest in rendered(FULL, release)]
     assert all(re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) and len(name) <= 63 for name in names), names
     assert release in ("x" * 53, *names)

@@ -14,8 +14,8 @@ import yaml
 from service import __version__
 from service.app import create_app
 from service.settings import Settings
-from tests.deploy import charts
-from tests.deploy.charts import ROOT
+from tests.deploy import kubernetes
+from tests.deploy.kubernetes import ROOT
 from tests.test_deploy import series
 
 DEPLOY = ROOT / "deploy"
@@ -31,10 +31,10 @@ PODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("version", charts.VERSIONS)
+@pytest.mark.parametrize("version", kubernetes.VERSIONS)
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS.keys())
 def test_pods_keep_to_kubernetes_schemas(spec: dict[str, Any], version: str) -> None:
-    charts.check(charts.pod(spec), version)
+    kubernetes.check(kubernetes.pod(spec), version)
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS.keys())
