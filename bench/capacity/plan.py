@@ -26,7 +26,7 @@ CONNECTIONS = 64
 """That ask a replica without pause, for its peak."""
 LENGTHS = (16, 64, 128, 256)
 """Tokens of the rows whose costs are shown."""
-SLICE = 4
+SLICE = 3
 """Replicas of a large fleet that are simulated."""
 SLOW = 1.0
 """Seconds of a 95th percentile from which on a crowd is felt."""
@@ -121,7 +121,7 @@ def scenarios(mix: Mix, peak: float, *, use: float, times: float, seconds: float
 
     Replicas know nothing of one another, so a slice of a large fleet does as the whole does: `SLICE` of them, of which
     one is lost with its node; and one alone, which a crowd of so many `times` the load comes to for two thirds of
-    `seconds`.
+    `seconds`. What an autoscaler does to the usual load takes longer to see.
     """
     calm = Scenario(mix, SLICE * use * peak, seconds / 4, SLICE)
     crowd = Scenario(
@@ -129,13 +129,15 @@ def scenarios(mix: Mix, peak: float, *, use: float, times: float, seconds: float
     )  # fmt: skip
     # Of a large fleet: there the chart's four replicas are less than the share that may be added, and two too few.
     policy = Policy(least=1, most=math.ceil(1.5 * times), up_pods=0)
+    long = replace(calm, seconds=2 * seconds, policy=policy)
     return {
         "usual load": calm,
         "usual load, to the one with fewer in flight": replace(calm, nearest=True),
+        "usual load, autoscaled": long,
+        "usual load, autoscaled by the wait alone": replace(long, policy=replace(policy, utilization=0.0)),
         "a node lost": replace(calm, loss_at=calm.seconds / 3, loss_replicas=1),
         f"{times:g} × the load": crowd,
         f"{times:g} × the load, autoscaled": replace(crowd, policy=policy),
-        f"{times:g} × the load, autoscaled by the wait alone": replace(crowd, policy=replace(policy, utilization=0.0)),
     }
 
 
@@ -147,7 +149,7 @@ def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> Table
         cores = found.replica_seconds * costs.cores
         most = max(number for _, number in found.replicas)
         lines.append((
-            name, str(scenario.replicas), f"{scenario.rate:,.0f}", f"{found.latency(50) * 1e3:,.0f}",
+            name, f"{scenario.seconds:.0f}", str(scenario.replicas), f"{scenario.rate:,.0f}", f"{found.latency(50) * 1e3:,.0f}",
             f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}", f"{found.share(0):.2%}", str(most),
             _seconds(felt(found, scenario)), f"{found.busy_seconds / cores:.0%}",
             f"{cores * prices.core_hour / scenario.seconds:.2f}",
@@ -158,7 +160,7 @@ def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> Table
         f"after {any_of_them.notice_seconds:g} s. US$: the replicas' cores alone."
     )
     columns = (
-        "", "replicas", "rows/s", "p50 ms", "p99 ms", "429", "lost", "replicas at most", f"s with p95 over {SLOW:g} s",
+        "", "s", "replicas", "rows/s", "p50 ms", "p99 ms", "429", "lost", "replicas at most", f"s with p95 over {SLOW:g} s",
         "cores used", "US$ an hour",
     )  # fmt: skip
     return Table("scenarios", "A crowd, and a lost node", columns, tuple(lines), note)
