@@ -149,8 +149,8 @@ def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> Table
         cores = found.replica_seconds * costs.cores
         most = max(number for _, number in found.replicas)
         lines.append((
-            name, f"{scenario.seconds:.0f}", str(scenario.replicas), f"{scenario.rate:,.0f}", f"{found.latency(50) * 1e3:,.0f}",
-            f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}", f"{found.share(0):.2%}", str(most),
+            name, f"{scenario.seconds:.0f}", str(scenario.replicas), f"{scenario.rate:,.0f}",
+            f"{found.latency(50) * 1e3:,.0f}", f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}", f"{found.share(0):.2%}", str(most),
             _seconds(felt(found, scenario)), f"{found.busy_seconds / cores:.0%}",
             f"{cores * prices.core_hour / scenario.seconds:.2f}",
         ))  # fmt: skip
@@ -160,8 +160,8 @@ def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> Table
         f"after {any_of_them.notice_seconds:g} s. US$: the replicas' cores alone."
     )
     columns = (
-        "", "s", "replicas", "rows/s", "p50 ms", "p99 ms", "429", "lost", "replicas at most", f"s with p95 over {SLOW:g} s",
-        "cores used", "US$ an hour",
+        "", "s", "replicas", "rows/s", "p50 ms", "p99 ms", "429", "lost", "replicas at most",
+        f"s with p95 over {SLOW:g} s", "cores used", "US$ an hour",
     )  # fmt: skip
     return Table("scenarios", "A crowd, and a lost node", columns, tuple(lines), note)
 
