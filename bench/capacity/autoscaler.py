@@ -74,7 +74,7 @@ class Autoscaler:
         else:
             wanted = min(replicas, max(number for _, number in self._wanted))
             before = replicas + self._changed(now, policy.down_period, -1)
-            wanted = min(replicas, max(wanted, math.ceil(before * (1 - policy.down_share))))
+            wanted = min(replicas, max(wanted, math.floor(before * (1 - policy.down_share) + 1e-9)))
         if wanted != replicas:
             self._changes.append((now, wanted - replicas))
         return wanted

@@ -150,7 +150,8 @@ def outcomes(costs: Costs, chosen: dict[str, Scenario], prices: Prices) -> Table
         most = max(number for _, number in found.replicas)
         lines.append((
             name, f"{scenario.seconds:.0f}", str(scenario.replicas), f"{scenario.rate:,.0f}",
-            f"{found.latency(50) * 1e3:,.0f}", f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}", f"{found.share(0):.2%}", str(most),
+            f"{found.latency(50) * 1e3:,.0f}", f"{found.latency(99) * 1e3:,.0f}", f"{found.share(429):.2%}",
+            f"{found.share(0):.2%}", str(most),
             _seconds(felt(found, scenario)), f"{found.busy_seconds / cores:.0%}",
             f"{cores * prices.core_hour / scenario.seconds:.2f}",
         ))  # fmt: skip

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_a_crowd_is_refused_until_replicas_come() -> None:
     assert max(number for _, number in scaled.replicas) > 2
     assert scaled.latency(95, 65, 80) < 0.3 < fixed.latency(95, 65, 80)
     assert scaled.replica_seconds > fixed.replica_seconds
+
+
+def test_by_the_wait_alone_busy_replicas_are_let_go() -> None:
+    scenario = Scenario(MIX, 3 * 0.6 * PEAK, 100.0, 3, start_seconds=10.0)
+    policy = Policy(least=1, up_pods=0, down_window=20.0)
+    by_wait, by_both = (
+        simulate(COSTS, replace(scenario, policy=replace(policy, utilization=use))) for use in (0.0, 0.8)
+    )
+    assert min(number for _, number in by_both.replicas) == 3
+    assert min(number for _, number in by_wait.replicas) < 3
+    assert by_wait.latency(99) > 2 * by_both.latency(99)
 
 
 # ---- the autoscaler ------------------------------------------------------------------------------------------------
