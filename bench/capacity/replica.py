@@ -231,7 +231,8 @@ class Replica:
 
     def _work(self) -> None:
         while self._queue.rows and (free := self.costs.cores - len(self._running)) and not self.lost:
-            rows = batcher.compose(self._queue.first(), math.ceil(self._queue.rows / free))
+            due = self._queue.first()
+            rows = batcher.compose(due, math.ceil(self._queue.rows / free), due[0].job.runner.batch_tokens)
             self._queue.take(rows)
             self._run(rows)
 

@@ -15,7 +15,7 @@ import yaml
 
 from service import __version__
 from service.app import create_app, create_ops_app
-from service.repository import bundle as bundles
+from service.repository import loading
 from service.settings import Settings
 from tests.deploy import charts, kubernetes
 from tests.deploy.charts import NAMESPACE, RELEASE, only, rendered
@@ -62,8 +62,6 @@ CHARTS_OWN = {
     "api_keys", "admin_key",
 }  # fmt: skip
 """Settings that other values, or the image, set."""
-COMING = {"keys_file", "admin_key", "cache_dir", "watch_seconds", "max_bundle_bytes"} - Settings.model_fields.keys()
-"""Settings of branches that are not merged yet."""
 ALLOWED_VARIABLES = re.compile(r"OTEL_\w+|TMPDIR")
 
 
@@ -131,28 +129,14 @@ def test_the_schema_knows_the_settings_and_the_values() -> None:
     assert allowed | CHARTS_OWN >= Settings.model_fields.keys(), (
         "a new setting: list it in deploy/helm/bertie/values.schema.json, at settings.propertyNames"
     )
-    assert allowed <= Settings.model_fields.keys() - CHARTS_OWN | COMING
+    assert allowed <= Settings.model_fields.keys() - CHARTS_OWN
     assert schema["properties"].keys() == yaml.safe_load((CHART / "values.yaml").read_text()).keys()
 
 
 # ---- what it says is true of the service -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param(
-            values,
-            marks=pytest.mark.xfail(
-                bool(COMING & {"keys": {"keys_file", "admin_key"}, "references": {"cache_dir"}}.get(name, set())),
-                reason="settings of branches that are not merged yet",
-                strict=True,
-            ),
-            id=name,
-        )
-        for name, values in CASES.items()
-    ],
-)
+@every_case
 def test_each_variable_is_a_setting(values: dict[str, Any]) -> None:
     found = variables(rendered(values))
     known = {f"BERTIE_{name.upper()}" for name in Settings.model_fields}
@@ -282,7 +266,7 @@ def test_the_copies_of_all_bundles_fit_into_tmp() -> None:
     spec = only(rendered({}), "Deployment")["spec"]["template"]["spec"]
     (tmp,) = [volume for volume in spec["volumes"] if volume["name"] == "tmp"]
     room = int(tmp["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
-    folders = bundles.find(ROOT / "models")
+    folders = [bundle.folder for bundle in loading.find(ROOT / "models")]
     assert 3 * sum(path.stat().st_size for folder in folders for path in folder.iterdir()) < room
 
 
