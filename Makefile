@@ -78,7 +78,7 @@ $(MEASURE): requirements/constraints.txt $(SERVICE)
 
 # torch is bounded, not pinned: pip takes the build (CPU or CUDA) that the machine's index offers.
 $(DEV): requirements/constraints.txt $(SERVICE)
-	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,otel,grpc,train,measure,dev]'
+	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,otel,grpc,remote,train,measure,dev]'
 	@touch $@
 
 # onnxruntime and onnxruntime-gpu overwrite each other's files, hence an environment of its own. No lock: torch says
@@ -178,10 +178,11 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-in
 lock:
 	$(COMPILE) --generate-hashes --extra cpu -o requirements/cpu.lock pyproject.toml requirements/build.in
 	$(COMPILE) --generate-hashes --extra gpu -o requirements/gpu.lock pyproject.toml requirements/build.in
-	$(COMPILE) --no-annotate --extra cpu --extra otel --extra grpc --extra train --extra measure --extra dev -c requirements/cpu.lock \
+	$(COMPILE) --no-annotate --extra cpu --extra otel --extra grpc --extra remote --extra train --extra measure \
+	    --extra dev -c requirements/cpu.lock \
 	    -o requirements/constraints.txt pyproject.toml requirements/build.in
 	sed -i -E '/^(torch|triton|nvidia-|cuda-)/d' requirements/constraints.txt
-	$(COMPILE) --generate-hashes --extra otel --extra grpc -c requirements/constraints.txt -o requirements/extras.lock pyproject.toml
+	$(COMPILE) --generate-hashes --extra otel --extra grpc --extra remote -c requirements/constraints.txt -o requirements/extras.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) $(VENV)-gpu $(VENV)-bench $(VENV)-clients build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -41,6 +41,7 @@ def configure(form: Format, level: str, dropped: Counter) -> Writer:
     # Its lines on starting and stopping are ours to write; its access log would hold paths.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs URLs whole, signatures and passwords too
     return writer
 
 

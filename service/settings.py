@@ -42,7 +42,14 @@ class Settings(BaseSettings):
     )
     models_dir: Path = Field(default=Path("models"), description="Folder of the bundles, one folder each.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Bundles to load, comma-separated; all of the folder when empty."
+        default=(),
+        description="Bundles to load, comma-separated: names in the folder, or `NAME=REFERENCE` for one from elsewhere "
+        "(`https://`, `hf://`, `oci://`, `s3://`, `gs://`, `file://`; install the extra `remote`); all of the folder "
+        "when empty.",
+    )
+    cache_dir: Path = Field(default=Path("~/.cache/bertie"), description="Where bundles from elsewhere are kept.")
+    max_bundle_bytes: int = Field(
+        default=20_000_000_000, ge=1, description="Most bytes that come for a bundle from elsewhere."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",

@@ -44,6 +44,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.repository.opening", "service.repository.installing", "service.repository.golden"),
     ("service.predictor",),
     ("service.traces",),
+    ("service.repository.sources.reference", "service.repository.sources.transfer"),
+    (
+        "service.repository.sources.archive",
+        "service.repository.sources.cache",
+        "service.repository.sources.stores",
+        "service.repository.sources.web",
+    ),
+    ("service.repository.sources.hub", "service.repository.sources.incoming"),
+    ("service.repository.sources.registry",),
+    ("service.repository.sources",),
     ("service.repository.loading",),
     ("service.rollout.aside", "service.rollout.canary"),
     ("service.rollout.intervals", "service.rollout.disagreements", "service.rollout.recent"),
@@ -152,6 +162,8 @@ SEAMS = {
     "uvicorn": {"service.server", "service.http.protocol", "service.http.gate"},
     "httptools": {"service.http.protocol"},
     "uvloop": {"service.program"},
+    "httpx2": {"service.repository.sources.web"},
+    "fsspec": {"service.repository.sources.stores"},
     "prometheus_client": {"service.metrics", "service.logs", "service.predictor", "service.http.routes"},
 }
 """Libraries that only these modules know."""

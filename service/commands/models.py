@@ -138,7 +138,13 @@ def _add(options: argparse.Namespace) -> int:
 
 
 def _source(reference: str) -> Path:
-    """Get the folder of the bundle that a reference names."""
+    """Get the folder of the bundle that a reference names, fetched where it is elsewhere."""
+    if "://" in reference:
+        from service.repository import sources
+        from service.settings import Settings
+
+        settings = Settings()
+        return sources.fetch(reference, settings.cache_dir, max_bytes=settings.max_bundle_bytes)
     folder = Path(reference).absolute()
     if not folder.is_dir():
         raise BundleError(f"there is no folder {reference!r}: give the folder of a bundle")

@@ -23,7 +23,7 @@ from service.errors import BundleError
 from service.metrics import PHASES, Metrics
 from service.predictor import Model, Predictor
 from service.repository import bundle as bundles
-from service.repository import golden, plan, versions
+from service.repository import golden, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.manifest import TOKENIZER, Graph
 from service.repository.opening import open_engine, open_low_latency
@@ -66,11 +66,22 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     allocator.share_arenas(cpu_quota())
     opened: list[Opened] = []
     tokenizers: dict[TokenizerKey, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
-    for bundle in find(settings.models_dir, settings.models):
+    for bundle in stable_bundles(settings):
         opened.append(open_bundle(bundle, settings, metrics, tokenizers))
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
     return serve(opened, settings, metrics)
+
+
+def stable_bundles(settings: Settings) -> list[Bundle]:
+    """Read and check the bundles that the settings name: those of the folder, and those from elsewhere.
+
+    Raises:
+        BundleError: one is not to be had, or is broken; or there is none.
+    """
+    names, references = sources.split(settings.models)
+    found = find(settings.models_dir, names) if names or not references else []
+    return found + [bundles.load(folder) for _, folder in sources.resolve(settings)]
 
 
 def find(models_dir: Path, names: Sequence[str] = ()) -> list[Bundle]:

@@ -22,7 +22,7 @@ from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
 from service.predictor import Model, Predictor, Serving
-from service.repository import installing, loading, plan, versions
+from service.repository import installing, loading, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
 from service.repository.manifest import WEIGHTS
@@ -87,6 +87,8 @@ class Rollouts:
         self._settings = settings
         self._metrics = metrics
         self._open_bundle = open_bundle
+        self._names, references = sources.split(settings.models)
+        self._has_folder = bool(self._names) or not references
         self._lock = asyncio.Lock()
         self._known: dict[str, dict[str, _Known]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -136,15 +138,25 @@ class Rollouts:
         """
         return await asyncio.shield(self._spawn(self._change(name, step)))
 
-    async def add(self, name: str, source: Path, version: str | None = None) -> str:
+    async def add(self, name: str, source: str, version: str | None = None) -> str:
         """Put a bundle into the folder as a version of a model; what serves stays. Returns the version's name.
 
+        Args:
+            source: a folder on this machine, or a reference as `service.repository.sources` takes it.
+
         Raises:
-            BundleError: it cannot be put there.
+            BundleError: it is not to be had, or cannot be put there.
         """
-        models_dir = self._settings.models_dir
-        installed = aside.run(lambda: installing.install(source, models_dir, name, version))
-        return (await self._spawn(installed)).name
+        settings = self._settings
+
+        def work() -> Version:
+            if "://" in source:
+                folder = sources.fetch(source, settings.cache_dir, max_bytes=settings.max_bundle_bytes)
+            else:
+                folder = Path(source)
+            return installing.install(folder, settings.models_dir, name, version)
+
+        return (await self._spawn(aside.run(work))).name
 
     async def remove(self, name: str, version: str) -> None:
         """Remove a version from the folder.
@@ -303,8 +315,10 @@ class Rollouts:
 
     def _look(self) -> dict[str, object]:
         """Get what of each model's folder decides what it serves: its versions, and its plan."""
+        if not self._has_folder:
+            return {}
         try:
-            stored = versions.find(self._settings.models_dir, self._settings.models)
+            stored = versions.find(self._settings.models_dir, self._names)
         except BertieError:  # the disk is away for a moment, or for good: what is loaded serves
             return {}
         return {model.name: ([version.name for version in model.versions], _stamp(model.folder)) for model in stored}
@@ -314,8 +328,7 @@ class Rollouts:
         return self._settings.models_dir / name
 
     def _stored(self, name: str) -> versions.StoredModel:
-        allowed = self._settings.models
-        if versions.is_model_name(name) and (not allowed or name in allowed):
+        if self._has_folder and versions.is_model_name(name) and (not self._names or name in self._names):
             with contextlib.suppress(BundleError):
                 return versions.find(self._settings.models_dir, (name,))[0]
         raise UnknownModel(f"there is no model {name!r:.200} in the folder of models", field="name")

@@ -355,7 +355,7 @@ async def test_a_device_where_nothing_runs(service: Served) -> None:
 async def test_add_verify_and_remove(service: Served, tmp_path: Path) -> None:
     source = make_version(tmp_path / "new", "sentiment", "x", temperature=4.0)
     change_manifest(source, name="sentiment")
-    assert await service.rollouts.add("sentiment", source) == "4"
+    assert await service.rollouts.add("sentiment", str(source)) == "4"
     assert service.stable == "1"
     assert service.states()["4"].state == "available"
     await service.rollouts.verify("sentiment", "4")
@@ -368,13 +368,34 @@ async def test_add_verify_and_remove(service: Served, tmp_path: Path) -> None:
         await service.rollouts.verify("sentiment", "7")
 
 
+async def test_a_version_from_elsewhere(folder: Path, tmp_path: Path) -> None:
+    source = make_version(tmp_path / "new", "sentiment", "x", temperature=4.0)
+    async with served(folder, cache_dir=tmp_path / "cache") as service:
+        assert await service.rollouts.add("sentiment", f"file://{source}", "remote") == "remote"
+        await service.rollouts.change("sentiment", lambda now: plan.promote(now, "remote"))
+        assert (await service.answer())[0] == "remote"
+        with pytest.raises(BundleError, match="nowhere"):
+            await service.rollouts.add("sentiment", f"file://{tmp_path}/nowhere")
+
+
+async def test_models_by_reference_have_no_folder(folder: Path, tmp_path: Path) -> None:
+    """They serve, and change when the settings do."""
+    source = make_bundle(tmp_path / "new", "sentiment")
+    models = (f"sentiment=file://{source}",)
+    async with served(folder, models=models, cache_dir=tmp_path / "cache", watch_seconds=0.02) as service:
+        assert service.stable == installing.files.digest((source / "manifest.json").read_bytes())
+        await asyncio.sleep(0.1)
+        with pytest.raises(UnknownModel):
+            await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
+
+
 async def test_the_first_version_that_is_added_does_not_serve(tmp_path: Path) -> None:
     """A folder without a plan serves the last in order; to add one is not to promote it."""
     make_bundle(tmp_path / "models", "sentiment")
     async with served(tmp_path / "models", watch_seconds=0.02) as service:
         digest = service.stable
         source = make_version(tmp_path / "new", "sentiment", "x", temperature=2.0)
-        assert await service.rollouts.add("sentiment", source) == "1"
+        assert await service.rollouts.add("sentiment", str(source)) == "1"
         await asyncio.sleep(0.2)
         assert service.stable == digest
         assert plan.read(service.folder / "sentiment").stable == digest
