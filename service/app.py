@@ -5,6 +5,7 @@ Owns their order. Knows nothing of the server that runs it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -70,13 +71,16 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.traces:
             recorder.traces = _traces()
+        gate.keys.load()
         predictor = gate.predictor = load(settings, metrics)
+        watch = asyncio.create_task(gate.keys.watch())
         rollouts = gate.rollouts = Rollouts(predictor, settings, metrics, open_bundle)
         await rollouts.start()
         app.openapi_schema = None  # its examples are those that the models answer
         try:
             yield
         finally:
+            watch.cancel()
             idle = rollouts.close()
             app.state.idle = await predictor.drain(settings.drain_seconds) and idle
             if recorder.traces is not None:

@@ -77,6 +77,16 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.key_requests = Counter(
+            "bertie_key_requests", "Requests answered, by the API key's name.", ["key", "status"], registry=registry
+        )
+        self.key_tokens = Counter("bertie_key_tokens", "Tokens run, by the API key's name.", ["key"], registry=registry)
+        self.key_rejected = Counter(
+            "bertie_key_rejected",
+            "Requests refused or given up, by the API key's name: rate_limit, queue_full, forbidden, ...",
+            ["key", "reason"],
+            registry=registry,
+        )
         self.predictions = Counter(
             "bertie_predictions",
             "Answers by predicted label: for a question `answer`, `no_answer` or `option`; also `zero_shot`, `score`, "
@@ -97,6 +107,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.no_answer = Counter("bertie_no_answer", "Questions answered with no answer.", ["model"], registry=registry)
+        self.cache_hits = Counter(
+            "bertie_cache_hits", "Rows whose logits were kept (BERTIE_CACHE_MB).", ["model"], registry=registry
+        )
+        self.cache_misses = Counter(
+            "bertie_cache_misses", "Rows that were run, where logits are kept.", ["model"], registry=registry
+        )
+        self.cache_bytes = Gauge("bertie_cache_bytes", "Memory of the logits that are kept.", registry=registry)
         self.drift = Gauge(
             "bertie_drift_psi",
             "Population stability index of the last hours against the dev set, by feature: label, score, tokens, "

@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     max_batch_tokens: int = Field(
         default=0, ge=0, description="Tokens of a batch, padding included; 0: 256 on the CPU, 16384 on CUDA."
     )
+    cache_mb: int = Field(
+        default=0,
+        ge=0,
+        description="Memory in MB for the logits of rows that ran, of all models together: who asks the same again "
+        "gets the same answer without a run. 0: none. Only for int8 on the CPU, where no row's logits depend on its "
+        "batch.",
+    )
     max_requests: int = Field(default=1024, ge=1, description="Requests in flight before others get 429.")
     max_queue_tokens: int = Field(
         default=65536,
@@ -106,6 +113,12 @@ class Settings(BaseSettings):
         default=(),
         description="Bearer tokens, comma-separated; when set, everything but pages, probes and metrics wants one.",
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="TOML file of named keys: hashes, limits and models (`python -m service keys`); read again when it "
+        "changes.",
+    )
+    keys: str | None = Field(default=None, description="The same text, in the variable itself.")
     admin_key: SecretStr | None = Field(
         default=None,
         min_length=16,
@@ -153,6 +166,11 @@ class Settings(BaseSettings):
         description="Whether each request is traced, and the spans sent where `OTEL_EXPORTER_OTLP_ENDPOINT` says "
         "(install the extra `otel`).",
     )
+
+    @property
+    def wants_keys(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.api_keys) or self.keys is not None or self.keys_file is not None
 
     @field_validator("models", "api_keys", "cors_origins", "protocols", mode="before")
     @classmethod

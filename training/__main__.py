@@ -134,7 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(
-        "--dev", action="append", default=[], help="a dev file to gate on (the recipe's); again for more"
+        "--dev",
+        action="append",
+        default=[],
+        help="a dev file to gate on (the recipe's), of which golden.json holds some texts; again for more",
     )
     _add_layout(export)
     export.add_argument("--dev-limit", type=_count, default=0, help="examples of each dev file, 0 for all")

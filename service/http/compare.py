@@ -52,13 +52,15 @@ def endpoints(gate: Gate) -> tuple[Endpoint, ...]:
 
     def compare(ask: Ask) -> Response:
         """Get how the answers of a model's shadow compare with those of its stable version."""
-        snapshot = observer().snapshot(ask.name or "")
+        name = ask.name or ""
+        ask.models.named(name, "name")
+        snapshot = observer().snapshot(name)
         return Response(snapshot.model_dump_json(by_alias=True), media_type=JSON)
 
     def feedback(ask: Ask) -> Response:
         """Send the right answer to an input that a model with a canary or a shadow answered."""
         body = requests.check(Feedback, ask.json())
-        model, right = observer().feedback(body.request_id, body.index, body)
+        model, right = observer().feedback(body.request_id, body.index, body, ask.models.serving)
         return Response(Judged(model=model, right=dict(right)).model_dump_json(), media_type=JSON)
 
     example = {"request_id": "3f6c0d2f9d1e4c7b8a5e6f7081920a1b", "label": "positive"}

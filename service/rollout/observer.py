@@ -96,8 +96,13 @@ class Observer:
             return Comparison(name, serving.stable.version, None).snapshot(accuracy)
         raise UnknownModel("no model of this name has versions that are compared", field="name")
 
-    def feedback(self, request_id: str, place: int, given: Truth) -> tuple[str, Mapping[str, bool]]:
+    def feedback(
+        self, request_id: str, place: int, given: Truth, known: Mapping[str, Serving]
+    ) -> tuple[str, Mapping[str, bool]]:
         """Hold a right answer against what was answered. What came first counts.
+
+        Args:
+            known: what answers, by the names that the sender may use.
 
         Returns:
             The model, and of each version that answered whether it was right.
@@ -107,7 +112,7 @@ class Observer:
             InvalidInput: it is no answer of the task that was asked.
         """
         said = self._recent.get(request_id, place)
-        serving = self._predictor.serving.get(said.model) if said is not None else None
+        serving = known.get(said.model) if said is not None else None
         if said is None or serving is None:
             raise UnknownRequest(
                 "no answer to this request and index is kept: it is old, or its model has neither canary nor shadow",

@@ -1,7 +1,8 @@
 """The worker pool: threads that take batches from the queue and run them, and what looks after them.
 
 Work-conserving: there is no timer. A worker that is free takes what waits; a batch is what came while all were busy.
-While short jobs come, long ones hold at most half of the workers, so that a short one finds a core.
+While short jobs come, long ones hold at most half of the workers, so that a short one finds a core; and a client that
+has a share holds no more of them than that, so that others' jobs need not wait for a batch of its own to end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Hashable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -50,6 +52,7 @@ class Scheduler:
         self._changed = threading.Condition(lock)
         self._short_seen = -math.inf
         self._long_turn = self._stopped = False
+        self._shares = False  # a client that has a share of the workers has come
         # Of those that ran for a client, until they are forgotten: what a shadow does is no matter of readiness.
         self._failures: WeakKeyDictionary[Runner, int] = WeakKeyDictionary()
         self._calls = 0  # under way, those that were given up too
@@ -91,12 +94,19 @@ class Scheduler:
         return self._losses < LOSSES
 
     async def run(
-        self, runner: Runner, rows: Sequence[Encoded], client: Hashable = None, *, background: bool = False
+        self,
+        runner: Runner,
+        rows: Sequence[Encoded],
+        client: Hashable = None,
+        *,
+        share: float = 1.0,
+        background: bool = False,
     ) -> Job:
         """Run the rows (at least one) of a request, and get its job, complete. Cancelled, it leaves the queue at once.
 
         Args:
             client: who asks; the rows of one client are served in turn with those of others.
+            share: most of the workers that this client may hold at once; it may hold one in any case.
             background: run them only where a core is free and no client's row waits. How they fare is seen neither in
                 the metrics of what waits and runs nor in `ready` and `alive`.
 
@@ -107,9 +117,10 @@ class Scheduler:
         """
         if self._stopped:
             raise Draining("the service is stopping; ask another")
-        job = Job(runner, rows, client, self._loop.create_future())
+        job = Job(runner, rows, client, self._loop.create_future(), share)
         queue = self._background if background else self._long if job.long else self._short
         with self._changed:
+            self._shares |= share < 1
             queue.add(job)
             if not background:
                 self._failures.setdefault(runner, 0)
@@ -151,9 +162,10 @@ class Scheduler:
         with self._changed:
             while not (self._stopped or worker.lost):
                 now = time.perf_counter()
-                if (queue := self._choose(now)) is not None:
+                held = self._held_back()
+                if (queue := self._choose(now, held)) is not None:
                     free = sum(not each.rows for each in self._workers)
-                    due = queue.first()
+                    due = queue.first(held)
                     rows = batcher.compose(due, math.ceil(queue.rows / free), due[0].job.runner.batch_tokens)
                     queue.take(rows)
                     engine = self._engine(rows)
@@ -166,18 +178,31 @@ class Scheduler:
                 self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long.rows else None)
             return None
 
-    def _choose(self, now: float) -> Queue | None:
+    def _held_back(self) -> Container[Hashable]:
+        """Find the clients that hold as many workers as their share allows."""
+        if not self._shares:
+            return ()
+        running = [waiting.job for worker in self._workers for waiting in worker.rows]
+        shares = {job.client: job.share for job in running if job.share < 1}
+        workers = Counter(
+            client for worker in self._workers for client in {waiting.job.client for waiting in worker.rows}
+        )
+        most = len(self._workers)
+        return {client for client, share in shares.items() if workers[client] >= max(1, int(share * most))}
+
+    def _choose(self, now: float, held: Container[Hashable]) -> Queue | None:
         """Choose whom a free worker serves: long jobs or short ones, in turn where both wait; None: nobody for now."""
-        if self._short.rows:
+        short, long = self._short.serves(held), self._long.serves(held)
+        if short:
             self._short_seen = now
-        if self._long.rows and (self._long_turn or not self._short.rows):
+        if long and (self._long_turn or not short):
             running = sum(worker.rows[0].job.long for worker in self._workers if worker.rows)
             quiet = now - self._short_seen >= SHORT_SECONDS
             if running < (len(self._workers) if quiet else max(1, len(self._workers) // 2)):
                 self._long_turn = False
                 return self._long
         self._long_turn = True
-        return self._short if self._short.rows else None
+        return self._short if short else None
 
     def _spare(self) -> bool:
         """Whether a core is free and no client's row waits."""

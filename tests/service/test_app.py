@@ -295,7 +295,7 @@ class TestDocument:
             assert operation["summary"].endswith(".")
             content = operation["requestBody"]["content"]["application/json"]
             assert len(content["examples"]) >= 3
-            statuses = {"200", "400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
+            statuses = {"200", "400", "401", "403", "404", "413", "415", "422", "429", "500", "503", "504"}
             assert set(operation["responses"]) == statuses
             assert "Server-Timing" in operation["responses"]["200"]["headers"]
             assert "Retry-After" in operation["responses"]["429"]["headers"]

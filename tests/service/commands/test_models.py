@@ -1,5 +1,6 @@
 """`python -m service models`: a plain line for what was done, one on the standard error for what cannot be."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -179,6 +180,17 @@ def test_add(tmp_path: Path, source: Path, run: Run, monkeypatch: pytest.MonkeyP
     assert said == ("sentiment: version 2 added; it answers nothing yet: promote it, or try it as canary or shadow\n")
     monkeypatch.chdir(source)
     assert run("add", "sentiment", ".", "--version", "v3").startswith("sentiment: version v3 added; it answers nothing")
+
+
+def test_add_from_elsewhere(
+    tmp_path: Path, source: Path, run: Run, refused: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BERTIE_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("BERTIE_CACHE_DIR", str(tmp_path / "cache"))
+    digest = hashlib.sha256((source / "manifest.json").read_bytes()).hexdigest()
+    added = run("add", "sentiment", f"file://{source}#sha256={digest}")
+    assert added == "sentiment: version 1 added; it is stable\n"
+    assert "sha256" in refused("add", "sentiment", f"file://{source}#sha256={'0' * 64}")
 
 
 def test_add_refuses(folder: Path, source: Path, refused: Run) -> None:

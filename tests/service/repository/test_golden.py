@@ -15,7 +15,7 @@ from service.engine.session import SEVEN_BIT, Outputs
 from service.errors import BundleError
 from service.repository import bundle as bundles
 from service.repository import golden
-from service.repository.golden import GOLDEN, MAX_INPUTS, OTHER_TOLERANCE, TOLERANCES
+from service.repository.golden import GOLDEN, LEAST, MAX_INPUTS, OTHER_TOLERANCE, TOLERANCES, Tolerance
 from service.repository.loading import open_task
 from service.repository.manifest import TOKENIZER
 from service.repository.opening import open_engine
@@ -208,32 +208,59 @@ def test_what_is_no_number_is_found(sentiment: Path) -> None:
 # ---- how far is near ------------------------------------------------------------------------------------------------
 
 
-def as_int8(folder: Path, *arithmetics: str) -> None:
+UNIT = 2.0
+"""The largest logit."""
+
+
+def as_int8(folder: Path, apart: list[float] | None = None, key: str = "int8") -> None:
+    """Write the logits down as those of an int8 graph, and in 7 bits so far apart from them, if that is given."""
+
     def change(values: dict[str, Any]) -> None:
-        values["expected"] = dict.fromkeys(arithmetics, values["expected"]["fp32"])
+        rows = values["expected"].pop("fp32")
+        values["expected"][key] = rows
+        if apart is not None:
+            others = json.loads(json.dumps(rows))
+            for each, distance in zip(others, apart, strict=True):
+                each["logits"][0][0] = [logit + distance for logit in each["logits"][0][0]]
+            values["expected"][SEVEN_BIT] = others
 
     rewrite(folder, change)
 
 
-@pytest.mark.parametrize("arithmetic", ["int8", SEVEN_BIT])
-def test_int8_may_be_rounded_otherwise_on_some_inputs(sentiment: Path, arithmetic: str) -> None:
-    as_int8(sentiment, "int8", SEVEN_BIT)
-    unit = 2.0
-    few = [0.9 * TOLERANCES[arithmetic].largest * unit, 0.0, 0.0]
-    assert held(sentiment, lambda engine: Played(engine, few, arithmetic)) == 3
-    most = [0.0, *([1.1 * TOLERANCES[arithmetic].typical * unit] * 2)]
-    refused(sentiment, "half of the inputs", lambda engine: Played(engine, most, arithmetic))
-    far = [0.0, 0.0, 1.1 * TOLERANCES[arithmetic].largest * unit]
-    refused(sentiment, r"inputs\.2 of golden\.json: a logit is", lambda engine: Played(engine, far, arithmetic))
+def test_int8_is_held_as_tightly_as_seven_bits_are_to_eight(sentiment: Path) -> None:
+    """On few inputs an activation may be rounded otherwise, on most none is."""
+    as_int8(sentiment, apart=[0.3, 0.2, 0.5])
+    few = [0.0, 0.0, 0.45]
+    assert held(sentiment, lambda engine: Played(engine, few, "int8")) == 3
+    assert held(sentiment, lambda engine: Played(engine, [0.7, 0.2, 0.5], SEVEN_BIT)) == 3
+    most = [0.0, 0.16, 0.16]
+    refused(sentiment, "of half of the inputs .* 0.16 or more .* 0.15 is", lambda e: Played(e, most, "int8"))
+    far = [0.0, 0.0, 0.55]
+    refused(sentiment, r"inputs\.2 of .* 0\.55 from .* 0\.5 is possible", lambda e: Played(e, far, "int8"))
 
 
-@pytest.mark.parametrize(("own", "other"), [("int8", SEVEN_BIT), (SEVEN_BIT, "int8")])
-def test_eight_bits_are_held_to_seven_more_loosely(sentiment: Path, own: str, other: str) -> None:
-    as_int8(sentiment, other)
-    unit = 2.0
-    assert held(sentiment, lambda engine: Played(engine, 0.9 * OTHER_TOLERANCE.typical * unit, own)) == 3
-    refused(sentiment, "half of the", lambda engine: Played(engine, 1.1 * OTHER_TOLERANCE.typical * unit, own))
-    refused(sentiment, r"inputs\.0 of", lambda engine: Played(engine, 1.1 * OTHER_TOLERANCE.largest * unit, own))
+def test_int8_has_a_least_tolerance(sentiment: Path) -> None:
+    as_int8(sentiment, apart=[0.0] * 3)
+    assert held(sentiment, lambda engine: Played(engine, [0.0, 0.0, 0.9 * LEAST.largest * UNIT], "int8")) == 3
+    assert held(sentiment, lambda engine: Played(engine, 0.9 * LEAST.typical * UNIT, "int8")) == 3
+    refused(sentiment, "half of the", lambda engine: Played(engine, 1.1 * LEAST.typical * UNIT, "int8"))
+
+
+@pytest.mark.parametrize(
+    ("key", "own", "tolerance"),
+    [
+        ("int8", "int8", TOLERANCES["int8"]),
+        (SEVEN_BIT, SEVEN_BIT, TOLERANCES[SEVEN_BIT]),
+        ("int8", SEVEN_BIT, OTHER_TOLERANCE),
+        (SEVEN_BIT, "int8", OTHER_TOLERANCE),
+    ],
+)
+def test_int8_of_one_kind_is_held_more_loosely(sentiment: Path, key: str, own: str, tolerance: Tolerance) -> None:
+    as_int8(sentiment, key=key)
+    assert held(sentiment, lambda engine: Played(engine, 0.9 * tolerance.typical * UNIT, own)) == 3
+    refused(sentiment, "half of the", lambda engine: Played(engine, 1.1 * tolerance.typical * UNIT, own))
+    far = [0.0, 0.0, 1.1 * tolerance.largest * UNIT]
+    refused(sentiment, r"inputs\.2 of", lambda engine: Played(engine, far, own))
 
 
 def test_what_shifts_all_logits_alike_changes_no_answer_and_is_found(sentiment: Path) -> None:
@@ -259,6 +286,17 @@ def test_what_shifts_all_logits_alike_changes_no_answer_and_is_found(sentiment: 
             r"expected\.fp32\.0\.logits\.0\.0\.0: Input should be a finite number",
         ),
         (b'{"format": 1, "inputs": [{}], "expected": {"fp32": [{"answer": {}, "logits": []}]}}', "logits: .* least 1"),
+        (
+            json.dumps(
+                {
+                    "format": 1,
+                    "inputs": [{}],
+                    "expected": {n: [{"answer": {}, "logits": [[[0.0] * w]]}] for n, w in (("a", 1), ("b", 2))},
+                }
+            ).encode(),
+            "rows of different shapes in a, b",
+        ),
+        (b'{"format": 1, "inputs": [{}], "expected": {"fp32": [{"answer": {}, "logits": [[[]]]}]}}', "at least 1"),
         (b" " * (4 << 20) + b"{}", "has 4194306 bytes; the most is 4194304"),
     ],
 )  # fmt: skip

@@ -118,7 +118,9 @@ async def test_what_could_not_be_done_is_told_and_tried_again(tmp_path: Path) ->
 
 
 async def said(it: Service, response: Any, index: int = 0, **given: Any) -> dict[str, bool]:
-    model, right = it.observer.feedback(response.headers["x-request-id"], index, Truth(**given))
+    model, right = it.observer.feedback(
+        response.headers["x-request-id"], index, Truth(**given), it.rollouts._predictor.serving
+    )
     assert model == "sentiment"
     return dict(right)
 
@@ -181,7 +183,7 @@ async def test_a_canary_is_judged_beside_the_stable_version(tmp_path: Path) -> N
 async def test_what_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with service(tmp_path, FakeEngine(STABLE), FakeEngine(STABLE)) as it:
         with pytest.raises(UnknownRequest):
-            it.observer.feedback("never", 0, Truth(label="positive"))
+            it.observer.feedback("never", 0, Truth(label="positive"), it.rollouts._predictor.serving)
         answer = await it.ask()
         await it.ended(1)
         with pytest.raises(InvalidInput):

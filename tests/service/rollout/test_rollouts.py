@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -477,16 +478,15 @@ async def test_a_stop_does_not_wait_for_a_swap(folder: Path) -> None:
 
 
 async def test_nothing_is_left_of_many_swaps(service: Served) -> None:
-    def there() -> list[int]:  # beside what other tests left: FastAPI remembers handlers, and so their applications
-        gc.collect()
-        kinds = [type(each).__name__ for each in gc.get_objects()]
-        return [kinds.count(kind) for kind in ("Model", "OrtEngine")]
-
-    names, before = ("1", "2"), there()
+    names, left = ("1", "2"), []
     for i in range(6):
+        serving = service.predictor.models["sentiment"]
+        left += [weakref.ref(serving), weakref.ref(serving.runner), weakref.ref(serving.runner.engine)]
+        del serving
         await service.rollouts.change("sentiment", lambda now, i=i: plan.promote(now, names[(i + 1) % 2]))
     await until(lambda: all(each.state != "draining" for each in service.states().values()))
-    assert there() == before
+    gc.collect()
+    assert [each() for each in left] == [None] * 18
 
 
 async def test_what_happened_is_logged(service: Served, caplog: pytest.LogCaptureFixture) -> None:

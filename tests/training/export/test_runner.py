@@ -106,7 +106,7 @@ def test_every_file_is_hashed(sentiment: Path) -> None:
     manifest = json.loads((sentiment / MANIFEST).read_text())
     names = {path.name for path in sentiment.iterdir()}
     graphs = {f"model.{precision}.onnx" for precision in ("fp32", "int8", "fp16")}
-    assert names == {"manifest.json", "tokenizer.json", "weights.bin", "README.md"} | graphs
+    assert names == {"manifest.json", "tokenizer.json", "weights.bin", "README.md", "golden.json"} | graphs
     assert manifest["files"].keys() == names - {"manifest.json"}
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((sentiment / name).read_bytes()).hexdigest() == digest
