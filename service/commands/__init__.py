@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "score": "score the rows of Parquet, JSON lines or CSV files, here or on a Ray cluster",
+}
 """What each command does, by name."""
 
 

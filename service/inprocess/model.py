@@ -102,7 +102,7 @@ class Model:
         owners = [place for place, rows in enumerate(encoded) for _ in rows]
         ends = list(accumulate(map(len, encoded)))
         missing = list(map(len, encoded))
-        logits: dict[int, RowLogits | InferenceError] = {}
+        logits: dict[int, Any] = {}  # or the error that there are none
         answers: list[Any] = [None] * len(examples)
         for i, found in self._run(list(chain.from_iterable(encoded))):
             logits[i] = found
@@ -110,8 +110,8 @@ class Model:
             missing[place] -= 1
             if not missing[place]:
                 own = [logits.pop(j) for j in range(ends[place] - len(encoded[place]), ends[place])]
-                failed = next((each for each in own if isinstance(each, InferenceError)), None)
-                answers[place] = failed or task.decode(examples[place], encoded[place], own)
+                failed = [each for each in own if isinstance(each, InferenceError)]
+                answers[place] = failed[0] if failed else task.decode(examples[place], encoded[place], own)
         return answers
 
     def _run(self, rows: Sequence[Encoded]) -> Iterator[tuple[int, RowLogits | InferenceError]]:

@@ -1,0 +1,114 @@
+"""Parts scored on a Ray cluster: a task a part, on a pool of workers that each hold the model.
+
+Ray Data hands out the parts, and hands one out again when its node dies; a part's files are the part's own and appear
+whole, so one that runs twice leaves what one leaves that runs once. Texts go from storage to worker and from worker to
+storage: none goes through Ray. Knows nothing of formats.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from service.errors import ConfigurationError
+from service.repository.bundle import Bundle
+from service.repository.manifest import MANIFEST
+from service.scoring.errors import ScoringError
+from service.scoring.part import Done, OnBlock, Scorer
+from service.scoring.plan import Part, Plan
+from service.scoring.storage import Folder
+
+SECONDS = 5.0
+"""To reach a cluster."""
+
+
+class Worker:
+    """A process of the cluster that scores parts, one after another."""
+
+    def __init__(self, plan: bytes, files: dict[str, bytes], output: str, device: str, threads: int) -> None:
+        """
+        Args:
+            plan: as JSON.
+            files: the bundle's, by name: no node needs a folder of models.
+        """
+        from service.inprocess import load
+
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        with tempfile.TemporaryDirectory(prefix="bertie-score-") as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            model = load(folder, device=device, threads=threads).model
+        self._plan = Plan.from_json(plan)
+        self._scorer = Scorer(self._plan, model, Folder(output))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score the parts of a batch, `number` [parts]. Returns what became of each, by column."""
+        parts = [self._plan.parts[number] for number in batch["number"].tolist()]
+        rows = [asdict(done) for done in self._scorer.score(parts)]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def connect(address: str) -> None:
+    """Connect to a cluster: `HOST:PORT`, `auto` for the one of this machine, `local` for a new one.
+
+    Raises:
+        ConfigurationError: Ray is not installed.
+        ScoringError: nobody answers there.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigurationError(f"--ray wants Ray: pip install 'bertie[ray]' ({error})") from error
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.removeprefix("ray://"), int(port)), SECONDS).close()
+        except OSError as error:
+            raise ScoringError(f"no Ray cluster at {address}: {error}") from error
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ScoringError(f"no Ray cluster at {address}: {reason}") from error
+
+
+def scoring(
+    plan: Plan, bundle: Bundle, folder: Folder, *, device: str, workers: int | None
+) -> Callable[[list[Part], OnBlock], Iterator[Done]]:
+    """Get what scores parts on the cluster that this process is connected to.
+
+    Args:
+        workers: processes, of a core each (a GPU each on CUDA); None for as many as the cluster has.
+    """
+
+    def score(parts: list[Part], on_block: OnBlock) -> Iterator[Done]:
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext
+
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        gpus = 1 if device == "cuda" else 0
+        most = workers or max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
+        files = {name: bundle.read(name) for name in bundle.manifest.files}
+        files[MANIFEST] = (bundle.folder / MANIFEST).read_bytes()
+        numbers = [{"number": part.number} for part in parts]
+        done = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+            Worker,
+            batch_size=1,
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(min_size=1, max_size=min(most, len(parts)), max_tasks_in_flight_per_actor=2),
+            fn_constructor_args=(plan.to_json(), ray.put(files), folder.url, device, 1),
+            num_cpus=1,
+            num_gpus=gpus,
+        )
+        for row in done.iter_rows():
+            found = Done(**row)
+            on_block(found.rows, found.rejected)
+            yield found
+
+    return score
