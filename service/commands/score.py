@@ -72,6 +72,7 @@ def _score(options: argparse.Namespace) -> int:
         return 0
     missing, parts = len(begun.missing), len(begun.plan.parts)
     _tell(f"{begun.plan.rows:,} rows in {parts} parts, {parts - missing} of them done; model {model.bundle.name!r}")
+    score: run.Score
     if options.ray is None:
         score = Scorer(begun.plan, model, folder).score
     else:

@@ -30,17 +30,19 @@ SECONDS = 5.0
 class Worker:
     """A process of the cluster that scores parts, one after another."""
 
-    def __init__(self, plan: bytes, files: dict[str, bytes], output: str, device: str, threads: int) -> None:
+    def __init__(self, plan: bytes, files: Any, output: str, device: str, threads: int) -> None:
         """
         Args:
             plan: as JSON.
-            files: the bundle's, by name: no node needs a folder of models.
+            files: a reference to the bundle's, by name: no node needs a folder of models.
         """
+        import ray
+
         from service.inprocess import load
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         with tempfile.TemporaryDirectory(prefix="bertie-score-") as folder:
-            for name, content in files.items():
+            for name, content in ray.get(files).items():
                 (Path(folder) / name).write_bytes(content)
             model = load(folder, device=device, threads=threads).model
         self._plan = Plan.from_json(plan)

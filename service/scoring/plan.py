@@ -165,7 +165,7 @@ class Plan:
         """Raise ScoringError, with the difference, where another run is meant."""
         mine, theirs = asdict(self.settings), asdict(settings)
         for name, value in mine.items():
-            if theirs[name] != value:
+            if name != "input" and theirs[name] != value:
                 raise ScoringError(
                     f"the run in the output folder has {name} {value!r}, and this one {theirs[name]!r}: choose another "
                     "folder, or --overwrite"

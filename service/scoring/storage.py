@@ -78,9 +78,9 @@ class Folder:
 
     def __init__(self, url: str) -> None:
         """Raises ScoringError: there is no such kind of storage."""
-        self.url = url
         with told(url):
             self._system, self._path = connect(url)
+            self.url = _url(self._system, self._path)
 
     def names(self, under: str = "") -> set[str]:
         """Get the names of what is in the folder, or in one of its folders; none where there is no folder."""
@@ -168,4 +168,9 @@ def _file(system: Any, path: str) -> File:
     stamp = next(
         (known[each] for each in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created") if known.get(each)), ""
     )
-    return File(system.unstrip_protocol(path).removeprefix("file://"), known["size"], str(stamp))
+    return File(_url(system, path), known["size"], str(stamp))
+
+
+def _url(system: Any, path: str) -> str:
+    url: str = system.unstrip_protocol(path)
+    return url.removeprefix("file://")
