@@ -7,8 +7,11 @@ storage: none goes through Ray. Knows nothing of formats.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -23,8 +26,8 @@ from service.scoring.part import Done, OnBlock, Scorer
 from service.scoring.plan import Part, Plan
 from service.scoring.storage import Folder
 
-SECONDS = 5.0
-"""To reach a cluster."""
+SECONDS = 15.0
+"""To reach a cluster. Ray itself tries for minutes, and then ends the process."""
 
 
 class Worker:
@@ -66,17 +69,26 @@ def connect(address: str) -> None:
         import ray
     except ImportError as error:
         raise ConfigurationError(f"--ray wants Ray: pip install 'bertie[ray]' ({error})") from error
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        try:
-            socket.create_connection((host.removeprefix("ray://"), int(port)), SECONDS).close()
-        except OSError as error:
-            raise ScoringError(f"no Ray cluster at {address}: {error}") from error
+    if address not in ("auto", "local"):
+        _reach(address)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ScoringError(f"no Ray cluster at {address}: {reason}") from error
+
+
+def _reach(address: str) -> None:
+    """Raise ScoringError where no cluster answers."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdigit()) or "://" in host:
+        raise ScoringError(f"--ray is HOST:PORT, auto or local, not {address!r}")
+    try:
+        socket.create_connection((host, int(port)), SECONDS).close()
+        status = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+        subprocess.run(status, timeout=SECONDS, check=True, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ScoringError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def scoring(
@@ -94,6 +106,7 @@ def scoring(
 
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # progress is told by `service.scoring.progress`
         gpus = 1 if device == "cuda" else 0
         most = workers or max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
         files = {name: bundle.read(name) for name in bundle.manifest.files}
