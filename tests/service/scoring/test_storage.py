@@ -18,7 +18,9 @@ def test_a_folder_is_its_files_without_the_hidden_ones(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")
-    assert [file.url for file in find(str(tmp_path))] == [str(tmp_path / name) for name in ("a.csv", "b.csv", "in/c.csv")]
+    assert [file.url for file in find(str(tmp_path))] == [
+        str(tmp_path / name) for name in ("a.csv", "b.csv", "in/c.csv")
+    ]
     assert [file.url for file in find(f"{tmp_path}/*.csv")] == [str(tmp_path / name) for name in ("a.csv", "b.csv")]
     assert [file.size for file in find(str(tmp_path / "a.csv"))] == [1]
 
