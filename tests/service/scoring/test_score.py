@@ -156,7 +156,7 @@ def test_questions_have_answers_and_places(models_dir: Path, tmp_path: Path) -> 
     found, nothing = scored(models_dir / "qa", rows, tmp_path, *names)
     assert found["answer"] == "Paris" == context[found["start"] : found["end"]]
     assert (found["document"], found["no_answer"]) == (0, False)
-    assert [each["answer"] for each in found["answers"]][0] == "Paris"
+    assert found["answers"][0]["answer"] == "Paris"
     assert 0 <= found["no_answer_score"] < found["score"] <= 1
     assert (nothing["answer"], nothing["score"], nothing["start"], nothing["no_answer"]) == (None, None, None, True)
 
