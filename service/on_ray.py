@@ -58,6 +58,7 @@ class EstimatedWait:
     max_ongoing_requests=2 * Settings.model_fields["max_requests"].default,
     max_queued_requests=256,
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    max_surge_percent=50,  # of an update: the new ones answer before the old ones end
     graceful_shutdown_timeout_s=30.0,
     graceful_shutdown_wait_loop_s=0.5,
     health_check_period_s=5.0,
@@ -66,7 +67,6 @@ class EstimatedWait:
     autoscaling_config=AutoscalingConfig(
         min_replicas=1,
         max_replicas=4,
-        look_back_period_s=5.0,
         downscale_delay_s=300.0,
         policy=AutoscalingPolicy(policy_function=EstimatedWait),
     ),

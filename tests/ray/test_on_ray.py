@@ -48,7 +48,7 @@ def decide(waits: list[float], replicas: int = 4, state: dict[str, Any] | None =
 
 
 def test_a_wait_over_the_target_wants_more_replicas_at_most_twice_as_many() -> None:
-    assert decide([0.1, 0.2, 0.1, 0.2]) == (6, {})
+    assert decide([0.1, 0.19, 0.1, 0.19]) == (6, {})
     assert decide([9.0] * 4) == (8, {})
     assert decide([9.0] * 8, replicas=8) == (10, {})
     assert decide([9.0] * 4, current_num_replicas=3) == (4, {})  # those that were asked for are coming
@@ -125,6 +125,13 @@ def ask(url: str, body: Any = None) -> tuple[int, dict[str, str], Any]:
         return error.code, dict(error.headers), error.read()
 
 
+def fixed(replicas: int, version: str, **options: Any) -> Any:
+    """The application with so many replicas. Another version's are other processes."""
+    environment = {"num_cpus": 1, "runtime_env": {"env_vars": {"VERSION": version}}}
+    options |= {"num_replicas": replicas, "autoscaling_config": None, "ray_actor_options": environment}
+    return on_ray.Replica.options(**options).bind()
+
+
 class Load:
     """Clients that ask, one request after another, until the block ends."""
 
@@ -164,24 +171,26 @@ def test_a_replica_answers_as_the_service_does(address: str) -> None:
     assert ask(f"{address}/models")[0] == 200
 
 
+def actors() -> set[str]:
+    """Names of the replicas that run."""
+    return {name for name in ray.util.list_named_actors() if "SERVE_REPLICA" in name}
+
+
 def test_an_update_under_load_fails_no_request(address: str) -> None:
-    two = on_ray.Replica.options(num_replicas=2, autoscaling_config=None)
-    serve.run(two.options(version="1").bind(), name="bertie")
+    serve.run(fixed(2, "1"), name="bertie")
     with Load(f"{address}/classify", {"text": "a good film"}, clients=4) as load:
         time.sleep(2)
-        before = load.statuses.total()
-        serve.run(two.options(version="2").bind(), name="bertie")
+        before, processes = load.statuses.total(), actors()
+        serve.run(fixed(2, "2"), name="bertie")
         time.sleep(2)
+    assert actors().isdisjoint(processes)
     assert set(load.statuses) == {200}
     assert before > 10
     assert load.statuses.total() > 2 * before
 
 
 def test_more_than_may_be_in_flight_gets_429_and_when_to_come_again(address: str) -> None:
-    tight = on_ray.Replica.options(
-        num_replicas=1, autoscaling_config=None, max_ongoing_requests=1, max_queued_requests=1, version="3"
-    )
-    serve.run(tight.bind(), name="bertie")
+    serve.run(fixed(1, "3", max_ongoing_requests=1, max_queued_requests=1), name="bertie")
     with Load(f"{address}/classify", {"inputs": [{"text": "good " * 40}] * 64}, clients=12) as load:
         deadline = time.monotonic() + 30
         while not (load.statuses[429] and load.statuses[200]) and time.monotonic() < deadline:
@@ -192,10 +201,10 @@ def test_more_than_may_be_in_flight_gets_429_and_when_to_come_again(address: str
 
 def test_a_wait_in_the_queue_brings_another_replica(address: str) -> None:
     config = {
-        "min_replicas": 1, "max_replicas": 2, "look_back_period_s": 1.0, "metrics_interval_s": 0.2,
+        "min_replicas": 1, "max_replicas": 2, "look_back_period_s": 1.0, "metrics_interval_s": 0.2, "upscale_delay_s": 0.0,
         "policy": {"policy_function": EstimatedWait, "policy_kwargs": {"target_seconds": 0.0001}},
     }  # fmt: skip
-    serve.run(on_ray.Replica.options(autoscaling_config=config, version="4").bind(), name="bertie")
+    serve.run(on_ray.Replica.options(autoscaling_config=config).bind(), name="bertie")
 
     def running() -> int:
         deployment = serve.status().applications["bertie"].deployments["bertie"]
