@@ -101,4 +101,4 @@ class Replica:
             raise RuntimeError("the models' workers are dead")
 
 
-app = Replica.bind()
+app = Replica.bind()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The service on Ray Serve: a replica's answers, its wait as the autoscaler's signal, and its replacement under load."""
+"""The service on Ray Serve: a replica's answers, the wait that scales, 429, and an update under load."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_more_than_may_be_in_flight_gets_429_and_when_to_come_again(address: str
 
 def test_a_wait_in_the_queue_brings_another_replica(address: str) -> None:
     config = {
-        "min_replicas": 1, "max_replicas": 2, "look_back_period_s": 1.0, "metrics_interval_s": 0.2, "upscale_delay_s": 0.0,
+        "min_replicas": 1, "max_replicas": 2, "look_back_period_s": 1.0, "metrics_interval_s": 0.2,
         "policy": {"policy_function": EstimatedWait, "policy_kwargs": {"target_seconds": 0.0001}},
     }  # fmt: skip
     serve.run(on_ray.Replica.options(autoscaling_config=config).bind(), name="bertie")
