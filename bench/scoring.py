@@ -31,7 +31,7 @@ def measure(pipeline: Pipeline, sentences: Sequence[str], rounds: int) -> dict[s
     with tempfile.TemporaryDirectory(prefix="bench-scoring-") as folder:
         source = Path(folder) / "rows.jsonl"
         source.write_text("".join(json.dumps({"text": each}) + "\n" for each in sentences), encoding="utf-8")
-        settings = Settings(input="", model="", model_version="", columns={}, options={})
+        settings = Settings(input="", model="", model_digest="", columns={}, options={})
         plan = make(settings, find(str(source)), pipeline.model)
         for number in range(rounds):
             scorer = Scorer(plan, pipeline.model, Folder(f"{folder}/out{number}"))

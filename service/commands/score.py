@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service.errors import BertieError, ConfigurationError
+from service.errors import BertieError, BundleError, ConfigurationError
+from service.repository.manifest import MANIFEST
 from service.settings import Settings
 
 
@@ -54,7 +56,7 @@ def _score(options: argparse.Namespace) -> int:
     settings = plan.Settings(
         input=options.input,
         model=model.bundle.name,
-        model_version=model.bundle.version,
+        model_digest=hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest(),
         device=options.device,
         columns=dict(options.column),
         options=dict(options.option),
@@ -90,13 +92,16 @@ def _tell(line: str) -> None:
 
 
 def _bundle(model: str) -> Path:
-    """Find a bundle by its folder, or by its name in the folder of models. Raises BundleError."""
-    from service.repository import bundle as bundles
-    from service.repository.manifest import MANIFEST
-
-    if (Path(model) / MANIFEST).is_file():
-        return Path(model)
-    return bundles.find(Settings().models_dir, (model,))[0]
+    """Find a bundle by its folder, or by its name (and version) in the folder of models. Raises BundleError."""
+    models_dir = Settings().models_dir
+    for folder in (Path(model), models_dir / model):
+        if (folder / MANIFEST).is_file():
+            return folder
+    inside = sorted(path.parent.relative_to(models_dir) for path in models_dir.glob(f"*/**/{MANIFEST}"))
+    raise BundleError(
+        f"there is no bundle {model!r}, here or in {str(models_dir)!r}, which holds "
+        f"{', '.join(map(str, inside)) or 'none'}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

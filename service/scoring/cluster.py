@@ -44,11 +44,13 @@ class Worker:
         from service.inprocess import load
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        with tempfile.TemporaryDirectory(prefix="bertie-score-") as folder:
-            for name, content in ray.get(files).items():
-                (Path(folder) / name).write_bytes(content)
-            model = load(folder, device=device, threads=threads).model
         self._plan = Plan.from_json(plan)
+        with tempfile.TemporaryDirectory(prefix="bertie-score-") as parent:
+            folder = Path(parent) / self._plan.settings.model
+            folder.mkdir()
+            for name, content in ray.get(files).items():
+                (folder / name).write_bytes(content)
+            model = load(folder, device=device, threads=threads).model
         self._scorer = Scorer(self._plan, model, Folder(output))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

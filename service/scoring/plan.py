@@ -31,7 +31,7 @@ class Settings:
 
     Attributes:
         input: file, folder or glob.
-        model, model_version: the bundle's name and its content.
+        model, model_digest: the bundle's name, and the sha256 of its manifest: that names its content.
         device: where it runs.
         columns: of fields whose names differ.
         options: fields that are the same in every row.
@@ -45,7 +45,7 @@ class Settings:
 
     input: str
     model: str
-    model_version: str
+    model_digest: str
     device: str = "auto"
     columns: dict[str, str]
     options: dict[str, Any]

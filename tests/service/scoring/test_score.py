@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,7 +240,7 @@ def test_a_question_that_leaves_no_room_costs_no_other(models_dir: Path, tmp_pat
 def test_an_answer_that_is_no_number_costs_its_row(sentiment: str, source: Path, tmp_path: Path) -> None:
     model = load(sentiment, threads=1).model
     files = find(str(source))
-    plan = make(Settings(input="", model="", model_version="", columns={}, options={}), files, model)
+    plan = make(Settings(input="", model="", model_digest="", columns={}, options={}), files, model)
     engine = FakeEngine((math.nan, 1.0))
     object.__setattr__(model, "engine", engine)
     (done,) = Scorer(plan, model, Folder(str(tmp_path / "out"))).score(plan.parts)
@@ -365,7 +366,7 @@ def test_a_folder_of_something_else_is_left_alone(
 
 def test_input_that_changes_during_the_run_is_told(source: Path, sentiment: str, tmp_path: Path) -> None:
     model = load(sentiment, threads=1).model
-    settings = Settings(input="", model="", model_version="", columns={}, options={}, part_rows=20)
+    settings = Settings(input="", model="", model_digest="", columns={}, options={}, part_rows=20)
     plan = make(settings, find(str(source)), model)
     parts = Scorer(plan, model, Folder(str(tmp_path / "out"))).score(plan.parts)
     next(parts)
@@ -377,7 +378,7 @@ def test_input_that_changes_during_the_run_is_told(source: Path, sentiment: str,
 
 def test_rows_that_went_missing_are_no_success(source: Path, sentiment: str, tmp_path: Path) -> None:
     model = load(sentiment, threads=1).model
-    settings = Settings(input=str(source), model="", model_version="", columns={}, options={})
+    settings = Settings(input=str(source), model="", model_digest="", columns={}, options={})
     begun = run.begin(settings, model, Folder(str(tmp_path / "out")), overwrite=False)
     with pytest.raises(ScoringError, match="0 rows were seen, not 60"):
         begun.score(lambda parts, on_block: iter(()), 0.1, sys.stderr)
@@ -387,11 +388,17 @@ def test_rows_that_went_missing_are_no_success(source: Path, sentiment: str, tmp
 
 
 def test_wrong_input_is_told_in_one_line(
-    source: Path, sentiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path,
+    sentiment: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
     assert "there is no file" in refusal(capsys, sentiment, tmp_path / "no.csv", out)
-    assert "there is no bundle 'x'" in refusal(capsys, "x", source, out)
+    monkeypatch.setenv("BERTIE_MODELS_DIR", str(Path(sentiment).parent))
+    assert "there is no bundle 'x', here or in" in (line := refusal(capsys, "x", source, out))
+    assert line.endswith("which holds nli, qa, sentiment")
     assert "lacks" in refusal(capsys, sentiment, source, out, "--column", "premise=id")
     assert "there is no column 'review'" in refusal(capsys, sentiment, source, out, "--column", "text=review")
     assert "--keep x: there is no such column" in refusal(capsys, sentiment, source, out, "--keep", "x")
@@ -430,6 +437,14 @@ def test_wrong_usage_is_told(wrong: list[str], capsys: pytest.CaptureFixture[str
     assert wrong[0] in capsys.readouterr().err
 
 
+def test_a_version_is_found_by_its_name(
+    source: Path, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(models_dir / "sentiment", tmp_path / "models/sentiment/2")
+    monkeypatch.setenv("BERTIE_MODELS_DIR", str(tmp_path / "models"))
+    assert run_score("sentiment/2", source, tmp_path / "out") == 0
+
+
 def test_a_model_is_found_by_its_name(
     source: Path, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,7 +473,7 @@ def test_a_missing_extra_is_named(
 
 def test_a_plan_comes_back_from_its_json(source: Path, sentiment: str) -> None:
     model = load(sentiment, threads=1).model
-    settings = Settings(input="x", model="m", model_version="v", columns={}, options={}, format="parquet", part_rows=7)
+    settings = Settings(input="x", model="m", model_digest="v", columns={}, options={}, format="parquet", part_rows=7)
     plan = make(settings, find(str(source)), model)
     assert Plan.from_json(plan.to_json()) == plan
 
