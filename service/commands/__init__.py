@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Sequence
 
 COMMANDS: dict[str, str] = {
-    "score": "score the rows of Parquet, JSON lines or CSV files, here or on a Ray cluster",
+    "score": "Score the rows of Parquet, JSON lines or CSV files, here or on a Ray cluster.",
 }
 """What each command does, by name."""
 
