@@ -23,7 +23,7 @@ from service import scoring
 from service.commands import score
 from service.errors import BertieError, InferenceError
 from service.inprocess import load
-from service.scoring import readers, run
+from service.scoring import readers, run, writers
 from service.scoring.errors import ScoringError
 from service.scoring.part import Scorer, ahead
 from service.scoring.plan import Plan, Settings, make
@@ -100,20 +100,33 @@ def test_parquet_keeps_its_types_and_a_folder_is_read_in_order(sentiment: str, t
     assert table.schema.types[:2] == [pa.int16(), pa.timestamp("ns")]
 
 
+def test_a_parquet_file_is_written_as_its_rows_come(
+    source: Path, sentiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "ROWS", 8)
+    monkeypatch.setattr(writers, "GROUP_ROWS", 20)
+    assert run_score(sentiment, source, tmp_path / "out", "--format", "parquet", "--keep", "id") == 0
+    file = pq.ParquetFile(tmp_path / "out/part-00000.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [24, 24, 12]
+    assert [int(row["id"]) for row in output(tmp_path / "out")] == list(range(60))
+
+
 @pytest.mark.parametrize("to", ["csv", "jsonl"])
 def test_parquet_becomes_text(to: str, sentiment: str, tmp_path: Path) -> None:
-    table = pa.table({"text": ["good", "bad"], "n": [1.5, math.nan], "raw": [b"\xff", b"a"], "list": [[1], None]})
+    table = pa.table(
+        {"text": ["good", "bad"], "n": [1.5, math.nan], "raw": [b"\xff", b"a"], "list": [[1.0, math.nan], None]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     assert run_score(sentiment, tmp_path / "a.parquet", tmp_path / "out", "--format", to) == 0
     first, second = output(tmp_path / "out")
     if to == "csv":
-        assert (first["n"], first["raw"], first["list"], second["list"]) == ("1.5", "\ufffd", "[1]", "")
+        assert (first["n"], first["raw"], first["list"], second["list"]) == ("1.5", "\ufffd", "[1.0, null]", "")
     else:
         assert (first["n"], second["n"], first["raw"], first["list"], second["list"]) == (
             1.5,
             None,
             "\ufffd",
-            [1],
+            [1.0, None],
             None,
         )
 
@@ -163,9 +176,9 @@ def test_questions_have_answers_and_places(models_dir: Path, tmp_path: Path) -> 
 
 
 def test_zero_shot_labels_are_an_option(models_dir: Path, tmp_path: Path) -> None:
-    labels = '["sports", "politics"]'
+    labels = ("--option", 'candidate_labels=["sports", "politics"]', "--option", "hypothesis_template=about {}")
     rows = [{"text": "the sports game"}, {"text": "politics and an election"}]
-    found = scored(models_dir / "nli", rows, tmp_path, "--option", f"candidate_labels={labels}")
+    found = scored(models_dir / "nli", rows, tmp_path, *labels, "--delimiter", ";")
     assert [row["label"] for row in found] == ["sports", "politics"]
 
 
