@@ -80,10 +80,8 @@ def _score(options: argparse.Namespace) -> int:
     else:
         score = cluster.scoring(begun.plan, model.bundle, folder, device=options.device, workers=options.workers)
     progress = begun.score(score, options.max_rejected, sys.stderr)
-    _tell(
-        f"{progress.rows:,} rows scored and {progress.rejected:,} rejected (_rejected-*.jsonl says why), "
-        f"in {progress.seconds:.0f} s: {folder.url}"
-    )
+    said = f" and {progress.rejected:,} rejected (_rejected-*.jsonl says why)" if progress.rejected else ""
+    _tell(f"{progress.rows:,} rows scored{said}, in {progress.seconds:.0f} s: {folder.url}")
     return 0
 
 

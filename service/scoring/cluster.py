@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.errors import ConfigurationError
+from service.errors import BertieError, ConfigurationError
 from service.repository.bundle import Bundle
 from service.repository.manifest import MANIFEST
 from service.scoring.errors import ScoringError
@@ -54,10 +54,14 @@ class Worker:
         self._scorer = Scorer(self._plan, model, Folder(output))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score the parts of a batch, `number` [parts]. Returns what became of each, by column."""
-        parts = [self._plan.parts[number] for number in batch["number"].tolist()]
-        rows = [asdict(done) for done in self._scorer.score(parts)]
-        return {name: [row[name] for row in rows] for name in rows[0]}
+        """Score the one part of a batch, `number` [1]. Returns what became of it by column, `error` where it failed."""
+        (number,) = batch["number"].tolist()
+        done, error = Done(number, 0, 0), ""
+        try:
+            (done,) = self._scorer.score([self._plan.parts[number]])
+        except BertieError as failed:
+            error = failed.detail
+        return {name: [value] for name, value in {**asdict(done), "error": error}.items()}
 
 
 def connect(address: str) -> None:
@@ -103,6 +107,7 @@ def scoring(
     """
 
     def score(parts: list[Part], on_block: OnBlock) -> Iterator[Done]:
+        """Score parts; Ray says in which order. Raises ScoringError where a worker does."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
@@ -123,9 +128,15 @@ def scoring(
             num_cpus=1,
             num_gpus=gpus,
         )
-        for row in done.iter_rows():
-            found = Done(**row)
-            on_block(found.rows, found.rejected)
-            yield found
+        try:
+            for row in done.iter_rows():
+                if error := row.pop("error"):
+                    raise ScoringError(error)
+                found = Done(**row)
+                on_block(found.rows, found.rejected)
+                yield found
+        except ray.exceptions.RayError as error:
+            reason = str(getattr(error, "cause", None) or error).strip().partition("\n")[0]
+            raise ScoringError(f"a worker failed: {reason}") from error
 
     return score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,7 +14,13 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
+
+from service.inprocess import load  # noqa: E402
+from service.scoring.cluster import connect, scoring  # noqa: E402
+from service.scoring.errors import ScoringError  # noqa: E402
+from service.scoring.plan import Settings, make  # noqa: E402
+from service.scoring.storage import Folder, find  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ROWS = 24_000
@@ -91,6 +98,21 @@ def test_a_driver_that_is_killed_goes_on(cluster: Any, models_dir: Path, source:
     assert done.returncode == 0, done.stderr
     assert "0 of them done" not in done.stderr
     complete(out)
+
+
+def test_what_stops_a_worker_is_told_in_one_line(cluster: Any, models_dir: Path, source: Path, tmp_path: Path) -> None:
+    model, folder = load(models_dir / "sentiment", threads=1).model, Folder(str(tmp_path / "out"))
+    settings = Settings(input="", model="sentiment", model_digest="", columns={}, options={})
+    plan = make(settings, find(str(source)), model)
+    os.utime(source, (1, 1))
+    connect(cluster.address)
+    try:
+        score = scoring(plan, model.bundle, folder, device="cpu", workers=1)
+        with pytest.raises(ScoringError, match=r"^[^\n]*has changed since the run began[^\n]*$"):
+            list(score(plan.parts, lambda rows, rejected: None))
+    finally:
+        ray.shutdown()
+    assert not (tmp_path / "out/_done").exists()
 
 
 def test_nobody_at_the_address_is_told_in_seconds(models_dir: Path, source: Path, tmp_path: Path) -> None:
