@@ -202,9 +202,12 @@ def test_more_than_may_be_in_flight_gets_429_and_when_to_come_again(address: str
 def test_a_wait_in_the_queue_brings_another_replica(address: str) -> None:
     config = {
         "min_replicas": 1, "max_replicas": 2, "look_back_period_s": 1.0, "metrics_interval_s": 0.2,
-        "policy": {"policy_function": EstimatedWait, "policy_kwargs": {"target_seconds": 0.0001}},
+        "policy": {"policy_function": EstimatedWait, "policy_kwargs": {"target_seconds": 0.01}},
     }  # fmt: skip
-    serve.run(on_ray.Replica.options(autoscaling_config=config).bind(), name="bertie")
+    # A model that takes its time: in front of the tests' own there is seldom a queue.
+    variables = {"BERTIE_MODELS_DIR": str(ROOT / "models"), "BERTIE_MODELS": "sentiment-albert"}
+    options = {"num_cpus": 1, "runtime_env": {"env_vars": variables}}
+    serve.run(on_ray.Replica.options(autoscaling_config=config, ray_actor_options=options).bind(), name="bertie")
 
     def running() -> int:
         deployment = serve.status().applications["bertie"].deployments["bertie"]
