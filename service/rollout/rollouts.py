@@ -241,14 +241,16 @@ class Rollouts:
             if stable is not None:
                 _check_kind(bundle, stable.bundle)
             _check_memory(bundle)
-            return self._open_bundle(bundle, self._settings, self._metrics, tokenizers)
+            try:
+                return self._open_bundle(bundle, self._settings, self._metrics, tokenizers)
+            except (MemoryError, OSError) as error:
+                raise BundleError(f"bundle {bundle.label!r} cannot be loaded: {str(error) or 'no memory'}") from error
 
         self._busy += 1
         try:
             opened = await aside.run(work)
         except BaseException as error:
-            reason = error.detail if isinstance(error, BertieError) else type(error).__name__
-            self._note(name, version.name, "failed", reason)
+            self._note(name, version.name, "failed", getattr(error, "detail", type(error).__name__))
             raise
         finally:
             self._busy -= 1
@@ -310,8 +312,12 @@ class Rollouts:
             seen = await aside.run(self._look)
             for name in [name for name, found in seen.items() if found != self._seen.get(name)]:
                 self._seen[name] = seen[name]
-                with contextlib.suppress(BertieError):  # logged
+                try:
                     await self.apply(name)
+                except BertieError:
+                    pass  # logged
+                except Exception:
+                    logger.exception("model %r goes on as it was", name)
 
     def _look(self) -> dict[str, object]:
         """Get what of each model's folder decides what it serves: its versions, and its plan."""

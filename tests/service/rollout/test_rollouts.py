@@ -280,16 +280,34 @@ async def test_more_memory_than_there_is(service: Served, monkeypatch: pytest.Mo
     assert service.stable == "1"
 
 
-async def test_a_session_that_gets_no_memory(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"), [(MemoryError(), "no memory"), (OSError(28, "No space left on device"), "No space left")]
+)
+async def test_a_session_that_gets_no_memory_or_disk(folder: Path, error: Exception, message: str) -> None:
     def open_bundle(*_: Any) -> Any:
-        raise MemoryError
+        raise error
 
     async with served(folder) as service:
         service.rollouts._open_bundle = open_bundle
-        with pytest.raises(MemoryError):
+        with pytest.raises(BundleError, match=f"'sentiment/2' cannot be loaded: .*{message}"):
             await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
-        assert service.states()["2"].reason == "MemoryError"
+        assert message in service.states()["2"].reason
         assert (await service.answer())[0] == "1"
+
+
+async def test_the_watch_outlives_what_nobody_foresaw(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(folder, watch_seconds=0.02) as service:
+        opens = service.rollouts._open_bundle
+
+        def open_bundle(*_: Any) -> Any:
+            raise RuntimeError("a surprise")
+
+        service.rollouts._open_bundle = open_bundle
+        edit_plan(folder, plan.Plan("2", warm=0))
+        await until(lambda: "a surprise" in caplog.text)
+        service.rollouts._open_bundle = opens
+        edit_plan(folder, plan.Plan("3", warm=0))
+        await until(lambda: service.stable == "3")
 
 
 async def test_a_plan_that_cannot_be_written(service: Served, monkeypatch: pytest.MonkeyPatch) -> None:
