@@ -23,7 +23,7 @@ from service.http import openapi, pages, problems
 from service.http.admin import Admin
 from service.http.context import REFUSE, Context, ContextMiddleware, InFlight, Recorder
 from service.http.endpoints import Endpoint, Endpoints
-from service.http.gate import Gate
+from service.http.gate import Gate, Whole
 from service.http.routes import Routes
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -46,6 +46,7 @@ def create_app(
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
     open_bundle: Open = loading.open_bundle,
     metrics: Metrics | None = None,
+    whole: Whole | None = None,
 ) -> FastAPI:
     """Make the service as an ASGI application. Its lifespan loads the models, and drains them at the end.
 
@@ -53,6 +54,7 @@ def create_app(
         load: makes the predictor; tests come in here with a fake engine. What it raises stops the start.
         open_bundle: opens a version that is loaded later; likewise.
         metrics: a registry of your own; by default one of the application's.
+        whole: the service, where this process is one of several.
 
     While the application runs, `app.state.gate.predictor` is the predictor; `app.state.in_flight` holds the requests in
     flight.
@@ -62,7 +64,7 @@ def create_app(
     endpoints = Endpoints()
     endpoints.add(protocols.endpoints(settings))
     gate = Gate(settings, recorder, endpoints)
-    routes = Routes(settings, metrics, gate)
+    routes = Routes(settings, metrics, gate, whole)
     in_flight = InFlight()
 
     @asynccontextmanager

@@ -6,7 +6,7 @@ Owns the order of a start. Knows nothing of requests.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,14 +60,21 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
+    return serve(open_bundles(find(settings.models_dir, settings.models), settings, metrics), settings, metrics)
+
+
+def open_bundles(found: Iterable[Bundle], settings: Settings, metrics: Metrics) -> list[Opened]:
+    """Open and warm up the first bundles of a process.
+
+    Raises:
+        BundleError, ConfigurationError: start-up must stop; the message says why.
+    """
     allocator.share_arenas(cpu_quota())
-    opened: list[Opened] = []
     tokenizers: dict[TokenizerKey, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
-    for bundle in find(settings.models_dir, settings.models):
-        opened.append(open_bundle(bundle, settings, metrics, tokenizers))
+    opened = [open_bundle(bundle, settings, metrics, tokenizers) for bundle in found]
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
-    return serve(opened, settings, metrics)
+    return opened
 
 
 def find(models_dir: Path, names: Sequence[str] = ()) -> list[Bundle]:
