@@ -132,7 +132,7 @@ def program(options: Any) -> int:
         f"killed {len(kills)} times under {options.connections} connections: replaced in "
         f"{statistics.median(each.replaced_seconds for each in kills):.3f} s, at most {slowest:.3f} s (wanted < "
         f"{RESTART_SECONDS:g}); refused {sum(each.refused for each in kills)} (wanted 0), lost "
-        f"{', '.join(str(each.lost) for each in kills)} of {', '.join(str(each.answered + each.lost) for each in kills)}"
+        f"{', '.join(f'{each.lost} of {each.answered + each.lost}' for each in kills)}"
     )
     print(json.dumps({"fronts": [asdict(each) for each in fronts], "pss": held, "kills": [asdict(k) for k in kills]}))
     good = more <= PSS_BYTES and slowest < RESTART_SECONDS

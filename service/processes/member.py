@@ -27,7 +27,7 @@ from service.processes.merging import Counts
 from service.rollout import aside
 
 BEAT_SECONDS = 0.25
-COUNT_SECONDS = 2.0
+COUNT_SECONDS = 5.0
 """How often a process writes down what it has counted where nobody asks: so much is lost at most when it is killed."""
 ASK_SECONDS = 0.5
 """How long a scrape waits for the others; of one that does not answer it has what that wrote down last."""

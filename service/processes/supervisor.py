@@ -115,7 +115,9 @@ class Supervisor:
                     process.overdue = math.inf
             if self._board.stops and not any(process.pid for process in self._processes):
                 for process in self._helpers:
-                    _kill(process, signal.SIGKILL)
+                    if process.pid:
+                        _kill(process, signal.SIGKILL)
+                        os.waitpid(process.pid, 0)
                 return self._status
 
     # ---- their beginning --------------------------------------------------------------------------------------------
