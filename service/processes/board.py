@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 BYTES = 64 << 20
-"""Room for what a process has counted, twice: what was never written to takes no memory."""
+"""Room for what a process has counted, twice, and far more than that takes: what was never written to is no memory."""
 WORD = 8
 _STOPS = 0
 _UP, _SERVES, _READY, _ALIVE, _BEAT, _CONNECTIONS, _BEGUN, _DONE = range(8)
@@ -155,7 +155,7 @@ class Slot:
         """Write down what the process has counted, beside what it wrote before: that stays whole if it dies now."""
         number = self.words[_DONE] + 1
         at = self._offset + number % 2 * BYTES
-        os.pwrite(self._file, len(content).to_bytes(WORD, "little") + content[: BYTES - WORD], at)
+        os.pwrite(self._file, len(content).to_bytes(WORD, "little") + content, at)
         self.words[_DONE] = number
 
     def read(self) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -26,10 +27,12 @@ from service.processes.board import Board
 from service.processes.merging import Counts
 from service.rollout import aside
 
+logger = logging.getLogger(__name__)
+
 BEAT_SECONDS = 0.25
 COUNT_SECONDS = 5.0
 """How often a process writes down what it has counted where nobody asks: so much is lost at most when it is killed."""
-ASK_SECONDS = 0.5
+ASK_SECONDS = 2.0
 """How long a scrape waits for the others; of one that does not answer it has what that wrote down last."""
 PROC = Path("/proc")
 
@@ -92,6 +95,7 @@ class Member:
         finally:
             beat.cancel()
             self._ended.set()
+            self._slot.ask()
             writer.join(1.0)
 
     async def _beat(self, server: uvicorn.Server) -> None:
@@ -113,7 +117,10 @@ class Member:
         while True:
             ended = self._ended.is_set()
             self._slot.begin()
-            self._slot.write(self._count().to_bytes())
+            try:
+                self._slot.write(self._count().to_bytes())
+            except Exception:  # what was written before stays; the next time may be better
+                logger.exception("what was counted cannot be written down")
             if ended:
                 return
             self._slot.wait(COUNT_SECONDS)
