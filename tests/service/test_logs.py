@@ -1,8 +1,10 @@
 """What may be logged, in which form; and that a log which nobody reads stops nothing."""
 
+import contextlib
 import io
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -228,3 +230,75 @@ class TestWriter:
         assert writer.close_within(10)
         assert json.loads(stream.getvalue())["traceback"].endswith("ValueError")
         assert CANARY not in stream.getvalue()
+
+    def test_a_lock_is_held_while_lines_are_written(self, metrics: Metrics) -> None:
+        """Other processes write to the same pipe."""
+        order: list[str] = []
+
+        @contextlib.contextmanager
+        def lock() -> Iterator[None]:
+            order.append("locked")
+            yield
+            order.append("unlocked")
+
+        class Stream(io.StringIO):
+            def write(self, text: str) -> int:
+                order.append(text)
+                return len(text)
+
+        writer = logs.Writer(Stream(), metrics.log_dropped, lock)
+        writer.handle(record("one"))
+        assert writer.close_within(10)
+        assert order == ["locked", "one\n", "unlocked"]
+
+    def test_each_record_may_have_fields(self, monkeypatch: pytest.MonkeyPatch, metrics: Metrics) -> None:
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+        writer = logs.configure("json", "info", metrics.log_dropped, fields={"process": "3"})
+        writer.handle(record("bare"))
+        one = record("with more")
+        one.fields = {"rows": 2}
+        writer.handle(one)
+        assert writer.close_within(10)
+        bare, more = map(json.loads, stream.getvalue().splitlines())
+        assert bare["process"] == "3"
+        assert (more["process"], more["rows"]) == ("3", 2)
+
+
+class TestUnthreaded:
+    """The log of a process that is to be forked."""
+
+    @pytest.fixture
+    def pipe(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+            monkeypatch.setattr(logging, name, getattr(logging, name))
+        end, begin = os.pipe()
+        monkeypatch.setattr(sys, "stderr", os.fdopen(begin, "w"))
+        yield end, begin
+        sys.stderr.close()
+        os.close(end)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+    def test_a_record_is_written_at_once_and_starts_no_thread(self, pipe: tuple[int, int]) -> None:
+        threads = threading.active_count()
+        logs.configure_unthreaded("console", "info", lambda: contextlib.nullcontext(True))
+        logging.getLogger("some").info("here")
+        assert os.read(pipe[0], 1000).endswith(b"INFO    some  here\n")
+        assert threading.active_count() == threads
+
+    def test_who_has_no_lock_drops_it(self, pipe: tuple[int, int]) -> None:
+        mine = [False, True]
+        logs.configure_unthreaded("console", "info", lambda: contextlib.nullcontext(mine.pop(0)))
+        logging.getLogger("some").info("dropped")
+        logging.getLogger("some").info("here")
+        assert b"dropped" not in os.read(pipe[0], 1000)
+
+    def test_a_log_that_nobody_reads_stops_nothing(self, pipe: tuple[int, int]) -> None:
+        logs.configure_unthreaded("json", "info", lambda: contextlib.nullcontext(True))
+        for _ in range(2000):
+            logging.getLogger("some").info("x" * 200)
+        logging.getLogger("some").info("y" * 100_000)  # no longer than what a pipe takes in one piece
