@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -270,35 +272,44 @@ class TestUnthreaded:
     """The log of a process that is to be forked."""
 
     @pytest.fixture
-    def pipe(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
-        root = logging.getLogger()
-        handlers, level = root.handlers[:], root.level
-        for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
-            monkeypatch.setattr(logging, name, getattr(logging, name))
+    def pipe(self) -> Iterator[tuple[int, int]]:
         end, begin = os.pipe()
-        monkeypatch.setattr(sys, "stderr", os.fdopen(begin, "w"))
         yield end, begin
-        sys.stderr.close()
+        os.close(begin)
         os.close(end)
-        root.handlers[:] = handlers
-        root.setLevel(level)
 
-    def test_a_record_is_written_at_once_and_starts_no_thread(self, pipe: tuple[int, int]) -> None:
+    def logger(self, pipe: tuple[int, int], *mine: bool) -> logging.Handler:
+        """A handler that writes to a pipe, and has the lock each time or as often as is said."""
+        left = list(mine)
+        handler = logs._Direct(pipe[1], lambda: contextlib.nullcontext(left.pop(0) if left else True))
+        handler.setFormatter(logs.ConsoleFormatter())
+        return handler
+
+    def test_a_record_is_written_at_once(self, pipe: tuple[int, int]) -> None:
         threads = threading.active_count()
-        logs.configure_unthreaded("console", "info", lambda: contextlib.nullcontext(True))
-        logging.getLogger("some").info("here")
-        assert os.read(pipe[0], 1000).endswith(b"INFO    some  here\n")
+        self.logger(pipe).handle(record("here"))
+        assert os.read(pipe[0], 1000).endswith(b"  here\n")
         assert threading.active_count() == threads
 
     def test_who_has_no_lock_drops_it(self, pipe: tuple[int, int]) -> None:
-        mine = [False, True]
-        logs.configure_unthreaded("console", "info", lambda: contextlib.nullcontext(mine.pop(0)))
-        logging.getLogger("some").info("dropped")
-        logging.getLogger("some").info("here")
+        logger = self.logger(pipe, False, True)
+        logger.handle(record("dropped"))
+        logger.handle(record("here"))
         assert b"dropped" not in os.read(pipe[0], 1000)
 
     def test_a_log_that_nobody_reads_stops_nothing(self, pipe: tuple[int, int]) -> None:
-        logs.configure_unthreaded("json", "info", lambda: contextlib.nullcontext(True))
+        logger = self.logger(pipe)
         for _ in range(2000):
-            logging.getLogger("some").info("x" * 200)
-        logging.getLogger("some").info("y" * 100_000)  # no longer than what a pipe takes in one piece
+            logger.handle(record("x" * 200))
+        logger.handle(record("y" * 100_000))
+
+    def test_it_takes_the_place_of_what_was_configured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: dict[str, Any] = {}
+        monkeypatch.setattr(logging, "basicConfig", lambda **options: given.update(options))
+        for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+            monkeypatch.setattr(logging, name, getattr(logging, name))
+        monkeypatch.setattr(sys, "stderr", SimpleNamespace(fileno=lambda: 2))
+        logs.configure_unthreaded("json", "info", lambda: contextlib.nullcontext(False))
+        assert (given["level"], given["force"]) == ("INFO", True)
+        [handler] = given["handlers"]
+        assert isinstance(handler.formatter, logs.JsonFormatter)
