@@ -31,7 +31,12 @@ class Instant:
 
 
 def open_bundle(
-    bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer]
+    bundle: Bundle,
+    settings: Settings,
+    metrics: Metrics,
+    tokenizers: dict[TokenizerKey, Tokenizer],
+    *,
+    try_golden: bool = False,
 ) -> Opened:
     """Open a bundle as the service does, all but its graph."""
     tokenizer, task = loading.open_task(bundle, tokenizers)

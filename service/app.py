@@ -5,6 +5,7 @@ Owns their order. Knows nothing of the server that runs it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import __version__, protocols
 from service.errors import ConfigurationError
-from service.http import openapi, pages, problems
+from service.http import compare, openapi, pages, problems
 from service.http.admin import Admin
 from service.http.context import REFUSE, Context, ContextMiddleware, InFlight, Recorder
 from service.http.endpoints import Endpoint, Endpoints
@@ -44,7 +45,7 @@ def create_app(
     settings: Settings,
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
-    open_bundle: Open = loading.open_bundle,
+    open_bundle: Open = loading.open_tried,
     metrics: Metrics | None = None,
     whole: Whole | None = None,
 ) -> FastAPI:
@@ -64,6 +65,7 @@ def create_app(
     endpoints = Endpoints()
     endpoints.add(protocols.endpoints(settings))
     gate = Gate(settings, recorder, endpoints)
+    endpoints.add(compare.endpoints(gate))
     routes = Routes(settings, metrics, gate, whole)
     in_flight = InFlight()
 
@@ -71,13 +73,16 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.traces:
             recorder.traces = _traces()
+        gate.keys.load()
         predictor = gate.predictor = load(settings, metrics)
+        watch = asyncio.create_task(gate.keys.watch())
         rollouts = gate.rollouts = Rollouts(predictor, settings, metrics, open_bundle)
         await rollouts.start()
         app.openapi_schema = None  # its examples are those that the models answer
         try:
             yield
         finally:
+            watch.cancel()
             idle = rollouts.close()
             app.state.idle = await predictor.drain(settings.drain_seconds) and idle
             if recorder.traces is not None:

@@ -87,12 +87,30 @@ class Unauthorized(BertieError):
     reason = "unauthorized"
 
 
+class Forbidden(BertieError):
+    """The key is known, and may not use what it asks for."""
+
+    status = 403
+    slug = "forbidden"
+    title = "Forbidden"
+    reason = "forbidden"
+
+
 class UnknownModel(BertieError):
     """No such model is loaded."""
 
     status = 404
     slug = "unknown-model"
     title = "Unknown model"
+    reason = "invalid"
+
+
+class UnknownRequest(BertieError):
+    """No answer to such a request is kept."""
+
+    status = 404
+    slug = "unknown-request"
+    title = "Unknown request"
     reason = "invalid"
 
 
@@ -167,6 +185,14 @@ class QueueFull(BertieError):
     def __init__(self, detail: str, *, retry_after: float) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class RateLimited(QueueFull):
+    """A client sends more requests or tokens a second than it may; `retry_after`: until it may send this one."""
+
+    slug = "rate-limited"
+    title = "Rate limited"
+    reason = "rate_limit"
 
 
 class NotReady(BertieError):

@@ -72,6 +72,7 @@ def _use(handler: logging.Handler, form: Format, level: str) -> None:
     # Its lines on starting and stopping are ours to write; its access log would hold paths.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs URLs whole, signatures and passwords too
 
 
 class Writer(logging.Handler):

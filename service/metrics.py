@@ -28,6 +28,9 @@ GAUGES: Mapping[str, Literal["sum", "max", "min"]] = {
     "bertie_model_info": "max",
     "bertie_version_info": "max",
     "bertie_model_loaded_timestamp_seconds": "min",  # since then all have it
+    "bertie_cache_bytes": "sum",
+    "bertie_shadow_agreement_ratio": "min",  # each process compares for itself: the worst of them
+    "bertie_shadow_p95_ratio": "max",
     "bertie_ready": "min",
     "bertie_processes": "sum",
     "process_virtual_memory_bytes": "sum",
@@ -98,6 +101,16 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.key_requests = Counter(
+            "bertie_key_requests", "Requests answered, by the API key's name.", ["key", "status"], registry=registry
+        )
+        self.key_tokens = Counter("bertie_key_tokens", "Tokens run, by the API key's name.", ["key"], registry=registry)
+        self.key_rejected = Counter(
+            "bertie_key_rejected",
+            "Requests refused or given up, by the API key's name: rate_limit, queue_full, forbidden, ...",
+            ["key", "reason"],
+            registry=registry,
+        )
         self.predictions = Counter(
             "bertie_predictions",
             "Answers by predicted label: for a question `answer`, `no_answer` or `option`; also `zero_shot`, `score`, "
@@ -118,6 +131,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.no_answer = Counter("bertie_no_answer", "Questions answered with no answer.", ["model"], registry=registry)
+        self.cache_hits = Counter(
+            "bertie_cache_hits", "Rows whose logits were kept (BERTIE_CACHE_MB).", ["model"], registry=registry
+        )
+        self.cache_misses = Counter(
+            "bertie_cache_misses", "Rows that were run, where logits are kept.", ["model"], registry=registry
+        )
+        self.cache_bytes = Gauge("bertie_cache_bytes", "Memory of the logits that are kept.", registry=registry)
         self.drift = Gauge(
             DRIFT,
             "Population stability index of the last hours against the dev set, by feature: label, score, tokens, "
@@ -156,6 +176,51 @@ class Metrics:
             ["model", "outcome"],
             registry=registry,
         )
+        self.shadow_requests = Counter(
+            "bertie_shadow_requests",
+            "Requests that a shadow was to run too, by outcome: compared, dropped, failed.",
+            ["model", "version", "outcome"],
+            registry=registry,
+        )
+        self.shadow_agreement = Gauge(
+            "bertie_shadow_agreement_ratio",
+            "Share of the compared answers on which the shadow agrees with the stable version.",
+            ["model", "version"],
+            registry=registry,
+        )
+        self.shadow_flips = Counter(
+            "bertie_shadow_flips",
+            "Labels of the stable version that are others of the shadow's; `other` for all pairs beyond 100.",
+            ["model", "from", "to"],
+            registry=registry,
+        )
+        self.shadow_distance = Histogram(
+            "bertie_shadow_score_distance",
+            "Distance of the scores of stable version and shadow, by the measure of the model's task.",
+            ["model"],
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0),
+            registry=registry,
+        )
+        self.shadow_overlap = Histogram(
+            "bertie_shadow_overlap",
+            "Share of two answers that is in both: characters of spans, labels of sets.",
+            ["model"],
+            buckets=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1.0),
+            registry=registry,
+        )
+        self.shadow_p95_ratio = Gauge(
+            "bertie_shadow_p95_ratio",
+            "95th percentile of the shadow's seconds over the stable version's, both run in the background; NaN before "
+            "there is one.",
+            ["model", "version"],
+            registry=registry,
+        )
+        self.feedback = Counter(
+            "bertie_feedback",
+            "Answers that clients sent the right answer to, by outcome: right, wrong.",
+            ["model", "version", "outcome"],
+            registry=registry,
+        )
         self.ready = Gauge("bertie_ready", "1 while /health/ready answers 200, else 0.", registry=registry)
         self.processes = Gauge("bertie_processes", "Processes that serve.", registry=registry)
         self.processes_lost = Counter(
@@ -178,3 +243,11 @@ class Metrics:
         """Observe a batch: its rows, its tokens with padding, and the share that is padding."""
         for metric, value in zip(self._of_batches(model), (rows, tokens, padding), strict=True):
             metric.observe(value)
+
+    def end_shadow(self, model: str) -> None:
+        """Drop what is told of a model's shadow."""
+        for metric in (
+            self.shadow_requests, self.shadow_agreement, self.shadow_flips, self.shadow_distance, self.shadow_overlap,
+            self.shadow_p95_ratio,
+        ):  # fmt: skip
+            metric.remove_by_labels({"model": model})

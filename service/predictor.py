@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Histogram
 
+from service.cache import Cache, key_of
 from service.drift import Drift
+from service.engine.batch import Encoded, RowLogits
 from service.engine.processor import cpu_quota
 from service.engine.session import Provider
 from service.engine.tokenizer import Tokenizer
-from service.errors import Draining, InvalidInput, QueueFull, TooLarge, UnknownModel
+from service.errors import Draining, Forbidden, InvalidInput, QueueFull, TooLarge, UnknownModel
 from service.metrics import Metrics
 from service.repository.bundle import Bundle
 from service.repository.manifest import Graph
 from service.scheduler.permits import Permit, Permits
-from service.scheduler.queue import BatchRun, Runner
+from service.scheduler.queue import BatchRun, Job, Runner
 from service.scheduler.workers import Scheduler
 from service.settings import Settings
 from service.tasks import AnyTask
@@ -53,6 +55,17 @@ class Predictions:
     seconds: Mapping[str, float]
     rows: int
     tokens: int
+    batches: Sequence[BatchRun]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """The logits of a request's rows, in order, and what they took; see `Job`."""
+
+    logits: Sequence[RowLogits]
+    admitted: float
+    started: float
+    ended: float
     batches: Sequence[BatchRun]
 
 
@@ -116,6 +129,11 @@ class Model:
         return ", or ".join(task.takes for task in self.tasks)
 
     @property
+    def batch_invariant(self) -> bool:
+        """Whether a row's logits are the same to the bit whatever else is in its batch."""
+        return self.provider == "cpu" and self.graph.precision == "int8"
+
+    @property
     def summary(self) -> dict[str, str]:
         """What the log says of it."""
         runner = self.runner
@@ -172,6 +190,72 @@ class Serving:
         return [self.stable, *([self.canary] if self.canary else []), *self.others.values()]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Models:
+    """The models that a request may use.
+
+    Attributes:
+        every: what answers, by name.
+        allowed: names of those that it may use; None: all.
+    """
+
+    every: Mapping[str, Serving]
+    allowed: Container[str] | None = None
+
+    @property
+    def serving(self) -> Mapping[str, Serving]:
+        """What answers, by the names that it may use."""
+        if self.allowed is None:
+            return self.every
+        return {name: serving for name, serving in self.every.items() if name in self.allowed}
+
+    @property
+    def stable(self) -> list[Model]:
+        """The stable versions of them."""
+        return [serving.stable for serving in self.serving.values()]
+
+    def named(self, name: str, field: str = "model") -> Serving:
+        """Get what answers under a name.
+
+        Raises:
+            UnknownModel: nothing does.
+            Forbidden: it is for others.
+        """
+        if name not in self.every:
+            known = ", ".join(self.serving)
+            raise UnknownModel(f"there is no model {name!r:.200}; there are {known}", field=field)
+        if self.allowed is not None and name not in self.allowed:
+            raise Forbidden(f"this API key may not use model {name!r:.200}", field=field)
+        return self.every[name]
+
+    def choose(
+        self, name: str | None, example: Any, sender: Sender = NOBODY, version: str | None = None
+    ) -> tuple[Model, AnyTask]:
+        """Choose the model called `name`, or where no name is given the one that suits the example best; of its
+        versions the one that is asked for, or that answers this sender; and its task.
+
+        Raises:
+            UnknownModel: there is none.
+            Forbidden: the model of that name is for others.
+            InvalidInput: the model of that name takes other inputs.
+        """
+        named = name is not None
+        best, found = 0, None
+        for serving in self.serving.values() if name is None else (self.named(name),):
+            if (model := serving.version(version, sender)) is None:
+                loaded = ", ".join(each.version for each in serving.loaded)
+                raise UnknownModel(f"there is no version {version!r:.200} of it; loaded: {loaded}", field="version")
+            for task in model.tasks:
+                if (rank := task.suits(example, named=named)) > best:
+                    best, found = rank, (model, task)
+        if found is not None:
+            return found
+        if name is not None:
+            takes = self.every[name].stable.takes
+            raise InvalidInput(f"model {name!r} cannot answer these fields: it takes {takes}", field="model")
+        raise UnknownModel("no loaded model can answer these fields", field="model")
+
+
 class Predictor:
     """All loaded models. Made on the event loop that will serve.
 
@@ -188,6 +272,7 @@ class Predictor:
         self.permits = Permits(settings.max_requests, settings.max_queue_tokens, self._rate)
         self._settings = settings
         self._metrics = metrics
+        self._cache = Cache(settings.cache_mb * 1_000_000, metrics) if settings.cache_mb else None
         self._threads = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="tokenize")
         self._stopped = False
         self._running = 0
@@ -218,33 +303,15 @@ class Predictor:
         if self._stopped:
             raise Draining("the service is stopping; ask another")
 
+    def models_for(self, allowed: Container[str] | None) -> Models:
+        """Get the models of these names, None: all, as they stand now."""
+        return Models(self.serving, allowed)
+
     def choose(
         self, name: str | None, example: Any, sender: Sender = NOBODY, version: str | None = None
     ) -> tuple[Model, AnyTask]:
-        """Choose the model called `name`, or where no name is given the one that suits the example best; of its
-        versions the one that is asked for, or that answers this sender; and its task.
-
-        Raises:
-            UnknownModel: there is none.
-            InvalidInput: the model of that name takes other inputs.
-        """
-        named = name is not None
-        if name is not None and name not in self.serving:
-            raise UnknownModel(f"there is no model {name!r:.200}; there are {', '.join(self.serving)}", field="model")
-        best, found = 0, None
-        for serving in self.serving.values() if name is None else (self.serving[name],):
-            if (model := serving.version(version, sender)) is None:
-                loaded = ", ".join(each.version for each in serving.loaded)
-                raise UnknownModel(f"there is no version {version!r:.200} of it; loaded: {loaded}", field="version")
-            for task in model.tasks:
-                if (rank := task.suits(example, named=named)) > best:
-                    best, found = rank, (model, task)
-        if found is not None:
-            return found
-        if name is not None:
-            takes = self.serving[name].stable.takes
-            raise InvalidInput(f"model {name!r} cannot answer these fields: it takes {takes}", field="model")
-        raise UnknownModel("no loaded model can answer these fields", field="model")
+        """Choose among all models, as `Models.choose` does."""
+        return self.models_for(None).choose(name, example, sender, version)
 
     async def predict(
         self,
@@ -274,10 +341,10 @@ class Predictor:
             self._limit_rows(len(rows))
             tokens = sum(map(len, rows))
             if permit is not None:
-                permit.resize(tokens)
+                permit.count(tokens)
             encoded_at = time.perf_counter()
-            job = await model.scheduler.run(model.runner, rows, permit.client if permit else None)
-            logits = iter(job.logits)
+            ran = await self._run(model, rows, permit)
+            logits = iter(ran.logits)
             work = [(e, rows, [next(logits) for _ in rows]) for e, rows in zip(examples, encoded, strict=True)]
 
             def decode() -> list[Any]:
@@ -287,8 +354,8 @@ class Predictor:
             answers = decode() if len(rows) <= INLINE_ROWS else await self._in_thread(decode)
             times = {
                 "tokenize": (began, encoded_at),
-                "queue": (job.admitted, job.started),
-                "inference": (job.started, job.ended),
+                "queue": (ran.admitted, ran.started),
+                "inference": (ran.started, ran.ended),
                 "decode": (decode_from, time.perf_counter()),
             }
             seconds = {phase: end - start for phase, (start, end) in times.items()}
@@ -297,7 +364,7 @@ class Predictor:
             outcome = "answered"
             if model.drift is not None and task is model.tasks[0]:  # of what it does besides there was no dev set
                 model.drift.observe(task, encoded, answers)
-            return Predictions(answers, times, seconds, len(rows), tokens, job.batches)
+            return Predictions(answers, times, seconds, len(rows), tokens, ran.batches)
         except (InvalidInput, TooLarge, QueueFull, asyncio.CancelledError):
             outcome = "refused"  # by no fault of the model
             raise
@@ -325,6 +392,26 @@ class Predictor:
         if not busy:
             self._threads.shutdown(wait=False)
         return not busy and all(idle)
+
+    async def _run(self, model: Model, rows: Sequence[Encoded], permit: Permit | None) -> Job | Ran:
+        """Run the rows of a request, but for those whose logits are kept."""
+        client, share = (permit.client, permit.share) if permit is not None else (None, 1.0)
+        if self._cache is None or not model.batch_invariant:
+            return await model.scheduler.run(model.runner, rows, client, share=share)
+        kept = self._cache.of(model, model.name)
+        keys = [key_of(row) for row in rows]
+        logits = {i: found for i, key in enumerate(keys) if (found := kept.find(key)) is not None}
+        missing = [i for i in range(len(rows)) if i not in logits]
+        if not missing:
+            now = time.perf_counter()
+            return Ran(list(logits.values()), now, now, now, ())
+        job = await model.scheduler.run(model.runner, [rows[i] for i in missing], client, share=share)
+        for i, found in zip(missing, job.logits, strict=True):
+            widths = model.tasks[0].widths(len(rows[i]))
+            # A copy of the row's own, so that neither its batch nor the batch's padding is kept.
+            logits[i] = tuple(output[:width].copy() for output, width in zip(found, widths, strict=True))
+            kept.keep(keys[i], logits[i])
+        return Ran([logits[i] for i in range(len(rows))], job.admitted, job.started, job.ended, job.batches)
 
     def _limit_rows(self, rows: int) -> None:
         if rows > self._settings.max_request_rows:

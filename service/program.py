@@ -23,7 +23,7 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from service import __version__, commands, logs, several
+from service import __version__, logs, several
 from service.app import create_app, create_ops_app
 from service.commands import COMMANDS
 from service.errors import BertieError, ConfigurationError
@@ -51,10 +51,7 @@ SAGEMAKER_MODELS = Path("/opt/ml/model")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal, or run one of `service.commands`. Returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in COMMANDS:
-        return commands.find(arguments[0])(arguments[1:])
+    """Serve until a signal. Returns the exit status."""
     on_sagemaker = _parser().parse_args(arguments).serve is not None
     try:
         settings = Settings(**platform_settings(os.environ, on_sagemaker=on_sagemaker))

@@ -42,7 +42,14 @@ class Settings(BaseSettings):
     )
     models_dir: Path = Field(default=Path("models"), description="Folder of the bundles, one folder each.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Bundles to load, comma-separated; all of the folder when empty."
+        default=(),
+        description="Bundles to load, comma-separated: names in the folder, or `NAME=REFERENCE` for one from elsewhere "
+        "(`https://`, `hf://`, `oci://`, `s3://`, `gs://`, `file://`; install the extra `remote`); all of the folder "
+        "when empty.",
+    )
+    cache_dir: Path = Field(default=Path("~/.cache/bertie"), description="Where bundles from elsewhere are kept.")
+    max_bundle_bytes: int = Field(
+        default=20_000_000_000, ge=1, description="Most bytes that come for a bundle from elsewhere."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
@@ -68,6 +75,13 @@ class Settings(BaseSettings):
     )
     max_batch_tokens: int = Field(
         default=0, ge=0, description="Tokens of a batch, padding included; 0: 256 on the CPU, 16384 on CUDA."
+    )
+    cache_mb: int = Field(
+        default=0,
+        ge=0,
+        description="Memory in MB for the logits of rows that ran, of all models together: who asks the same again "
+        "gets the same answer without a run. 0: none. Only for int8 on the CPU, where no row's logits depend on its "
+        "batch.",
     )
     max_requests: int = Field(default=1024, ge=1, description="Requests in flight before others get 429.")
     max_queue_tokens: int = Field(
@@ -106,6 +120,12 @@ class Settings(BaseSettings):
         default=(),
         description="Bearer tokens, comma-separated; when set, everything but pages, probes and metrics wants one.",
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="TOML file of named keys: hashes, limits and models (`python -m service keys`); read again when it "
+        "changes.",
+    )
+    keys: str | None = Field(default=None, description="The same text, in the variable itself.")
     admin_key: SecretStr | None = Field(
         default=None,
         min_length=16,
@@ -140,11 +160,24 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
 
+    disagreements_file: Path | None = Field(
+        default=None,
+        description="A file of JSON lines for the inputs on which a shadow disagrees with the stable version, with "
+        "both answers. It stores clients' texts: off unless it is set.",
+    )
+    disagreements_mb: int = Field(
+        default=16, ge=1, description="Size of that file, in MB, at which it becomes `FILE.1` and a new one begins."
+    )
     traces: bool = Field(
         default=False,
         description="Whether each request is traced, and the spans sent where `OTEL_EXPORTER_OTLP_ENDPOINT` says "
         "(install the extra `otel`).",
     )
+
+    @property
+    def wants_keys(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.api_keys) or self.keys is not None or self.keys_file is not None
 
     @field_validator("models", "api_keys", "cors_origins", "protocols", mode="before")
     @classmethod

@@ -31,8 +31,9 @@ from service.processes.board import Board
 from service.processes.member import Member
 from service.processes.placement import Place
 from service.processes.shared import Shared
+from service.processes.shared import names as shared_names
 from service.processes.supervisor import CANNOT_START, Supervisor
-from service.repository import loading, versions
+from service.repository import loading
 from service.server import MainServer, Server, address, bind
 from service.settings import Settings
 
@@ -91,10 +92,7 @@ def serve(
         if ops is not None:
             fields["ops_address"] = address(ops)
         shared = _open(each, places, at_first)
-        opened = shared.stable if shared else ()
-        names = [one.bundle.name for one in opened] or [
-            stored.name for stored in versions.find(settings.models_dir, settings.models)
-        ]
+        names = [one.bundle.name for one in shared.stable] if shared else shared_names(settings)
         fields["models"] = ",".join(names)
         part = Part(each, board, listener, shared, create_app, open_grpc)
         return Supervisor(
@@ -160,11 +158,11 @@ class Part:
         _settle(place)
         metrics = Metrics()
         member = Member(self._board, number, metrics)
-        opens = self._shared or loading
+        load, open_bundle = loading.load, loading.open_tried
+        if self._shared is not None:
+            load, open_bundle = self._shared.load, self._shared.open_bundle
         with self._logging(f"{number}", metrics):
-            app = self._create_app(
-                self._settings, load=opens.load, open_bundle=opens.open_bundle, metrics=metrics, whole=member
-            )
+            app = self._create_app(self._settings, load=load, open_bundle=open_bundle, metrics=metrics, whole=member)
             return _run(self._serve(app, member, number))
 
     def operate(self, number: int, ops: socket.socket) -> int:

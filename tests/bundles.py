@@ -21,7 +21,11 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from service.repository import bundle as bundles
+from service.repository import golden
+from service.repository.loading import open_task
 from service.repository.manifest import FORMAT, MANIFEST, TOKENIZER, WEIGHTS, Graph, Manifest
+from service.repository.opening import open_engine
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KIND = ("good", "great", "love", "loved", "wonderful", "excellent", "happy", "fun")
@@ -118,6 +122,17 @@ def change_file(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     change_manifest(folder, files=files | {name: hashlib.sha256(content).hexdigest()})
+
+
+def add_golden(folder: Path, *inputs: dict[str, Any]) -> None:
+    """Give a bundle golden rows of these inputs, of its graph for the CPU."""
+    bundle = bundles.load(folder)
+    tokenizer, task = open_task(bundle)
+    engine, _ = open_engine(bundle, device="cpu", workers=1, intra_op_threads=1, cores=1)
+    cases = [golden.encode(task, given) for given in inputs]
+    expected = tuple(golden.expect(task, case, golden.run(case.rows, tokenizer.pad_id, engine)) for case in cases)
+    made = golden.Golden(inputs, {engine.arithmetic: expected})
+    change_file(folder, golden.GOLDEN, made.to_json().encode())
 
 
 # ---- the graphs -----------------------------------------------------------------------------------------------------

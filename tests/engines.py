@@ -5,7 +5,8 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from service.engine.session import Engine, Outputs
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import loading
+from service.repository.bundle import Bundle
 from service.repository.opening import open_engine
 from service.settings import Settings
 
@@ -103,6 +105,18 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def open_with(engines: Mapping[str, Engine]) -> Callable[..., loading.Opened]:
+    """Like `service.repository.loading.open_bundle`, with these engines behind the versions of those names."""
+
+    def open_bundle(bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: Any) -> loading.Opened:
+        tokenizer, task = loading.open_task(bundle, tokenizers)
+        engine = engines[bundle.version]
+        runner = loading.runner(bundle, tokenizer, engine, settings.max_batch_tokens or 1024)
+        return loading.Opened(bundle, bundle.graph_for("cpu"), "cpu", tokenizer, task, runner, 1)
+
+    return open_bundle
 
 
 def load_with(**engines: Engine) -> Callable[[Settings, Metrics], Predictor]:

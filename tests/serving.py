@@ -29,7 +29,7 @@ async def serving(
     settings: Settings,
     *,
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
-    open_bundle: Any = loading.open_bundle,
+    open_bundle: Any = loading.open_tried,
     metrics: Metrics | None = None,
     traces: Any = None,
 ) -> AsyncIterator[httpx.AsyncClient]:

@@ -39,7 +39,14 @@ def test_every_pin_is_hashed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"), [("cpu.lock", "cpu"), ("gpu.lock", "gpu"), ("extras.lock", "otel"), ("extras.lock", "grpc")]
+    ("name", "extra"),
+    [
+        ("cpu.lock", "cpu"),
+        ("gpu.lock", "gpu"),
+        ("extras.lock", "otel"),
+        ("extras.lock", "grpc"),
+        ("extras.lock", "remote"),
+    ],
 )
 def test_locks_hold_what_the_service_asks_for(name: str, extra: str) -> None:
     asked = PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]

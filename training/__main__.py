@@ -134,7 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--max-length", type=_count, default=0, help="longest row in tokens")
     export.add_argument("--doc-stride", type=_count, default=0, help="tokens that neighbouring windows share")
     export.add_argument(
-        "--dev", action="append", default=[], help="a dev file to gate on (the recipe's); again for more"
+        "--dev",
+        action="append",
+        default=[],
+        help="a dev file to gate on (the recipe's), of which golden.json holds some texts; again for more",
     )
     _add_layout(export)
     export.add_argument("--dev-limit", type=_count, default=0, help="examples of each dev file, 0 for all")
@@ -188,6 +191,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_layout(profile)
     profile.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     profile.set_defaults(run=_profile)
+
+    golden = commands.add_parser("golden", help="give a bundle golden rows, which are tried before it serves")
+    golden.add_argument("bundle", type=Path)
+    golden.add_argument(
+        "file", nargs="*",
+        help="labelled data, as for evaluate, to take inputs from, which the bundle then holds; without, Bertie's own",
+    )  # fmt: skip
+    _add_layout(golden)
+    golden.set_defaults(run=_golden)
 
     return parser
 
@@ -359,6 +371,13 @@ def _profile(options: argparse.Namespace) -> None:
 
     made = profile.add(options.bundle, options.file, layout=_layout(options), device=options.device)
     print(json.dumps(dataclasses.asdict(made)))
+
+
+def _golden(options: argparse.Namespace) -> None:
+    from training.export import golden
+
+    made = golden.add(options.bundle, options.file, layout=_layout(options))
+    print(f"{options.bundle}: {len(made.inputs)} inputs, expected in {', '.join(made.expected)}")
 
 
 def _print_scores(title: str, scores: Mapping[str, Any]) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "models": "List, add, check and remove versions of models, and say which of them answer.",
+    "keys": "Make, list, rotate and revoke API keys.",
+}
 """What each command does, by name."""
 
 

@@ -36,6 +36,8 @@ SEVEN_BITS: Mapping[str, np.generic] = {"activation.largest": np.float32(63), "a
 """Parameters of an int8 graph, and their values for activations in 7 bits. x64 processors without VNNI add two products
 in 16 bits, where those of 8 bits do not fit (2 * 255 * 127), and these do (2 * 127 * 127): exact, and as quick as can
 be there. Dev scores stay what they are (docs/lab.md)."""
+SEVEN_BIT = "int8-7bit"
+"""The arithmetic of an int8 graph that is given `SEVEN_BITS`."""
 
 
 class Engine(Protocol):
@@ -52,13 +54,24 @@ class OrtEngine:
     Attributes:
         provider: where it really runs.
         precision: of the graph.
+        arithmetic: how it computes: the precision, or `SEVEN_BIT`.
         workers: calls of `run` that it is meant for side by side.
     """
 
     def __init__(
-        self, path: Path, *, provider: Provider, precision: str = "fp32", workers: int, intra_op_threads: int
+        self,
+        path: Path,
+        *,
+        provider: Provider,
+        precision: str = "fp32",
+        workers: int,
+        intra_op_threads: int,
+        seven_bits: bool | None = None,
     ) -> None:
         """
+        Args:
+            seven_bits: whether an int8 graph's activations have 7 bits; None: as this processor wants it.
+
         Raises:
             BundleError: the file is no graph that ONNX Runtime can run, or run exactly on this processor.
             ConfigurationError: the provider is not to be had on this machine.
@@ -75,7 +88,9 @@ class OrtEngine:
         self._threads = intra_op_threads
         self._session = self._open(self._options())
         self._output_names = [output.name for output in self._session.get_outputs()]
-        self._parameters = parameters(self._session, path) if precision == "int8" else {}
+        seven = precision == "int8" and (products_overflow() if seven_bits is None else seven_bits)
+        self.arithmetic = SEVEN_BIT if seven else precision
+        self._parameters = parameters(self._session, path) if seven else {}
 
     def run(self, batch: Batch) -> Outputs:
         """Run the graph, on the calling thread where it has one thread. Other Python threads go on meanwhile."""
@@ -174,13 +189,11 @@ def has_cuda() -> bool:
 
 
 def parameters(session: ort.InferenceSession, path: Path) -> dict[str, NDArray[Any]]:
-    """Get what the int8 graph of `path` must be given beside a batch for exact products on this processor, by input.
+    """Get what the int8 graph of `path` must be given beside a batch for activations in 7 bits, by input.
 
     Raises:
         BundleError: it has no such inputs.
     """
-    if not products_overflow():
-        return {}
     if SEVEN_BITS.keys() - {each.name for each in session.get_overridable_initializers()}:
         raise BundleError(
             f"{path.parent.name}/{path.name} is of an earlier version, for processors with VNNI: export it again"

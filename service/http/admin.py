@@ -11,7 +11,6 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -125,7 +124,7 @@ class Admin:
         """Put a bundle into the folder of models as a version; what serves stays."""
         body = await self._read(request, AddBody)
         name = request.path_params["name"]
-        return await self._told(request, body, lambda it: it.add(name, Path(body.source), body.version))
+        return await self._told(request, body, lambda it: it.add(name, body.source, body.version))
 
     async def remove(self, request: Request) -> Response:
         """Remove a version that has no role."""

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import BertieError, DeadlineExceeded, Draining
 from service.http import problems
 from service.http.body import ClientGone
+from service.keys.keyring import Key
 from service.metrics import Metrics
 from service.predictor import Model, Predictions
 
@@ -35,9 +36,13 @@ BEGAN = "bertie.began"
 """Where a scope holds the time of the request's first byte, if the server noted it."""
 PERMIT = "bertie.permit"
 """Where a scope holds the request's permit, which is released when the request is over."""
+KEY = "bertie.key"
+"""Where a scope holds the key that the request bears."""
+WAIT = "bertie.wait"
+"""Where a scope holds the seconds that its refusal waits."""
 REFUSE = "bertie.refuse"
 """Where a scope holds what writes its errors, if not as problem documents."""
-_KEY = "bertie.context"
+_CONTEXT = "bertie.context"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Unique, and no secret: a random number for the process and a count cost less than randomness for each request.
 _process = secrets.token_hex(8)
@@ -88,6 +93,11 @@ class Context:
         return sum(each.rows for each in self.predictions)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of these rows."""
+        return sum(each.tokens for each in self.predictions)
+
+    @property
     def seconds(self) -> float:
         """Time from its beginning to now."""
         return time.perf_counter() - self.began
@@ -109,7 +119,7 @@ class Context:
     @staticmethod
     def of(scope: Scope) -> Context:
         """Get the context of a request in the making."""
-        context: Context = scope[_KEY]
+        context: Context = scope[_CONTEXT]
         return context
 
 
@@ -125,14 +135,17 @@ class Recorder:
         self._requests = functools.cache(metrics.requests.labels)
         self._duration = functools.cache(metrics.request_duration.labels)
         self._rejected = functools.cache(metrics.rejected.labels)
+        self._key_requests = functools.cache(metrics.key_requests.labels)
+        self._key_tokens = functools.cache(metrics.key_tokens.labels)
+        self._key_rejected = functools.cache(metrics.key_rejected.labels)
         self.traces: Traces | None = None
         self._refusal_logged = 0.0
         self._refusals = 0  # not logged
 
-    def reject(self, error: BertieError) -> None:
+    def reject(self, scope: Scope, error: BertieError) -> None:
         """Count a request that is refused."""
         if error.reason:
-            self._rejected(error.reason).inc()
+            self._reject(scope, error.reason)
 
     def trace(self, scope: Scope, context: Context) -> Trace | None:
         """Begin the trace of a request, where traces are on."""
@@ -146,7 +159,11 @@ class Recorder:
         exemplar = {"trace_id": trace.id} if trace is not None and trace.sampled else None
         self._duration(route, context.model).observe(seconds, exemplar)
         if context.status == CLIENT_GONE:
-            self._rejected("cancelled").inc()
+            self._reject(scope, "cancelled")
+        key: Key | None = scope.get(KEY)
+        if key is not None:
+            self._key_requests(key.name, str(context.status)).inc()
+            self._key_tokens(key.name).inc(context.tokens)
         level = logging.DEBUG if quiet else logging.INFO
         told = logger.isEnabledFor(level)
         if not (told or self.traces) or (context.status == 429 and self._refused_lately()):
@@ -163,6 +180,8 @@ class Recorder:
             "rows": context.rows,
             "duration_ms": round(seconds * 1000, 2),
         }
+        if key is not None:
+            fields["key"] = key.name
         if context.status == 429:
             fields["refused"], self._refusals = self._refusals, 0
         if trace is not None:
@@ -170,6 +189,11 @@ class Recorder:
             fields["trace_id"] = trace.id
         if told:
             logger.log(level, "request", extra={"fields": fields})
+
+    def _reject(self, scope: Scope, reason: str) -> None:
+        self._rejected(reason).inc()
+        if KEY in scope:
+            self._key_rejected(scope[KEY].name, reason).inc()
 
     def _refused_lately(self) -> bool:
         """Whether a refusal was logged just now: of a flood a line each would be a flood of its own."""
@@ -217,7 +241,7 @@ class ContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = scope[_KEY] = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
+        context = scope[_CONTEXT] = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
         context.trace = self._recorder.trace(scope, context)
 
         async def send_with_id(message: Message) -> None:
@@ -262,7 +286,7 @@ class ContextMiddleware:
         if context.status:
             raise error  # half an answer is out: all that is left is to break off the connection
         if not _is_probe(scope):
-            self._recorder.reject(error)
+            self._recorder.reject(scope, error)
         write: problems.Refuse = scope.get(REFUSE, problems.write)
         await write(error, context.request_id).response()(scope, receive, send)
 

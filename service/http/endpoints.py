@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from service.http import problems, requests
 from service.http.problems import Refuse
-from service.predictor import Model, Predictor
+from service.predictor import Model, Models, Predictor
 from service.settings import Settings
 from service.tasks import AnyTask
 
@@ -31,12 +31,14 @@ class Ask:
         body: as it came; empty where there is none.
         headers: by name in small letters.
         parts: `name` and `version`, where the path has them.
+        models: that may be used.
         refuse: writes the errors of what comes after; set it where a body says what form they have.
     """
 
     body: bytes
     headers: Mapping[str, str]
     parts: Mapping[str, str]
+    models: Models
     predictor: Predictor
     settings: Settings
     refuse: Callable[[Refuse], None] = lambda refuse: None
@@ -100,7 +102,7 @@ class Document:
     """What the OpenAPI document says of an endpoint.
 
     Attributes:
-        answer: JSON schema; None where there is no body.
+        answer: JSON schema, or the shape that has it; None where there is no body.
         bodies: shapes of a request's.
         example: a request's body.
         error: of an error's body.
@@ -109,7 +111,7 @@ class Document:
     """
 
     tag: str
-    answer: Mapping[str, Any] | None = None
+    answer: Mapping[str, Any] | type[BaseModel] | None = None
     bodies: tuple[type[BaseModel], ...] = ()
     example: Any = None
     error: type[BaseModel] = problems.Problem

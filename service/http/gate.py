@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.errors import BertieError, NotReady
+from service.errors import BertieError, NotReady, Unauthorized
 from service.http.body import declared_length
-from service.http.context import BEGAN, PERMIT, Context, Recorder, request_id
+from service.http.context import BEGAN, KEY, PERMIT, WAIT, Context, Recorder, request_id
 from service.http.endpoints import Endpoint, Endpoints
-from service.http.keys import Keys
-from service.predictor import Predictor
+from service.keys.keyring import Key, Keyring
+from service.predictor import Models, Predictor
 from service.rollout.rollouts import Rollouts
 from service.scheduler.permits import Permit
 from service.settings import Settings
@@ -45,6 +45,7 @@ class Gate:
 
     Attributes:
         endpoints: what it may admit to.
+        keys: who may call.
         predictor: set while the application runs; so is
         rollouts: the changes of what it serves.
     """
@@ -53,7 +54,7 @@ class Gate:
         self.endpoints = endpoints
         self.predictor: Predictor | None = None
         self.rollouts: Rollouts | None = None
-        self.keys = Keys([key.get_secret_value() for key in settings.api_keys])
+        self.keys = Keyring(settings)
         self._most_bytes = settings.max_body_bytes
         self._recorder = recorder
 
@@ -63,22 +64,45 @@ class Gate:
             raise NotReady("the service is starting")
         return self.predictor
 
+    def identify(self, scope: Scope) -> Key | None:
+        """Get the key that a request bears as a token, and note it; None where no key is wanted.
+
+        Raises:
+            Unauthorized: it bears none, or one that is unknown or has expired.
+        """
+        if not self.keys.wanted:
+            return None
+        header: bytes = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = header.partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise Unauthorized("this service wants an API key: Authorization: Bearer KEY")
+        key: Key = self.keys.find(token.strip(b" "))
+        scope[KEY] = key
+        return key
+
+    def models(self, scope: Scope) -> Models:
+        """Get the models that a request may use: its key's, or all. Raises NotReady."""
+        key: Key | None = scope.get(KEY)
+        return self.serving().models_for(None if key is None else key.models)
+
     def admit(self, scope: Scope, endpoint: Endpoint) -> Permit:
         """Get the permit of a request with a body to an endpoint.
 
         Raises:
-            BertieError: it has no key, its head says that its body cannot be taken, too much is in flight, or the
-                service does not run.
+            BertieError: it has no key, or one that is used up for now, its head says that its body cannot be taken,
+                too much is in flight, or the service does not run.
         """
         if PERMIT not in scope:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             client = scope.get("client")
-            key = self.keys.check(headers)
+            key = self.identify(scope)
             predictor = self.serving()
             predictor.check_open()
             declared = declared_length(headers, self._most_bytes, is_json=endpoint.is_json)
-            address = client[0] if client else None
-            scope[PERMIT] = predictor.permits.acquire(address if key is None else key, declared)
+            if key is not None:
+                scope[PERMIT] = predictor.permits.acquire(key.name, declared, key.quota)
+            else:
+                scope[PERMIT] = predictor.permits.acquire(client[0] if client else None, declared)
         permit: Permit = scope[PERMIT]
         return permit
 
@@ -96,10 +120,12 @@ class Gate:
         try:
             self.admit(scope, endpoint)
         except BertieError as error:
+            if KEY in scope:
+                scope[WAIT] = scope[KEY].refuse()
             context = Context(request_id(scope), scope.get(BEGAN) or time.perf_counter())
             status, headers, body = endpoint.refuse(error, context.request_id)
             context.status = status
-            self._recorder.reject(error)
+            self._recorder.reject(scope, error)
             self._recorder.note(scope, context, endpoint.path)
             lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
             lines += [b"%b: %b\r\n" % header for header in context.headers()]

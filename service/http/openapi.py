@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from service.errors import (
     BertieError,
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     MalformedBody,
     NotReady,
@@ -59,8 +60,8 @@ _HEADERS: dict[type[BertieError], dict[str, Any]] = {
     Unauthorized: {"WWW-Authenticate": {"schema": {"type": "string"}, "required": True}},
 }
 _BODY_ERRORS: tuple[type[BertieError], ...] = (
-    MalformedBody, Unauthorized, UnknownModel, TooLarge, UnsupportedMediaType, InvalidInput, QueueFull, NotReady,
-    DeadlineExceeded, BertieError,
+    MalformedBody, Unauthorized, Forbidden, UnknownModel, TooLarge, UnsupportedMediaType, InvalidInput, QueueFull,
+    NotReady, DeadlineExceeded, BertieError,
 )  # fmt: skip
 _LIMITS = {
     field: limit.setting
@@ -69,7 +70,7 @@ _LIMITS = {
     for field, limit in shape.limits.items()
 }
 """The settings of lists' lengths, by the names of fields, which are the same in every protocol."""
-_LOOK_UP_ERRORS: tuple[type[BertieError], ...] = (Unauthorized, UnknownModel, NotReady)
+_LOOK_UP_ERRORS: tuple[type[BertieError], ...] = (Unauthorized, Forbidden, UnknownModel, NotReady)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "/qa": {
         "one text": {"question": "Where does Ada live?", "context": "Ada lives in London. Ruth lives in Paris."},
@@ -111,7 +112,7 @@ _ANSWERS: dict[str, type[BaseModel]] = {
 }
 _GET_ERRORS: dict[str, tuple[type[BertieError], ...]] = {
     "/models": (Unauthorized, NotReady),
-    "/models/{name}": (Unauthorized, UnknownModel, NotReady),
+    "/models/{name}": (Unauthorized, Forbidden, UnknownModel, NotReady),
     "/health/live": (NotReady,),
     "/health/ready": (NotReady,),
     "/metrics": (),
@@ -148,14 +149,14 @@ def document(
             operation["responses"] = {"200": answer} | refused
             if "{name}" in path:
                 operation["parameters"] = _parameters(path)
-            if settings.api_keys and Unauthorized in _GET_ERRORS[path]:
+            if settings.wants_keys and Unauthorized in _GET_ERRORS[path]:
                 operation["security"] = [{"key": []}]
         result["paths"].setdefault(path, {}).update(operations)
     for schema in schemas.values():
         for field, setting in _LIMITS.items():
             if field in schema.get("properties", {}):
                 _bound(schema["properties"][field], getattr(settings, setting))
-    if settings.api_keys:
+    if settings.wants_keys:
         for endpoint in endpoints:
             if not endpoint.open:
                 result["paths"][endpoint.path][endpoint.method.lower()]["security"] = [{"key": []}]
@@ -175,7 +176,9 @@ def _shared(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
 def _operation(endpoint: Endpoint, schemas: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Describe an endpoint: what its `read` says of itself, and each error in the endpoint's own form."""
     said, posted = endpoint.document, endpoint.method == "POST"
-    answer: dict[str, Any] = _json(dict(said.answer)) if said.answer else _plain()
+    shape = said.answer
+    told = _define(shape, schemas, "serialization") if isinstance(shape, type) else shape
+    answer: dict[str, Any] = _json(dict(told)) if told else _plain()
     if posted and said.predicts:
         answer["headers"]["Server-Timing"] = _SERVER_TIMING
     errors = _BODY_ERRORS if posted else _LOOK_UP_ERRORS
@@ -290,8 +293,10 @@ def _bound(schema: dict[str, Any], most: int) -> None:
             part["maxItems"] = min(most, part.get("maxItems", most))
 
 
-def _define(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template=_REF)
+def _define(
+    model: type[BaseModel], schemas: dict[str, Any], mode: Literal["validation", "serialization"] = "validation"
+) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template=_REF, mode=mode)
     schemas |= schema.pop("$defs", {})
     schemas[model.__name__] = schema
     return {"$ref": _REF.format(model=model.__name__)}

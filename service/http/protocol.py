@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.http.context import BEGAN
+from service.http.context import BEGAN, WAIT
 
 LINGER_SECONDS = 2.0
 """How long to throw away what a client goes on to send after its answer: a connection that is closed before is reset,
@@ -27,7 +28,8 @@ FLUSH_SECONDS = 30.0
 MOST_PIPELINED = 1024
 """Requests of a connection that wait for the answers of earlier ones: 3 KB each, of 30 bytes sent."""
 MOST_REFUSED = 16
-"""Requests of one read that are refused at once; more of them take turns with the requests of other connections."""
+"""Requests that are refused in one turn of the event loop, of all connections together; more of them wait for the next
+one. Or each of a flood's connections would have its refusal before anybody else's request gets on."""
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _OFFERS = (b"upgrade", b"connection", b"http2-settings")
 
@@ -41,12 +43,40 @@ class HeadLimits:
     seconds: float
 
 
+class Turns:
+    """Work of which so much is done in a turn of the event loop, and the rest in the next ones, in order."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def take(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+        """Do the work now, or in a later turn."""
+        if self._left == self._most:
+            loop.call_soon(self._next, loop)
+        self._waiting.append(work)
+        self._go_on()
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left = self._most
+        if self._waiting:
+            loop.call_soon(self._next, loop)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._left and self._waiting:
+            self._left -= 1
+            self._waiting.popleft()()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. Make a class with limits of its own by `limited`."""
 
     limits: HeadLimits
     refusal: Callable[[Any, bool], bytes | None]
     """What is answered to a request that is refused at once, by its scope and whether its connection goes on."""
+    turns: Turns
+    """In which that is answered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -54,7 +84,6 @@ class Protocol(HttpToolsProtocol):
         self._ended_at = 0.0  # what comes after that is thrown away
         self._closing_since = 0.0
         self._refused_at = 0.0  # a request whose body is still to come
-        self._refusals = 0  # of this read
         self._waiting_since: float | None = None  # for a head to be complete
         self._in_head = False
         self._in_body = False
@@ -80,7 +109,6 @@ class Protocol(HttpToolsProtocol):
         if self._waiting_since is None and not self._in_body:
             self._waiting_since = self.loop.time()
         self._pending += len(data)
-        self._refusals = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -204,16 +232,25 @@ class Protocol(HttpToolsProtocol):
         self.cycle.send_500_response = partial(_give_up, self.transport)  # type: ignore[method-assign]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        refusal = None
-        if self._refusals < MOST_REFUSED:
-            refusal = self.refusal(cycle.scope, cycle.keep_alive)
+        refusal = self.refusal(cycle.scope, cycle.keep_alive)
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
-        self._refusals += 1
-        cycle.response_started = cycle.response_complete = True
+        answer = partial(self._answer_refused, cycle, refusal)
+        if wait := cast(dict[str, Any], cycle.scope).get(WAIT, 0.0):
+            self.flow.pause_reading()
+            self.loop.call_later(wait, self.turns.take, self.loop, answer)
+        else:
+            self.turns.take(self.loop, answer)
+
+    def _answer_refused(self, cycle: RequestResponseCycle, refusal: bytes) -> None:
         cycle.on_response = _nothing  # no circle of references is left
+        if cycle.disconnected or self.transport.is_closing():  # while it waited for its turn
+            return
+        cycle.response_started = cycle.response_complete = True
+        cycle.body = bytearray()
         self.transport.write(refusal)
+        self.flow.resume_reading()
         if self._in_body and cycle is self.cycle:  # its body is on its way, and is thrown away
             self._refused_at = self.loop.time()
         else:
@@ -311,4 +348,4 @@ class _AnswerTransport:
 def limited(limits: HeadLimits, refusal: Callable[[Any, bool], bytes | None] | None = None) -> type[Protocol]:
     """Get the protocol with these limits, for uvicorn's `http` setting."""
     refuses = staticmethod(refusal or (lambda scope, keep_alive: None))
-    return type("LimitedProtocol", (Protocol,), {"limits": limits, "refusal": refuses})
+    return type("LimitedProtocol", (Protocol,), {"limits": limits, "refusal": refuses, "turns": Turns(MOST_REFUSED)})

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails, from_json
 from service.errors import InvalidInput, MalformedBody, TooLarge
 from service.settings import MAX_ITEMS, Settings
 from service.tasks import PATHS
-from service.tasks.inputs import Input, Options, Shape
+from service.tasks.inputs import Input, Options, Shape, choose
 
 M = TypeVar("M", bound=Shape)
 T = TypeVar("T")
@@ -130,7 +130,7 @@ def parse_value(path: str, data: Any, settings: Settings) -> Call:
     if not isinstance(inputs, list):
         inputs = []  # the check below says so
     limit("inputs", len(inputs), settings.max_inputs, "inputs")
-    shape = _shape(SHAPES[path], inputs[0] if inputs else {})
+    shape = choose(SHAPES[path], inputs[0] if inputs else {})
     errors: list[ErrorDetails] = []
     common = _checked(MANY[shape.shared], data, (), errors) if many else None
     group = tuple(other for other in SHAPES[path] if other.group == shape.group)
@@ -139,7 +139,7 @@ def parse_value(path: str, data: Any, settings: Settings) -> Call:
         if len(errors) > MAX_ERRORS:
             break
         place: tuple[Any, ...] = ("inputs", i) if many else ()
-        shape = _shape(group, value)
+        shape = choose(group, value)
         for field, (noun, setting) in shape.limits.items() if isinstance(value, dict) else ():
             if isinstance(items := value.get(field), list):
                 limit(noun, len(items), getattr(settings, setting), ".".join(map(str, (*place, field))))
@@ -151,12 +151,6 @@ def parse_value(path: str, data: Any, settings: Settings) -> Call:
         raise _invalid(errors)
     assert common is not None
     return Call(common.model, examples, many)
-
-
-def _shape(shapes: Sequence[type[Input]], value: Any) -> type[Input]:
-    """Choose the shape that an input's fields are meant for; the last one where they tell nothing."""
-    keys = value.keys() if isinstance(value, dict) else ()
-    return next((shape for shape in shapes if not shape.marks.isdisjoint(keys)), shapes[-1])
 
 
 def limit(noun: str, count: int, most: int, field: str | None) -> None:

@@ -23,7 +23,7 @@ from service.http.context import REFUSE, Context
 from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate, Whole
 from service.metrics import PHASES, Metrics
-from service.predictor import Answered, Model, Predictions, Predictor, Sender
+from service.predictor import Answered, Model, Models, Predictions, Predictor, Sender
 from service.rollout import aside
 from service.scheduler.permits import Permit
 from service.settings import Settings
@@ -74,31 +74,33 @@ class Routes:
             return self.look_up(request, endpoint)
         context, permit, predictor = Context.of(scope), self.gate.admit(scope, endpoint), self.gate.serving()
         content = await body.read(request, self._settings.max_body_bytes, permit)
+        refuse = partial(scope.__setitem__, REFUSE)
         ask = Ask(
-            content, request.headers, request.path_params, predictor, self._settings, partial(scope.__setitem__, REFUSE)
+            content, request.headers, request.path_params, self.gate.models(scope), predictor, self._settings, refuse
         )
         async with body.Connected(request.receive):
             work = await requests.off_loop(len(content), lambda: endpoint.read(ask))
             if isinstance(work, Response):
                 return work
-            done = await self._predict(work, predictor, permit, context, Sender(request.headers, random.random()))
+            sender = Sender(request.headers, random.random())
+            done = await self._predict(work, ask.models, predictor, permit, context, sender)
         response = work.write(done)
         timing = ", ".join(f"{phase};dur={done.seconds[phase] * 1000:.3f}" for phase in PHASES)
         response.raw_headers.append((b"server-timing", timing.encode()))
         return response
 
     async def _predict(
-        self, work: Work, predictor: Predictor, permit: Permit, context: Context, sender: Sender
+        self, work: Work, allowed: Models, predictor: Predictor, permit: Permit, context: Context, sender: Sender
     ) -> Done:
         """Have the examples answered by the model that they are for, or each by its own, one model after the other."""
         examples = work.examples
         if not work.mixed:
-            model, task = predictor.choose(work.model, examples[0], sender, work.version)
+            model, task = allowed.choose(work.model, examples[0], sender, work.version)
             found = await self._by_one(work, predictor, model, task, range(len(examples)), permit, context)
             return Done([model] * len(examples), found.answers, found.seconds, found.tokens)
         places: dict[tuple[Model, AnyTask], list[int]] = {}
         for place, example in enumerate(examples):
-            places.setdefault(predictor.choose(work.model, example, sender, work.version), []).append(place)
+            places.setdefault(allowed.choose(work.model, example, sender, work.version), []).append(place)
         models: list[Any] = [None] * len(examples)
         predictions, seconds, tokens = models.copy(), dict.fromkeys(PHASES, 0.0), 0
         for (model, task), own in places.items():
@@ -133,26 +135,24 @@ class Routes:
             content: what a protocol sends that has no paths to ask by.
         """
         if not endpoint.open:
-            self.gate.keys.check(request.headers)
-        ask = Ask(content, request.headers, request.path_params, self.gate.serving(), self._settings)
+            self.gate.identify(request.scope)
+        models, predictor = self.gate.models(request.scope), self.gate.serving()
+        ask = Ask(content, request.headers, request.path_params, models, predictor, self._settings)
         found = endpoint.read(ask)
         assert isinstance(found, Response)
         return found
 
     async def models(self, request: Request) -> Response:
         """List the loaded models."""
-        self.gate.keys.check(request.headers)
-        models = [await self._described(model) for model in self.gate.serving().models.values()]
+        self.gate.identify(request.scope)
+        models = [await self._described(model) for model in self.gate.models(request.scope).stable]
         return Response(answers.ModelList(models=models).model_dump_json(), media_type=JSON)
 
     async def one_model(self, request: Request) -> Response:
         """Get a model's task, labels, precision, dev scores and hashes."""
-        self.gate.keys.check(request.headers)
-        models = self.gate.serving().models
-        name = request.path_params["name"]
-        if name not in models:
-            raise UnknownModel(f"there is no model of this name; there are {', '.join(models)}", field="name")
-        return Response((await self._described(models[name])).model_dump_json(), media_type=JSON)
+        self.gate.identify(request.scope)
+        model = self.gate.models(request.scope).named(request.path_params["name"], "name").stable
+        return Response((await self._described(model)).model_dump_json(), media_type=JSON)
 
     async def _described(self, model: Model) -> answers.ModelInfo:
         rollouts = self.gate.rollouts

@@ -81,6 +81,7 @@ def of_each(settings: Settings, processes: int) -> Settings:
         update={
             "processes": processes,
             "max_requests": -(-settings.max_requests // processes),
+            "cache_mb": -(-settings.cache_mb // processes),
             "max_queue_tokens": -(-settings.max_queue_tokens // processes),
             "watch_seconds": min(settings.watch_seconds or WATCH_SECONDS, WATCH_SECONDS),
             "low_latency": False,  # its session has threads, which a fork leaves behind, and weights of its own

@@ -14,7 +14,7 @@ from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError
 from service.metrics import Metrics
 from service.predictor import Predictor
-from service.repository import loading, plan, versions
+from service.repository import loading, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
 from service.repository.versions import StoredModel
@@ -33,9 +33,9 @@ class Shared:
         Raises:
             BundleError, ConfigurationError: start-up must stop; the message says why.
         """
-        stable = loading.find(settings.models_dir, settings.models)
+        stable = loading.stable_bundles(settings)
         others = []
-        for stored in versions.find(settings.models_dir, settings.models):
+        for stored in _stored(settings):
             for name in wanted_versions(plan.read(stored.folder)):
                 if name not in (bundle.version for bundle in stable if bundle.name == stored.name):
                     try:
@@ -51,9 +51,9 @@ class Shared:
         cannot be loaded any more is served as it was at the start."""
         tokenizers: dict[TokenizerKey, Tokenizer] = {}
         first = {each.bundle.name: each for each in self.stable}
-        found = {}
+        found = {name: first[name] for name in sources.split(settings.models)[1]}  # no other will come for them
         try:
-            there = versions.find(settings.models_dir, settings.models)
+            there = _stored(settings)
         except BertieError as error:
             logger.error("the models are served as they were at the start: %s", error.detail)
             there, found = [], dict(first)
@@ -69,11 +69,11 @@ class Shared:
     def open_bundle(
         self, bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer]
     ) -> Opened:
-        """Open a bundle as `service.repository.loading.open_bundle` does, if it is not open."""
+        """Open a bundle as `service.repository.loading.open_tried` does, if it is not open."""
         known = self._opened.get((bundle.name, bundle.version))
         if known is not None and known.bundle.digest == bundle.digest:
             return _resized(known, settings)
-        return loading.open_bundle(bundle, settings, metrics, tokenizers)
+        return loading.open_tried(bundle, settings, metrics, tokenizers)
 
     def _of(
         self, stored: StoredModel, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer]
@@ -81,6 +81,17 @@ class Shared:
         version = stored.version(plan.read(stored.folder).stable or "")
         known = self._opened.get((stored.name, version.name))
         return known or loading.open_bundle(loading.load_version(version), settings, metrics, tokenizers)
+
+
+def names(settings: Settings) -> list[str]:
+    """Get the names of the models that the settings ask for. Raises BundleError."""
+    return [stored.name for stored in _stored(settings)] + list(sources.split(settings.models)[1])
+
+
+def _stored(settings: Settings) -> list[StoredModel]:
+    """Find the models of the folder that the settings ask for; none where all are from elsewhere."""
+    wanted, references = sources.split(settings.models)
+    return versions.find(settings.models_dir, wanted) if wanted or not references else []
 
 
 def _resized(opened: Opened, settings: Settings) -> Opened:

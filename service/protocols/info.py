@@ -75,22 +75,24 @@ def model(ask: Ask) -> Model:
 
     Raises:
         UnknownModel: there is none of that name.
+        Forbidden: the request's key may not use it.
     """
-    models = ask.predictor.models
     if ask.name is None:
         bare = requests.parse_value("/classify", {"text": "a"}, ask.settings).examples[0]
         try:
-            return ask.predictor.choose(None, bare)[0]
+            return ask.models.choose(None, bare)[0]
         except UnknownModel:
-            return next(iter(models.values()))
-    if ask.name not in models:
+            if not (stable := ask.models.stable):
+                raise
+            return stable[0]
+    if ask.name not in ask.models.every:
         raise UnknownModel(f"there is no model {ask.name!r:.200}", field="model")  # names are for those with a key
-    return models[ask.name]
+    return ask.models.named(ask.name).stable
 
 
 def models(ask: Ask) -> Response:
     """List the loaded models by name."""
-    return answers.response({"models": list(ask.predictor.models)})
+    return answers.response({"models": list(ask.models.serving)})
 
 
 def ready(ask: Ask, chosen: Model) -> Response:

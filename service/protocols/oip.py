@@ -84,7 +84,7 @@ def ready(ask: Ask) -> Response:
 
 def index(ask: Ask) -> Response:
     """List the loaded models with their versions, as Triton's repository does."""
-    loaded = [each for serving in ask.predictor.serving.values() for each in serving.loaded]
+    loaded = [each for serving in ask.models.serving.values() for each in serving.loaded]
     return answers.response(
         [{"name": each.name, "version": each.version, "state": "READY", "reason": ""} for each in loaded]
     )
@@ -193,7 +193,7 @@ def _split(ask: Ask) -> tuple[bytes, bytes]:
 def chosen(ask: Ask) -> Model:
     """Get the model that is named, of the version that is named. Raises UnknownModel."""
     model, version = info.model(ask), ask.parts.get("version")
-    loaded = ask.predictor.serving[model.name].loaded
+    loaded = ask.models.every[model.name].loaded
     for each in loaded:
         if version in (None, each.version):
             return each

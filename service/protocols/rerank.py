@@ -83,11 +83,12 @@ def _work(
     write: Callable[[Ranking, Done], Response], model: str | None = None,
 ) -> Work:  # fmt: skip
     call = requests.parse_value("/classify", {"query": query, "texts": texts, "top_k": top_k}, ask.settings)
-    models = ask.predictor.models.values()
-    if not any(task.suits(call.examples[0], named=False) for each in models for task in each.tasks):
+    if (name := ask.name or model) is not None:
+        ask.models.named(name)
+    if not any(task.suits(call.examples[0], named=False) for each in ask.models.stable for task in each.tasks):
         raise info.Unfit("no loaded model is a re-ranker", field="model")
     fit = scores.by("identity" if raw else "sigmoid")
-    return Work(call.examples, lambda done: write(done.predictions[0], done), ask.name or model, fit=fit)
+    return Work(call.examples, lambda done: write(done.predictions[0], done), name, fit=fit)
 
 
 _RANKS = {"type": "array", "items": {"type": "object", "required": ["index", "score"]}}

@@ -12,14 +12,16 @@ from pathlib import Path
 
 from service.errors import BundleError
 from service.repository import bundle as bundles
-from service.repository import files, versions
+from service.repository import files, plan, versions
 from service.repository.files import MANIFEST
 from service.repository.manifest import parse
-from service.repository.versions import Version
+from service.repository.versions import StoredModel, Version
 
 
 def install(source: Path, models_dir: Path, model: str, version: str | None = None) -> Version:
     """Copy the bundle in `source` to a version of a model, checked by its hashes. Nobody sees it before it is complete.
+
+    Beside other versions it answers nothing yet: the one that was stable stays so, in the plan's words.
 
     Args:
         version: its name; by default the number after the last, or where versions have names that are no numbers, the
@@ -54,6 +56,8 @@ def install(source: Path, models_dir: Path, model: str, version: str | None = No
             files.sync(copy)
             if bundles.load(copy).digest != bundle.digest:
                 raise BundleError(f"bundle {bundle.label!r} changed while it was copied; try again")
+            with plan.edit(folder):
+                pass  # who is stable was left to the order until now: it is written down before that changes
             with versions.lock(folder):
                 name = version or versions.next_version(versions.list_versions(folder)) or bundle.digest
                 _check_absent(folder, name)
@@ -63,19 +67,21 @@ def install(source: Path, models_dir: Path, model: str, version: str | None = No
     return Version(model, name, folder / name, root=False)
 
 
-def remove(version: Version) -> None:
-    """Remove a version. Hold the lock on the model's folder. From its first moment on nobody sees half of it.
+def remove(model: StoredModel, name: str) -> None:
+    """Remove a version that has no role but to be a previous one. From its first moment on nobody sees half of it.
 
     Raises:
-        BundleError: it cannot be removed.
+        RolloutError: it has another role.
+        BundleError: there is none, or it cannot be removed.
     """
-    with versions.told(f"version {version.name!r} of {version.model!r} cannot be removed"):
-        names = (MANIFEST, *parse(files.read_manifest(version.folder)).files) if version.root else (version.name,)
-        folder = version.folder if version.root else version.folder.parent
+    folder, version = model.folder, model.version(name)
+    with plan.edit(folder) as edit, versions.told(f"version {name!r} of {model.name!r} cannot be removed"):
+        edit.plan = plan.forget(edit.plan, name)
+        names = (MANIFEST, *parse(files.read_manifest(folder)).files) if version.root else (name,)
         with versions.aside(folder) as aside:
-            for name in names:  # the manifest first: without it the folder is no bundle
+            for each in names:  # the manifest first: without it the folder is no bundle
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(folder / name, aside / name)  # a link goes, what it points to stays
+                    os.rename(folder / each, aside / each)  # a link goes, what it points to stays
 
 
 def _check_names(name: str, label: str, there: tuple[Version, ...], model: str) -> None:

@@ -5,6 +5,7 @@ Owns the order of a start. Knows nothing of requests.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from service.errors import BundleError
 from service.metrics import PHASES, Metrics
 from service.predictor import Model, Predictor
 from service.repository import bundle as bundles
-from service.repository import plan, versions
+from service.repository import golden, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.manifest import TOKENIZER, Graph
 from service.repository.opening import open_engine, open_low_latency
@@ -31,6 +32,8 @@ from service.scheduler.queue import Runner
 from service.scheduler.workers import Scheduler
 from service.settings import Settings
 from service.tasks import AnyTask
+
+logger = logging.getLogger(__name__)
 
 BATCH_TOKENS: Mapping[Provider, int] = {"cpu": 256, "cuda": 16384}
 """Tokens of a batch from which twice as many run no quicker a token, as measured (docs/lab.md)."""
@@ -60,7 +63,7 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
-    return serve(open_bundles(find(settings.models_dir, settings.models), settings, metrics), settings, metrics)
+    return serve(open_bundles(stable_bundles(settings), settings, metrics), settings, metrics)
 
 
 def open_bundles(found: Iterable[Bundle], settings: Settings, metrics: Metrics) -> list[Opened]:
@@ -75,6 +78,17 @@ def open_bundles(found: Iterable[Bundle], settings: Settings, metrics: Metrics) 
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
     return opened
+
+
+def stable_bundles(settings: Settings) -> list[Bundle]:
+    """Read and check the bundles that the settings name: those of the folder, and those from elsewhere.
+
+    Raises:
+        BundleError: one is not to be had, or is broken; or there is none.
+    """
+    names, references = sources.split(settings.models)
+    found = find(settings.models_dir, names) if names or not references else []
+    return found + [bundles.load(folder) for _, folder in sources.resolve(settings)]
 
 
 def find(models_dir: Path, names: Sequence[str] = ()) -> list[Bundle]:
@@ -118,7 +132,7 @@ def model(opened: Opened, schedulers: Mapping[Provider, Scheduler], metrics: Met
     """
     bundle, provider = opened.bundle, opened.provider
     if provider not in schedulers:
-        raise BundleError(f"bundle {bundle.name!r} runs on {provider}, where nothing runs: restart the service")
+        raise BundleError(f"bundle {bundle.label!r} runs on {provider}, where nothing runs: restart the service")
     manifest, names = bundle.manifest, (bundle.name, bundle.version)
     return Model(
         bundle=bundle,
@@ -181,11 +195,27 @@ def open_task(bundle: Bundle, tokenizers: dict[TokenizerKey, Tokenizer] | None =
     except BundleError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exceptions
-        raise BundleError(f"bundle {bundle.name!r}: its tokenizer or task cannot be used: {error}") from error
+        raise BundleError(f"bundle {bundle.label!r}: its tokenizer or task cannot be used: {error}") from error
+
+
+def open_tried(
+    bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer]
+) -> Opened:
+    """Open a bundle as `open_bundle` does, and run its golden rows: it must answer here as it did at the export.
+
+    Raises:
+        BundleError, ConfigurationError: it cannot be served.
+    """
+    return open_bundle(bundle, settings, metrics, tokenizers, try_golden=True)
 
 
 def open_bundle(
-    bundle: Bundle, settings: Settings, metrics: Metrics, tokenizers: dict[TokenizerKey, Tokenizer]
+    bundle: Bundle,
+    settings: Settings,
+    metrics: Metrics,
+    tokenizers: dict[TokenizerKey, Tokenizer],
+    *,
+    try_golden: bool = False,
 ) -> Opened:
     """Open a bundle's tokenizer and engines, and warm them up. Any thread may call it.
 
@@ -206,6 +236,10 @@ def open_bundle(
         on_fallback=metrics.provider_fallback.inc,
     )
     warm_up(bundle, task, tokenizer, engine)
+    if try_golden and not golden.check(bundle, tokenizer, task, engine):
+        logger.warning(
+            "bundle %r has no golden rows for %s: its answers are not checked", bundle.label, engine.arithmetic
+        )
     low_latency = None
     chosen = settings.workers or settings.intra_op_threads
     if settings.low_latency and not chosen and cores > 1 and engine.provider == "cpu":
@@ -232,8 +266,8 @@ def warm_up(bundle: Bundle, task: AnyTask, tokenizer: Tokenizer, engine: OrtEngi
     except Exception as error:
         message = str(error).replace("\n", " ")[:300]
         raise BundleError(
-            f"bundle {bundle.name!r}: its graph fails on a row of {bundle.manifest.max_length} tokens, the last of the "
-            f"tokenizer's {tokenizer.vocabulary_size} pieces among them: {message}"
+            f"bundle {bundle.label!r}: its graph fails on a row of {bundle.manifest.max_length} tokens, the last of "
+            f"the tokenizer's {tokenizer.vocabulary_size} pieces among them: {message}"
         ) from error
     _check(bundle, task, outputs)
 
@@ -243,5 +277,5 @@ def _check(bundle: Bundle, task: AnyTask, outputs: Outputs) -> None:
     wanted = task.widths(bundle.manifest.max_length)
     if found != wanted:
         raise BundleError(
-            f"bundle {bundle.name!r}: its graph gives {found} numbers a row where its task and labels want {wanted}"
+            f"bundle {bundle.label!r}: its graph gives {found} numbers a row where its task and labels want {wanted}"
         )

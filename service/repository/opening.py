@@ -69,6 +69,6 @@ def _open(bundle: Bundle, graph: Graph, provider: Provider, workers: int, thread
             )
     except BundleError as error:
         detail = error.detail.replace("\n", " ")
-        raise (error if bundle.name in detail else BundleError(f"bundle {bundle.name!r}: {detail}")) from error
+        raise (error if bundle.name in detail else BundleError(f"bundle {bundle.label!r}: {detail}")) from error
     except OSError as error:
-        raise ConfigurationError(f"bundle {bundle.name!r}: its graph cannot be copied: {error}") from error
+        raise ConfigurationError(f"bundle {bundle.label!r}: its graph cannot be copied: {error}") from error

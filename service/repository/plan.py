@@ -83,7 +83,7 @@ class Plan:
 
     stable: Name | None = None
     previous: Annotated[tuple[Name, ...], Field(max_length=KEPT)] = ()
-    warm: Annotated[int, Field(ge=0, le=KEPT)] = 1
+    warm: Annotated[int, Field(ge=0, le=KEPT)] = 0
     canary: Canary | None = None
     shadow: Shadow | None = None
     rule: Rule | None = None
@@ -252,16 +252,20 @@ def _read(folder: Path) -> Plan:
         raise BundleError(f"model {folder.name!r}: {error}") from error
 
 
-def _write(folder: Path, plan: Plan) -> None:
-    """Put the plan in the file's place at once: who reads meanwhile reads the one or the other."""
+def _to_json(plan: Plan) -> str:
     values = {key: value for key, value in dataclasses.asdict(plan).items() if value is not None}
     for role in ("canary", "shadow"):
         if role in values:
             values[role] = {key: value for key, value in values[role].items() if value is not None}
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _write(folder: Path, plan: Plan) -> None:
+    """Put the plan in the file's place at once: who reads meanwhile reads the one or the other."""
     aside = folder / f".{PLAN}"
     with versions.told(f"model {folder.name!r}: {PLAN} cannot be written"):
         try:
-            aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            aside.write_text(_to_json(plan), encoding="utf-8")
             files.sync(aside)
             os.replace(aside, folder / PLAN)
         except BaseException:

@@ -198,7 +198,10 @@ def _opened_lock(folder: Path) -> Iterator[int]:
     path = folder / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except PermissionError:  # another user's, and only NFS wants to write it
+    except PermissionError:
+        if not path.exists():
+            raise
+        # Another user made it. To lock it no right to write is needed, but on NFS.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor

@@ -12,7 +12,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -22,13 +22,14 @@ from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
 from service.predictor import Model, Predictor, Serving
-from service.repository import installing, loading, plan, versions
+from service.repository import installing, loading, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
 from service.repository.manifest import WEIGHTS
 from service.repository.plan import Plan
 from service.repository.versions import Version
 from service.rollout import aside, canary
+from service.rollout.observer import Observer
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,18 +74,25 @@ class _Known:
 
 
 class Rollouts:
-    """The changes of what a process serves. Made and used on the event loop that serves."""
+    """The changes of what a process serves. Made and used on the event loop that serves.
+
+    Attributes:
+        observer: compares the answers of versions.
+    """
 
     def __init__(
-        self, predictor: Predictor, settings: Settings, metrics: Metrics, open_bundle: Open = loading.open_bundle
+        self, predictor: Predictor, settings: Settings, metrics: Metrics, open_bundle: Open = loading.open_tried
     ) -> None:
         self._predictor = predictor
         self._settings = settings
         self._metrics = metrics
         self._open_bundle = open_bundle
+        self._names, references = sources.split(settings.models)
+        self._has_folder = bool(self._names) or not references
         self._lock = asyncio.Lock()
         self._known: dict[str, dict[str, _Known]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.observer = Observer(predictor, self.change, settings, metrics)
         self._seen: dict[str, object] = {}
         self._busy = 0  # threads that load
         for model in predictor.models.values():
@@ -101,7 +109,8 @@ class Rollouts:
             self._spawn(self._watch())
 
     def close(self) -> bool:
-        """Stop all changes. Returns whether no thread is left loading."""
+        """Stop all changes and all shadows. Returns whether no thread is left loading."""
+        self.observer.close()
         for task in self._tasks:
             task.cancel()
         return not self._busy
@@ -129,19 +138,23 @@ class Rollouts:
         """
         return await asyncio.shield(self._spawn(self._change(name, step)))
 
-    async def add(self, name: str, source: Path, version: str | None = None) -> str:
+    async def add(self, name: str, source: str, version: str | None = None) -> str:
         """Put a bundle into the folder as a version of a model; what serves stays. Returns the version's name.
 
+        Args:
+            source: a folder on this machine, or a reference as `service.repository.sources` takes it.
+
         Raises:
-            BundleError: it cannot be put there.
+            BundleError: it is not to be had, or cannot be put there.
         """
-        models_dir = self._settings.models_dir
+        settings = self._settings
 
         def work() -> Version:
-            if versions.is_model_name(name) and versions.list_versions(models_dir / name):
-                with plan.edit(models_dir / name):  # written in full: what was the last in order is stable by name
-                    pass
-            return installing.install(source, models_dir, name, version)
+            if "://" in source:
+                folder = sources.fetch(source, settings.cache_dir, max_bytes=settings.max_bundle_bytes)
+            else:
+                folder = Path(source)
+            return installing.install(folder, settings.models_dir, name, version)
 
         return (await self._spawn(aside.run(work))).name
 
@@ -152,15 +165,9 @@ class Rollouts:
             RolloutError: it has a role.
             BertieError: it is not there, or cannot be removed.
         """
-        folder, stored = self._folder(name), self._stored(name)
-
-        def work() -> None:
-            with plan.edit(folder) as edit:
-                edit.plan = plan.forget(edit.plan, version)
-                installing.remove(stored.version(version))
-
+        stored = self._stored(name)
         async with self._lock:
-            await aside.run(work)
+            await aside.run(lambda: installing.remove(stored, version))
             self._known.get(name, {}).pop(version, None)
 
     async def verify(self, name: str, version: str) -> None:
@@ -267,6 +274,7 @@ class Rollouts:
                 if version not in (wanted.stable, tried.version if tried else None)
             },
         )
+        serving = replace(serving, observe=self.observer.watch(name, wanted, serving))
         predictor.serving = {**predictor.serving, name: serving}
         if old is None or old.stable is not serving.stable:
             loading.announce(serving.stable, metrics)
@@ -279,6 +287,7 @@ class Rollouts:
         for model in old.loaded if old else ():
             if model not in serving.loaded:
                 self._note(name, model.version, "draining")
+                model.scheduler.forget(model.runner)
                 self._spawn(self._free(name, model.version, weakref.ref(model)))
 
     async def _free(self, name: str, version: str, model: weakref.ref[Model]) -> None:
@@ -306,8 +315,10 @@ class Rollouts:
 
     def _look(self) -> dict[str, object]:
         """Get what of each model's folder decides what it serves: its versions, and its plan."""
+        if not self._has_folder:
+            return {}
         try:
-            stored = versions.find(self._settings.models_dir, self._settings.models)
+            stored = versions.find(self._settings.models_dir, self._names)
         except BertieError:  # the disk is away for a moment, or for good: what is loaded serves
             return {}
         return {model.name: ([version.name for version in model.versions], _stamp(model.folder)) for model in stored}
@@ -317,8 +328,7 @@ class Rollouts:
         return self._settings.models_dir / name
 
     def _stored(self, name: str) -> versions.StoredModel:
-        allowed = self._settings.models
-        if versions.is_model_name(name) and (not allowed or name in allowed):
+        if self._has_folder and versions.is_model_name(name) and (not self._names or name in self._names):
             with contextlib.suppress(BundleError):
                 return versions.find(self._settings.models_dir, (name,))[0]
         raise UnknownModel(f"there is no model {name!r:.200} in the folder of models", field="name")

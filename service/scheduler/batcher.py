@@ -18,27 +18,36 @@ logger = logging.getLogger(__name__)
 Result = RowLogits | BertieError
 
 
-def compose(rows: Sequence[Waiting], most_rows: int) -> list[Waiting]:
-    """Choose the rows of a batch: the first one, and those nearest to it in length, so that little is padding."""
+def compose(rows: Sequence[Waiting], most_rows: int, most_tokens: int) -> list[Waiting]:
+    """Choose the rows of a batch: the first one, and those nearest to it in length, so that little is padding.
+
+    Args:
+        most_tokens: of the batch, padding included; a longer row is a batch by itself.
+    """
     first, *others = rows
     others.sort(key=lambda waiting: abs(len(waiting.row) - len(first.row)))
     chosen, longest, total = [first], len(first.row), len(first.row)
     for waiting in others[: most_rows - 1]:
         tokens = len(waiting.row)
         padded = max(longest, tokens) * (len(chosen) + 1)
-        if padded > first.job.runner.batch_tokens or total + tokens < (1 - PADDING) * padded:
+        if padded > most_tokens or total + tokens < (1 - PADDING) * padded:
             break
         chosen.append(waiting)
         longest, total = max(longest, tokens), total + tokens
     return chosen
 
 
-def run(rows: Sequence[Waiting], engine: Engine, metrics: Metrics) -> list[Result]:
-    """Run a batch; get each row's logits. Where it fails, each row runs again alone: only the guilty one fails."""
+def run(rows: Sequence[Waiting], engine: Engine, metrics: Metrics | None) -> list[Result]:
+    """Run a batch; get each row's logits. Where it fails, each row runs again alone: only the guilty one fails.
+
+    Args:
+        metrics: where it is observed, if anywhere.
+    """
     runner = rows[0].job.runner
     try:
         batch = pad([waiting.row for waiting in rows], runner.pad_id)
-        metrics.observe_batch(runner.name, len(rows), batch.input_ids.size, batch.padding_ratio)
+        if metrics is not None:
+            metrics.observe_batch(runner.name, len(rows), batch.input_ids.size, batch.padding_ratio)
         outputs = engine.run(batch)
         if any(len(output) != len(rows) for output in outputs):
             raise ValueError(f"{[len(output) for output in outputs]} rows came back of {len(rows)}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import insort
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
@@ -54,6 +54,7 @@ class Job:
     """The rows of one request on their way.
 
     Attributes:
+        share: most of the workers that its client may hold at once.
         future: resolves when `logits` are complete, those of each row in order.
         waiting: the rows that wait, by their place in the request; `tokens` is their sum.
         missing: rows that have no logits yet.
@@ -62,8 +63,15 @@ class Job:
         admitted, started, ended: when it came, its first batch began, and its last one ended (`time.perf_counter`).
     """
 
-    def __init__(self, runner: Runner, rows: Sequence[Encoded], client: Hashable, future: asyncio.Future[None]) -> None:
-        self.runner, self.client, self.future = runner, client, future
+    def __init__(
+        self,
+        runner: Runner,
+        rows: Sequence[Encoded],
+        client: Hashable,
+        future: asyncio.Future[None],
+        share: float = 1.0,
+    ) -> None:
+        self.runner, self.client, self.share, self.future = runner, client, share, future
         self.waiting = dict(enumerate(rows))
         self.tokens = sum(map(len, rows))
         self.long = self.tokens > LONG_BATCHES * runner.batch_tokens
@@ -125,10 +133,16 @@ class Queue:
         insort(client.jobs, job, key=attrgetter("due"))
         client.due = next(client.rows())[0]
 
-    def first(self) -> list[Waiting]:
-        """Look at the rows that are due first: a batch's tokens of one model, and at least one row."""
+    def serves(self, held: Container[Hashable]) -> bool:
+        """Whether a row waits of a client that is not held back."""
+        return any(client not in held for client in self._clients)
+
+    def first(self, held: Container[Hashable] = ()) -> list[Waiting]:
+        """Look at the rows that are due first, of clients that are not held back: a batch's tokens of one model, and at
+        least one row."""
         rows: list[Waiting] = []
-        clients = sorted(self._clients.values(), key=attrgetter("due"))
+        able = [each for client, each in self._clients.items() if client not in held]
+        clients = sorted(able, key=attrgetter("due"))
         runner = clients[0].jobs[0].runner
         room = runner.batch_tokens
         due = merge(*(client.rows() for client in clients[: max(1, room // LEAST_TOKENS)]), key=itemgetter(0))

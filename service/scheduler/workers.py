@@ -1,7 +1,8 @@
 """The worker pool: threads that take batches from the queue and run them, and what looks after them.
 
 Work-conserving: there is no timer. A worker that is free takes what waits; a batch is what came while all were busy.
-While short jobs come, long ones hold at most half of the workers, so that a short one finds a core.
+While short jobs come, long ones hold at most half of the workers, so that a short one finds a core; and a client that
+has a share holds no more of them than that, so that others' jobs need not wait for a batch of its own to end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Hashable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,7 +24,9 @@ from service.engine.session import Engine
 from service.errors import BertieError, Draining, InferenceError, NotReady
 from service.metrics import Metrics
 from service.scheduler import batcher
+from service.scheduler.background import Background
 from service.scheduler.queue import BatchRun, Job, Queue, Runner, Waiting
+from service.scheduler.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +39,6 @@ PROBE = Encoded(np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
 """The row that tries a model which has failed: no model's longest row is shorter."""
 
 
-class _Worker:
-    """A thread, the rows that it runs since when, and whether it is given up: dead, or in a call that hangs."""
-
-    def __init__(self, work: Callable[[_Worker], None], number: int) -> None:
-        self.rows: Sequence[Waiting] = ()
-        self.began = 0.0
-        self.lost = False
-        threading.Thread(target=work, args=(self,), name=f"engine-{number}", daemon=True).start()
-
-
 class Scheduler:
     """Runs the rows of all models of a device. Made and used on one event loop."""
 
@@ -54,14 +48,18 @@ class Scheduler:
         self._metrics = metrics
         self._hang_seconds = hang_seconds
         self._short, self._long = Queue(), Queue()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
         self._short_seen = -math.inf
         self._long_turn = self._stopped = False
-        self._failures: WeakKeyDictionary[Runner, int] = WeakKeyDictionary()  # a version that is freed leaves it
+        self._shares = False  # a client that has a share of the workers has come
+        # Of those that ran for a client, until they are forgotten: what a shadow does is no matter of readiness.
+        self._failures: WeakKeyDictionary[Runner, int] = WeakKeyDictionary()
         self._calls = 0  # under way, those that were given up too
         self._losses, self._restart = 0, 0.0  # when the workers that are lost are to be replaced
         self._loop = asyncio.get_running_loop()
-        self._workers = [_Worker(self._work, number) for number in range(workers)]
+        self._background = Background(lock, self._spare, self._post, metrics, hang_seconds)
+        self._workers = [Worker(self._work, str(number)) for number in range(workers)]
         self._nurse = self._loop.create_task(self._look_after())
 
     def watch(self, model: str) -> None:
@@ -69,6 +67,13 @@ class Scheduler:
         rows, tokens = self._metrics.queue_rows, self._metrics.queue_tokens
         rows.labels(model).set_function(lambda: sum(len(job.waiting) for job in self._jobs(model)))
         tokens.labels(model).set_function(lambda: sum(job.tokens for job in self._jobs(model)))
+
+    def forget(self, runner: Runner) -> None:
+        """Drop what is known of a runner that is to run no more: its failures, which then count no longer, and what
+        waits in the background for it."""
+        with self._changed:
+            self._failures.pop(runner, None)
+            self._background.forget(runner)
 
     @property
     def wait_seconds(self) -> float:
@@ -79,7 +84,8 @@ class Scheduler:
     @property
     def ready(self) -> bool:
         """Whether rows are run: not stopped, no worker lost, no model failing again and again."""
-        healthy = max(self._failures.values(), default=0) < FAILURES
+        with self._changed:
+            healthy = max(self._failures.values(), default=0) < FAILURES
         return healthy and not self._stopped and not any(worker.lost for worker in self._workers)
 
     @property
@@ -87,20 +93,38 @@ class Scheduler:
         """Whether lost workers are still replaced."""
         return self._losses < LOSSES
 
-    async def run(self, runner: Runner, rows: Sequence[Encoded], client: Hashable = None) -> Job:
+    async def run(
+        self,
+        runner: Runner,
+        rows: Sequence[Encoded],
+        client: Hashable = None,
+        *,
+        share: float = 1.0,
+        background: bool = False,
+    ) -> Job:
         """Run the rows (at least one) of a request, and get its job, complete. Cancelled, it leaves the queue at once.
+
+        Args:
+            client: who asks; the rows of one client are served in turn with those of others.
+            share: most of the workers that this client may hold at once; it may hold one in any case.
+            background: run them only where a core is free and no client's row waits. How they fare is seen neither in
+                the metrics of what waits and runs nor in `ready` and `alive`.
 
         Raises:
             InferenceError: the engine failed on a row.
             NotReady: the scheduler is stopped, or has lost its workers.
+            QueueFull: too much waits in the background.
         """
         if self._stopped:
             raise Draining("the service is stopping; ask another")
-        job = Job(runner, rows, client, self._loop.create_future())
-        queue = self._long if job.long else self._short
+        job = Job(runner, rows, client, self._loop.create_future(), share)
+        queue = self._background if background else self._long if job.long else self._short
         with self._changed:
+            self._shares |= share < 1
             queue.add(job)
-            self._changed.notify(len(rows))
+            if not background:
+                self._failures.setdefault(runner, 0)
+                self._changed.notify(len(rows))
         try:
             await job.future
         finally:
@@ -115,15 +139,17 @@ class Scheduler:
             self._stopped = True
             self._fail(self._jobs(), Draining, "the service stopped before this request ran")
             self._changed.notify_all()
+            self._background.stop()
             self._nurse.cancel()
-            return not self._calls
+            return not (self._calls or self._background.calls)
 
     # ---- on the workers' threads; what touches the queue holds the lock ----
 
-    def _work(self, worker: _Worker) -> None:
+    def _work(self, worker: Worker) -> None:
         try:
             while (engine := self._take(worker)) is not None:
                 self._run(worker, engine)
+                del engine  # else a model that is freed meanwhile lives on until the next batch
         except BaseException:
             logger.exception("a worker died")
             with self._changed:
@@ -131,17 +157,20 @@ class Scheduler:
                 self._calls -= bool(worker.rows)
                 worker.rows = ()
 
-    def _take(self, worker: _Worker) -> Engine | None:
+    def _take(self, worker: Worker) -> Engine | None:
         """Wait for rows, and give the worker a batch of them. Returns what is to run it; None: stop."""
         with self._changed:
             while not (self._stopped or worker.lost):
                 now = time.perf_counter()
-                if (queue := self._choose(now)) is not None:
+                held = self._held_back()
+                if (queue := self._choose(now, held)) is not None:
                     free = sum(not each.rows for each in self._workers)
-                    rows = batcher.compose(queue.first(), math.ceil(queue.rows / free))
+                    due = queue.first(held)
+                    rows = batcher.compose(due, math.ceil(queue.rows / free), due[0].job.runner.batch_tokens)
                     queue.take(rows)
                     engine = self._engine(rows)
                     worker.rows, worker.began = rows, now
+                    worker.all_cores = engine is due[0].job.runner.low_latency
                     self._calls += 1
                     for waiting in rows:
                         waiting.job.started = waiting.job.started or now
@@ -149,18 +178,37 @@ class Scheduler:
                 self._changed.wait(max(0.01, self._short_seen + SHORT_SECONDS - now) if self._long.rows else None)
             return None
 
-    def _choose(self, now: float) -> Queue | None:
+    def _held_back(self) -> Container[Hashable]:
+        """Find the clients that hold as many workers as their share allows."""
+        if not self._shares:
+            return ()
+        running = [waiting.job for worker in self._workers for waiting in worker.rows]
+        shares = {job.client: job.share for job in running if job.share < 1}
+        workers = Counter(
+            client for worker in self._workers for client in {waiting.job.client for waiting in worker.rows}
+        )
+        most = len(self._workers)
+        return {client for client, share in shares.items() if workers[client] >= max(1, int(share * most))}
+
+    def _choose(self, now: float, held: Container[Hashable]) -> Queue | None:
         """Choose whom a free worker serves: long jobs or short ones, in turn where both wait; None: nobody for now."""
-        if self._short.rows:
+        short, long = self._short.serves(held), self._long.serves(held)
+        if short:
             self._short_seen = now
-        if self._long.rows and (self._long_turn or not self._short.rows):
+        if long and (self._long_turn or not short):
             running = sum(worker.rows[0].job.long for worker in self._workers if worker.rows)
             quiet = now - self._short_seen >= SHORT_SECONDS
             if running < (len(self._workers) if quiet else max(1, len(self._workers) // 2)):
                 self._long_turn = False
                 return self._long
         self._long_turn = True
-        return self._short if self._short.rows else None
+        return self._short if short else None
+
+    def _spare(self) -> bool:
+        """Whether a core is free and no client's row waits."""
+        running = [worker for worker in self._workers if worker.rows]
+        waits = self._short.rows or self._long.rows
+        return not waits and len(running) < len(self._workers) and not any(worker.all_cores for worker in running)
 
     def _engine(self, rows: Sequence[Waiting]) -> Engine:
         """Choose all cores for what has the process to itself and gains by them; else a core for each batch."""
@@ -169,7 +217,7 @@ class Scheduler:
         gains = len(rows) * max(len(waiting.row) for waiting in rows) >= runner.low_latency_tokens
         return runner.low_latency if runner.low_latency and alone and gains else runner.engine
 
-    def _run(self, worker: _Worker, engine: Engine) -> None:
+    def _run(self, worker: Worker, engine: Engine) -> None:
         rows, runner = worker.rows, worker.rows[0].job.runner
         results = batcher.run(rows, engine, self._metrics)
         tokens = sum(len(waiting.row) for waiting in rows)
@@ -178,12 +226,13 @@ class Scheduler:
         with self._changed:
             worker.rows = ()
             self._calls -= 1
+            self._background.wake()
             if worker.lost:  # its rows have heard
                 return
             self._losses = 0
-            self._failures[runner] = self._failures.get(runner, 0) + 1 if failed else 0
+            self._count(runner, self._failures.get(runner, 0) + 1 if failed else 0)
             if not failed:
-                beside = 1 if engine is runner.low_latency else len(self._workers)
+                beside = 1 if worker.all_cores else len(self._workers)
                 rate = beside * tokens / max(ran.ended - ran.began, 1e-6)
                 self.tokens_per_second += (rate - self.tokens_per_second) * (0.1 if self.tokens_per_second else 1.0)
         self._post(batcher.deliver, rows, results, ran)
@@ -191,6 +240,10 @@ class Scheduler:
     def _fail(self, jobs: Sequence[Job], kind: type[BertieError], why: str) -> None:
         for job in jobs:
             self._post(batcher.fail, job, kind(why))
+
+    def _count(self, runner: Runner, failures: int) -> None:
+        if runner in self._failures:  # else it is forgotten, and what it still ran is no news
+            self._failures[runner] = failures
 
     def _jobs(self, model: str | None = None) -> list[Job]:
         """Get the jobs with rows that wait, of one model or of all."""
@@ -200,7 +253,7 @@ class Scheduler:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *arguments)
 
-    def _lose(self, worker: _Worker, why: str) -> None:
+    def _lose(self, worker: Worker, why: str) -> None:
         """Give up a worker: its rows fail now; it is replaced when the back-off is over."""
         if not worker.lost:
             worker.lost = True
@@ -210,18 +263,23 @@ class Scheduler:
                 self._losses += 1
             self._fail([waiting.job for waiting in worker.rows], InferenceError, why)
             if worker.rows:  # not ready until a probe has run
-                self._failures[worker.rows[0].job.runner] = FAILURES
+                self._count(worker.rows[0].job.runner, FAILURES)
 
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             with contextlib.suppress(RuntimeError), self._changed:  # no thread to be had: the next look tries again
                 self._replace_lost(time.perf_counter())
-            able = self.alive and not all(worker.lost for worker in self._workers)
-            for runner, failures in list(self._failures.items()):
-                if able and failures >= FAILURES:  # without traffic nobody else finds out that it works again
-                    with contextlib.suppress(BertieError, TimeoutError):
-                        await asyncio.wait_for(self.run(runner, [PROBE]), 4 * LOOK_SECONDS)
+                self._background.look(time.perf_counter())
+            if self.alive and not all(worker.lost for worker in self._workers):
+                await self._probe()
+
+    async def _probe(self) -> None:
+        """Run a row of each model that fails: without traffic nobody else finds out that it works again."""
+        for runner in list(self._failures):
+            if self._failures.get(runner, 0) >= FAILURES:
+                with contextlib.suppress(BertieError, TimeoutError):
+                    await asyncio.wait_for(self.run(runner, [PROBE]), 4 * LOOK_SECONDS)
 
     def _replace_lost(self, now: float) -> None:
         for number, worker in enumerate(self._workers):
@@ -229,6 +287,6 @@ class Scheduler:
                 self._lose(worker, "the engine did not return")
             if worker.lost and now >= self._restart and self.alive:
                 logger.warning("replacing a lost worker")
-                self._workers[number] = _Worker(self._work, number)
+                self._workers[number] = Worker(self._work, str(number))
         if not self.alive:
             self._fail(self._jobs(), NotReady, "the service has lost its workers")

@@ -6,6 +6,7 @@ from typing import Any
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.tasks.classification import Classification, ClassificationTask
+from service.tasks.difference import Difference
 from service.tasks.multi_label import MultiLabelTask
 from service.tasks.multiple_choice import (
     ChoiceRow,
@@ -16,11 +17,13 @@ from service.tasks.multiple_choice import (
 )
 from service.tasks.rerank import RankedText, Ranking, RerankExample, RerankTask
 from service.tasks.score import Score, ScoreTask
-from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask, whole_words
+from service.tasks.span import Answer, SpanExample, SpanPrediction, SpanTask
 from service.tasks.spans import Window
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task
 from service.tasks.texts import ClassificationExample
+from service.tasks.truth import Gist, Truth
+from service.tasks.words import whole_words
 from service.tasks.zero_shot import ZeroShotExample, ZeroShotTask
 
 AnyTask = Task[Any, Any, Any]
@@ -69,6 +72,8 @@ __all__ = [
     "Classification",
     "ClassificationExample",
     "ClassificationTask",
+    "Difference",
+    "Gist",
     "MultiLabelTask",
     "MultipleChoiceExample",
     "MultipleChoicePrediction",
@@ -86,6 +91,7 @@ __all__ = [
     "SpanTask",
     "Task",
     "TaskSpec",
+    "Truth",
     "Window",
     "ZeroShotExample",
     "ZeroShotTask",

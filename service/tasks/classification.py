@@ -11,9 +11,12 @@ from pydantic import Field
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
+from service.errors import InvalidInput
+from service.tasks.difference import Difference, largest, total_variation
 from service.tasks.spec import TaskSpec
 from service.tasks.task import sigmoid, softmax
 from service.tasks.texts import ClassificationExample, ClassificationRow, TextTask
+from service.tasks.truth import Gist, Truth
 
 ScoreFunction: TypeAlias = Literal["softmax", "sigmoid", "identity"]
 ENTAILMENT, CONTRADICTION = "entailment", "contradiction"
@@ -113,6 +116,24 @@ class ClassificationTask(TextTask[Classification]):
     def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float | None]:
         return self.counted((prediction.label,)), prediction.score
 
+    def compare(self, first: Classification, second: Classification) -> Difference:
+        """The same label is the same answer; the distance is the total variation of the labels' probabilities."""
+        agree = first.label == second.label
+        before, after = self.counted((first.label, second.label))
+        return Difference(agree, () if agree else ((before, after),), self._distance(first, second))
+
+    def gist(self, prediction: Classification) -> Gist:
+        return prediction.label
+
+    def truth(self, given: Truth) -> Gist:
+        label = given.only("label", "a label")
+        if label not in self.labels:
+            raise InvalidInput("the model has no such label", field="label")
+        return str(label)
+
+    def _distance(self, first: Classification, second: Classification) -> float | None:
+        return total_variation(first.scores, second.scores)
+
     def _scores(self, logits: list[float]) -> list[float]:
         return softmax(logits, self.temperature)
 
@@ -129,6 +150,9 @@ class SigmoidTask(ClassificationTask):
     def _scores(self, logits: list[float]) -> list[float]:
         return [sigmoid(logit) for logit in logits]
 
+    def _distance(self, first: Classification, second: Classification) -> float | None:
+        return largest(first.scores, second.scores)
+
 
 class LogitsTask(ClassificationTask):
     """The logits themselves."""
@@ -140,6 +164,9 @@ class LogitsTask(ClassificationTask):
 
     def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float | None]:
         return self.counted((prediction.label,)), None
+
+    def _distance(self, first: Classification, second: Classification) -> float | None:
+        return None
 
 
 OTHER_SCORES: Mapping[ScoreFunction, type[ClassificationTask]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -56,6 +57,12 @@ class Input(Shape):
     def example(self, shared: Any) -> Any:
         """Make the task's example of it, with `shared` for the options that it does not set."""
         raise NotImplementedError
+
+
+def choose(shapes: Sequence[type[Input]], value: Any) -> type[Input]:
+    """Choose the shape that an input's fields are meant for; the last one where they tell nothing."""
+    keys = value.keys() if isinstance(value, dict) else ()
+    return next((shape for shape in shapes if not shape.marks.isdisjoint(keys)), shapes[-1])
 
 
 def _text(value: str) -> str:

@@ -11,9 +11,12 @@ import numpy as np
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
+from service.errors import InvalidInput
 from service.tasks.classification import Classification, ClassificationTask, best
+from service.tasks.difference import NONE, Difference, jaccard, largest
 from service.tasks.spec import TaskSpec
 from service.tasks.texts import ClassificationExample, ClassificationRow
+from service.tasks.truth import Gist, Truth
 
 
 class MultiLabelTask(ClassificationTask):
@@ -71,6 +74,24 @@ class MultiLabelTask(ClassificationTask):
         holding = tuple(label for label in ranked if scores[label] > self.threshold)
         shown = best(scores, example.top_k)
         return Classification(ranked[0], scores[ranked[0]], shown, rows[0].truncated, holding)
+
+    def compare(self, first: Classification, second: Classification) -> Difference:
+        """The same labels are the same answer; each that one alone has is a flip. The distance is the largest
+        |difference| of a label's probability, the overlap the Jaccard index of the labels."""
+        before, after = frozenset(first.labels or ()), frozenset(second.labels or ())
+        lost, won = self.counted(tuple(sorted(before - after))), self.counted(tuple(sorted(after - before)))
+        flips = (*((label, NONE) for label in lost), *((NONE, label) for label in won))
+        return Difference(before == after, flips, largest(first.scores, second.scores), jaccard(before, after))
+
+    def gist(self, prediction: Classification) -> Gist:
+        return "\n".join(sorted(prediction.labels or ()))
+
+    def truth(self, given: Truth) -> Gist:
+        label = given.only("label", "a list of labels")
+        labels = label if isinstance(label, list) else [label]
+        if not set(labels) <= set(self.labels):
+            raise InvalidInput("the model has no such label", field="label")
+        return "\n".join(sorted(map(str, labels)))
 
     def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float]:
         assert prediction.labels is not None

@@ -18,9 +18,11 @@ from service.engine.batch import Encoded, Ids, RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.errors import InvalidInput
 from service.settings import MAX_ITEMS
+from service.tasks.difference import Difference, total_variation
 from service.tasks.inputs import Input, Limit, Text
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task, softmax
+from service.tasks.truth import Gist, Truth
 
 _BLANK = re.compile("_+")
 _INSIDE_A_WORD = re.compile(r"[^\W_]_+[^\W_]")
@@ -159,6 +161,17 @@ class MultipleChoiceTask(Task[MultipleChoiceExample, ChoiceRow, MultipleChoicePr
 
     def observed(self, prediction: MultipleChoicePrediction) -> tuple[tuple[str, ...], float]:
         return ("option",), prediction.answer.score
+
+    def compare(self, first: MultipleChoicePrediction, second: MultipleChoicePrediction) -> Difference:
+        """The same option is the same answer; the distance is the total variation of the options' probabilities."""
+        scores = [{each.option: each.score for each in prediction.answers} for prediction in (first, second)]
+        return Difference(first.answer.option == second.answer.option, distance=total_variation(*scores))
+
+    def gist(self, prediction: MultipleChoicePrediction) -> Gist:
+        return str(prediction.answer.option)
+
+    def truth(self, given: Truth) -> Gist:
+        return str(given.place("the index of the right option"))
 
     def _row(self, index: int, passage: Ids, statement: Ids, option: int) -> ChoiceRow:
         if not len(passage):

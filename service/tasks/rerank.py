@@ -14,11 +14,13 @@ from pydantic import Field
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.settings import MAX_ITEMS
+from service.tasks.difference import Difference, discordance
 from service.tasks.inputs import Count, Input, Limit, Text
 from service.tasks.score import ScoreTask
 from service.tasks.spec import Activation, TaskSpec
 from service.tasks.task import Task
 from service.tasks.texts import ClassificationExample, ClassificationRow
+from service.tasks.truth import Gist, Truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +116,14 @@ class RerankTask(Task[RerankExample, ClassificationRow, Ranking]):
     def observed(self, prediction: Ranking) -> tuple[tuple[str, ...], float | None]:
         best = prediction.ranking[0].score
         return ("rerank",), best if self._scoring.activation == "sigmoid" else None
+
+    def compare(self, first: Ranking, second: Ranking) -> Difference:
+        """The same best text is the same answer; the distance is the share of pairs of texts in another order."""
+        rankings = [[text.index for text in prediction.ranking] for prediction in (first, second)]
+        return Difference(rankings[0][0] == rankings[1][0], distance=discordance(*rankings))
+
+    def gist(self, prediction: Ranking) -> Gist:
+        return str(prediction.ranking[0].index)
+
+    def truth(self, given: Truth) -> Gist:
+        return str(given.place("the index of the text that fits best"))

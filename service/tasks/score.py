@@ -15,9 +15,12 @@ from pydantic import Field
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
+from service.errors import InvalidInput
+from service.tasks.difference import Difference, same_score
 from service.tasks.spec import Activation, TaskSpec
 from service.tasks.task import sigmoid
 from service.tasks.texts import ClassificationExample, ClassificationRow, TextTask
+from service.tasks.truth import Gist, Truth
 
 UNNAMED = "LABEL_0"
 """What transformers calls a label without a name."""
@@ -88,3 +91,16 @@ class ScoreTask(TextTask[Score]):
 
     def observed(self, prediction: Score) -> tuple[tuple[str, ...], float | None]:
         return ("score",), prediction.score if self.activation == "sigmoid" else None
+
+    def compare(self, first: Score, second: Score) -> Difference:
+        """Scores that are near (`same_score`) are the same answer; the distance is |difference|."""
+        return Difference(same_score(first.score, second.score), distance=abs(first.score - second.score))
+
+    def gist(self, prediction: Score) -> Gist:
+        return prediction.score
+
+    def truth(self, given: Truth) -> Gist:
+        score = given.only("score", "a score")
+        if not isinstance(score, float):
+            raise InvalidInput("must be a number", field="score")
+        return score

@@ -6,7 +6,6 @@ and Alberti et al. 2019 (arXiv 1901.08634): a span's logit is start + end, "no a
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -21,15 +20,16 @@ from service.engine.tokenizer import Tokenizer, Tokens
 from service.errors import InvalidInput, TooLarge
 from service.metrics import Metrics
 from service.settings import MAX_ITEMS
+from service.tasks.difference import Difference, flip
 from service.tasks.inputs import Input, Integer, Limit, Options, Text
 from service.tasks.spans import Best, Candidate, Window, best_of, log_sum_exp, span_logits
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task
+from service.tasks.truth import Gist, Truth
+from service.tasks.words import plain, trim
 
 MAX_WINDOWS = 1 << 15
 """Of a text: windows that hardly advance, as a request may ask for, would fill memory."""
-_JAMO = frozenset(map(chr, range(0x1160, 0x1200)))
-"""Conjoining vowels and final consonants: what follows the first consonant of a decomposed Hangul syllable."""
 Place: TypeAlias = tuple[int, int, int]
 """(document, start, end), half-open, in code points."""
 
@@ -299,6 +299,26 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         if prediction.answer is None:
             metrics.no_answer.labels(model).inc()
 
+    def compare(self, first: SpanPrediction, second: SpanPrediction) -> Difference:
+        """The same words, wherever they stand, are the same answer, and so is none of both. The distance is
+        |difference| of the probabilities that each gives to its own answer; the overlap is the F1 of their characters,
+        1 for the same words elsewhere."""
+        (before, score), (after, other) = self.observed(first), self.observed(second)
+        a, b = first.answer, second.answer
+        agree = self.gist(first) == self.gist(second)
+        exact = a == b if a is None or b is None else (a.document, a.start, a.end) == (b.document, b.start, b.end)
+        overlap = float(agree) if agree or a is None or b is None else _overlap(a, b)
+        return Difference(agree, flip(before[0], after[0]), abs(score - other), overlap, exact)
+
+    def gist(self, prediction: SpanPrediction) -> Gist:
+        return plain(prediction.answer.text) if prediction.answer else ""
+
+    def truth(self, given: Truth) -> Gist:
+        answer = given.only("answer", "an answer's text, null for none")
+        if isinstance(answer, int):
+            raise InvalidInput("must be the answer's text, or null for none", field="answer")
+        return plain(str(answer)) if answer is not None else ""
+
     def _set_windows(self, max_length: int, doc_stride: int) -> None:
         self.max_length, self.doc_stride = max_length, doc_stride
         # A window must advance: leave the documents twice the overlap, and the question the rest.
@@ -355,6 +375,12 @@ class SpanTask(Task[SpanExample, Window, SpanPrediction]):
         return list(found.items())
 
 
+def _overlap(a: Answer, b: Answer) -> float:
+    """The F1 of the characters of two spans."""
+    shared = min(a.end, b.end) - max(a.start, b.start) if a.document == b.document else 0
+    return 2 * max(0, shared) / (a.end - a.start + b.end - b.start)
+
+
 def _worst(answers: Sequence[tuple[Place, Candidate]], top_k: int) -> float:
     """Logit of the worst of `top_k` answers; -inf while there are fewer."""
     return answers[-1][1].logit if len(answers) == top_k else -np.inf
@@ -368,33 +394,4 @@ def _answer(example: SpanExample, place: Place, window: Window, score: float) ->
 
 def _place(text: str, window: Window, begin: int, last: int) -> tuple[int, int]:
     """The half-open code point range of a window's tokens, both inclusive."""
-    return _trim(text, int(window.offsets[begin, 0]), int(window.offsets[last, 1]))
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Move a span's ends off white space, and past what belongs to its last character (a decomposed accent, a
-    variation selector, the rest of a decomposed syllable), which tokenizers that strip or compose leave out."""
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    while start < end < len(text) and (unicodedata.category(text[end]).startswith("M") or text[end] in _JAMO):
-        end += 1
-    return start, end
-
-
-def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Widen a span to the words that it begins and ends in, as BERT's tokenizers cut them: runs of what is neither
-    white space nor punctuation, and each Chinese character."""
-    while 0 < start < end and _in_word(text[start - 1]) and _in_word(text[start]):
-        start -= 1
-    while start < end < len(text) and _in_word(text[end - 1]) and _in_word(text[end]):
-        end += 1
-    return start, end
-
-
-def _in_word(character: str) -> bool:
-    if character.isascii():
-        return character.isalnum()
-    chinese = "\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
-    return not (chinese or character.isspace() or unicodedata.category(character).startswith("P"))
+    return trim(text, int(window.offsets[begin, 0]), int(window.offsets[last, 1]))

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from service.engine.batch import Encoded, RowLogits
 from service.engine.tokenizer import Tokenizer
 from service.metrics import Metrics
+from service.tasks.difference import Difference
 from service.tasks.inputs import Input
 from service.tasks.spec import TaskSpec
+from service.tasks.truth import Gist, Truth
 
 E = TypeVar("E")
 R = TypeVar("R", bound=Encoded)
@@ -76,6 +78,22 @@ class Task(ABC, Generic[E, R, P]):
     def observed(self, prediction: P) -> tuple[tuple[str, ...], float | None]:
         """Get a prediction's labels and score for the metrics, None for a score that is no probability. No label holds
         a client's text, and there are few."""
+
+    @abstractmethod
+    def compare(self, first: P, second: P) -> Difference:
+        """Compare two answers to the same example, by two versions of a model."""
+
+    @abstractmethod
+    def gist(self, prediction: P) -> Gist:
+        """Get what of a prediction is right or wrong."""
+
+    @abstractmethod
+    def truth(self, given: Truth) -> Gist:
+        """Get what the gist of a right prediction is.
+
+        Raises:
+            InvalidInput: it is no answer of this task.
+        """
 
     def observe(self, metrics: Metrics, model: str, prediction: P) -> None:
         """Count a prediction of the model of that name."""

@@ -13,11 +13,14 @@ from pydantic import Field
 
 from service.engine.batch import RowLogits
 from service.engine.tokenizer import Tokenizer
+from service.errors import InvalidInput
 from service.tasks.classification import CONTRADICTION, ENTAILMENT, NLI, Classification, ClassificationTask
+from service.tasks.difference import Difference, largest
 from service.tasks.inputs import Input, Labels, Limit, Template, Text
 from service.tasks.spec import TaskSpec
 from service.tasks.task import Task, softmax
 from service.tasks.texts import ClassificationExample, ClassificationRow
+from service.tasks.truth import Gist, Truth
 
 DEFAULT_TEMPLATE = "This example is about {}."
 
@@ -120,3 +123,17 @@ class ZeroShotTask(Task[ZeroShotExample, ClassificationRow, Classification]):
 
     def observed(self, prediction: Classification) -> tuple[tuple[str, ...], float]:
         return ("zero_shot",), prediction.score
+
+    def compare(self, first: Classification, second: Classification) -> Difference:
+        """The same label is the same answer. The distance is the largest |difference| of a label's score: with
+        `multi_label` they are no distribution. Labels are the client's, so no flip names them."""
+        return Difference(first.label == second.label, distance=largest(first.scores, second.scores))
+
+    def gist(self, prediction: Classification) -> Gist:
+        return prediction.label
+
+    def truth(self, given: Truth) -> Gist:
+        label = given.only("label", "one of its candidate labels")
+        if not isinstance(label, str):
+            raise InvalidInput("must be one label", field="label")
+        return label

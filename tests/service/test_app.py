@@ -287,14 +287,15 @@ class TestDocument:
     def test_documents_every_route_and_error(self, settings: Settings) -> None:
         document = create_app(settings.model_copy(update={"protocols": ()})).openapi()
         assert set(document["paths"]) == {
-            "/qa", "/classify", "/models", "/models/{name}", "/health/live", "/health/ready", "/metrics",
+            "/qa", "/classify", "/models", "/models/{name}", "/models/{name}/compare", "/feedback", "/health/live",
+            "/health/ready", "/metrics",
         }  # fmt: skip
         for path in ("/qa", "/classify"):
             operation = document["paths"][path]["post"]
             assert operation["summary"].endswith(".")
             content = operation["requestBody"]["content"]["application/json"]
             assert len(content["examples"]) >= 3
-            statuses = {"200", "400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
+            statuses = {"200", "400", "401", "403", "404", "413", "415", "422", "429", "500", "503", "504"}
             assert set(operation["responses"]) == statuses
             assert "Server-Timing" in operation["responses"]["200"]["headers"]
             assert "Retry-After" in operation["responses"]["429"]["headers"]

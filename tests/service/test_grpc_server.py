@@ -28,6 +28,7 @@ from service.app import create_app
 from service.errors import ConfigurationError
 from service.grpc_server import GrpcServer
 from service.http import context
+from service.keys import entries
 from service.metrics import Metrics
 from service.protocols.oip_grpc import MAX_FIELDS
 from service.protocols.oip_messages import CLASSES, SERVICE
@@ -240,6 +241,26 @@ class TestTheSameWay:
                 assert await client.ask(method, "key", **fields)
             for method, fields in (("ServerLive", {}), ("ServerReady", {}), ("ModelReady", {"name": "nli"})):
                 assert await client.ask(method, **fields)
+
+    async def test_a_keys_models_and_rates(self, settings: Settings, metrics: Metrics) -> None:
+        keys = "".join(
+            f'[[key]]\nname = "{name}"\nhashes = ["{entries.written(name)}"]\n{more}\n'
+            for name, more in (("reader", 'models = ["qa"]'), ("slow", "requests_per_second = 0.01"))
+        )
+        async with serving(settings.model_copy(update={"keys": keys}), metrics) as client:
+            for method, fields in (("ModelMetadata", {"name": "sentiment"}), ("ModelInfer", texts("good"))):
+                found = await client.status(method, "reader", **fields)
+                assert found == (StatusCode.PERMISSION_DENIED, "this API key may not use model 'sentiment'")
+            assert (await client.ask("ModelMetadata", "reader", name="qa")).name == "qa"
+            assert await client.ask("ModelInfer", "slow", **texts("good"))
+            code, details = await client.status("ModelInfer", "slow", **texts("good"))
+            assert (code, float(client.trailing["retry-after"]) > 90) == (StatusCode.RESOURCE_EXHAUSTED, True)
+            assert "slow may send 0.01 requests a second" in details
+            assert client.app.state.gate.predictor.permits.requests.held == 0
+        value = metrics.registry.get_sample_value
+        assert value("bertie_key_requests_total", {"key": "slow", "status": "200"}) == 1
+        assert value("bertie_key_rejected_total", {"key": "slow", "reason": "rate_limit"}) == 1
+        assert value("bertie_key_rejected_total", {"key": "reader", "reason": "forbidden"}) == 2
 
     async def test_permits(self, settings: Settings, metrics: Metrics) -> None:
         engine = FakeEngine()

@@ -39,7 +39,7 @@ import service.program as program
 from service.repository import loading
 from tests.engines import FakeEngine
 
-def open_bundle(bundle, settings, metrics, tokenizers):
+def open_bundle(bundle, settings, metrics, tokenizers, **_):
     tokenizer, task = loading.open_task(bundle, tokenizers)
     engine = FakeEngine(*[(0.0,) * width for width in task.widths(bundle.manifest.max_length)])
     BEFORE
@@ -330,6 +330,20 @@ def test_who_comes_after_serves_what_the_parent_holds_where_the_disk_is_gone(tmp
             with clients(service.url, 4) as four:
                 assert [client.good() for client in four] == [200] * 4
         assert any("as they were at the start" in record["message"] for record in service.log)
+
+
+def test_a_bundle_from_elsewhere(models_dir: Path, tmp_path: Path) -> None:
+    reference = f"sentiment=file://{models_dir / 'sentiment'}"
+    folder = tmp_path / "none"
+    for threads in ("1", "2"):  # opened by the parent, and by each
+        settings = {"BERTIE_PROCESSES": "2", "BERTIE_MODELS": reference, "BERTIE_CACHE_DIR": str(tmp_path / "cache")}
+        with running(folder, **settings, BERTIE_INTRA_OP_THREADS=threads) as service:
+            assert serving(service)["models"] == "sentiment"
+            os.kill(children(service)[0].pid, signal.SIGKILL)
+            until(lambda: len(children(service)) == 2)
+            until(lambda: scraped(service.url, "bertie_processes") == 2)
+            with clients(service.url, 4) as four:
+                assert [client.good() for client in four] == [200] * 4
 
 
 def test_whose_parent_is_killed_finishes_and_ends(models_dir: Path) -> None:

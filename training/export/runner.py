@@ -21,7 +21,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from service.repository import bundle as bundles
 from service.repository import manifest as manifests
+from service.repository import versions
 from service.repository.files import sha256
+from service.repository.golden import GOLDEN
 from service.repository.manifest import Graph, Manifest
 from service.tasks import TaskSpec, build
 from training import files, folders, tasks
@@ -31,7 +33,7 @@ from training.checkpoints.source import Source, find
 from training.data import records
 from training.errors import CheckpointError, DataError, TrainingError, one_line
 from training.evaluate import runner as evaluate
-from training.export import agreement, card, graphs, heads, measure, own
+from training.export import agreement, card, golden, graphs, heads, measure, own
 from training.tokenizers.loading import open_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -76,10 +78,16 @@ def run(request: Request) -> Manifest:
         CheckpointError: the checkpoint cannot be loaded or served rightly; the message says why.
         DataError: a dev file cannot be read.
         GateError: a graph does not answer as the checkpoint does.
-        TrainingError: the output exists and is no bundle; or a packed graph is asked for and no precision for GPUs.
+        TrainingError: the output exists and is no bundle, or holds versions besides; or a packed graph is asked for and
+            no precision for GPUs.
     """
     if request.output.exists() and not (request.output / manifests.MANIFEST).is_file():
         raise TrainingError(f"{request.output} exists and is no bundle: it will not be replaced")
+    if any(not each.root for each in versions.list_versions(request.output)):
+        raise TrainingError(
+            f"{request.output} holds versions, which would go: export to another folder called {request.output.name}, "
+            f"and add that: python -m service models add {request.output.name} FOLDER"
+        )
     try:  # said now, not after the hour's work
         TypeAdapter(manifests.Name).validate_python(request.output.name)
     except ValueError as error:
@@ -136,6 +144,9 @@ def _export(request: Request, source: Source, packable: Sequence[str]) -> Manife
         measured = measure.run(task, made.files, tokenizer, examples, request.gate_limit)
         compared = None if dev else own.compare(task, model, made.files, tokenizer.pad_id, file)
         task = measured.task
+        kept = {precision: made.files[precision] for precision in request.precisions}
+        if rows := golden.make(task, tokenizer, kept, examples, file):
+            (folder / GOLDEN).write_text(rows.to_json(), encoding="utf-8")
         data = {**record.get("data", {}), **{path: records.sha256(path) for path in dev}}
         manifest = Manifest(
             **dataclasses.asdict(spec) | kind.fitted(task) | {"temperature": task.temperature},

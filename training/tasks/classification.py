@@ -13,7 +13,7 @@ from service.tasks.spec import TaskSpec
 from training.data import LabelledText, Report, read_nli, read_sst2, read_table
 from training.errors import CheckpointError
 from training.tasks import chance
-from training.tasks.task import E, Out, Predictions, Reader, Row, Rows, Served, Task
+from training.tasks.task import E, Out, Predictions, Reader, Row, Rows, Served, Task, texts
 
 LAYOUT_OF_LABELS = {
     frozenset({"entailment", "neutral", "contradiction"}): "nli",
@@ -92,6 +92,9 @@ class Labels(Task[E, Out]):
         """Return a text alone, or a pair where the labels say how one text follows from another."""
         first = text(words)
         return ClassificationExample(first, text(min(words, 12)) if set(served.labels) >= ENTAILMENT else None)
+
+    def body(self, example: ClassificationExample) -> dict[str, Any]:
+        return texts(example)
 
     def request(self, spec: TaskSpec, name: str, layout: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
         labels = set(spec.labels)

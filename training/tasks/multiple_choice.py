@@ -82,6 +82,9 @@ class MultipleChoice(Task[ChoiceQuestion, ChoiceOutcome]):
         best = prediction.answer
         return [(best.score, best.option == reference.answer, scores[reference.answer])]
 
+    def body(self, example: MultipleChoiceExample) -> dict[str, Any]:
+        return {"question": example.question, "context": example.context, "options": list(example.options)}
+
     def purpose(self, spec: TaskSpec) -> str:
         return "multiple-choice questions about a text"
 

@@ -22,7 +22,7 @@ from service.tasks.spec import TaskSpec
 from training import folders
 from training.data import Report, ScoredText, read_scores
 from training.errors import CheckpointError
-from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task
+from training.tasks.task import Predictions, Reader, Row, Rows, Served, Task, texts
 
 ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
 """By the class of torch, as sentence-transformers names them."""
@@ -139,6 +139,9 @@ class Score(Task[ScoredText, ScoreOutcome]):
         ours, theirs = (np.array([each.score for each in some], dtype=np.float64) for some in (found, reference))
         scale = 1.0 if served.activation == "sigmoid" else float(np.ptp(theirs)) or 1.0
         return 100.0 * pearson(ours, theirs), (np.abs(ours - theirs) / scale).tolist()
+
+    def body(self, example: ClassificationExample) -> dict[str, Any]:
+        return texts(example)
 
     def purpose(self, spec: TaskSpec) -> str:
         return "a score of a text or a pair of texts"

@@ -158,6 +158,10 @@ class Span(Task[Question, SpanOutcome]):
         score = best.score if best else 0.0
         return [(score, right, score if right else 1.0 - score)]
 
+    def body(self, example: SpanExample) -> dict[str, Any]:
+        documents = list(example.documents)
+        return {"question": example.question, "context": documents[0] if len(documents) == 1 else documents}
+
     def purpose(self, spec: TaskSpec) -> str:
         return "extractive question answering"
 

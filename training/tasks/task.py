@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from service.engine.batch import Encoded
 from service.errors import InvalidInput
+from service.tasks import ClassificationExample
 from service.tasks.spec import TaskSpec
 from training.data import Report, Table
 
@@ -212,6 +213,12 @@ class Task(ABC, Generic[E, Out]):
             differences += [abs(a[0] - b[0]) for a, b in zip(*scores, strict=True)]
         return 100.0 * alike / len(asked), differences
 
+    # Requests
+
+    @abstractmethod
+    def body(self, example: Any) -> dict[str, Any]:
+        """Return an example as the JSON that a client posts, without options."""
+
     # The card
 
     @abstractmethod
@@ -232,3 +239,8 @@ def tower() -> dict[str, Any]:
     return {
         "question": "Where is the Eiffel Tower?", "context": "The Eiffel Tower is a lattice tower in Paris.",
     }  # fmt: skip
+
+
+def texts(example: ClassificationExample) -> dict[str, Any]:
+    """Return a text or a pair of texts as the JSON that a client posts."""
+    return {"text": example.text} | ({} if example.text_pair is None else {"text_pair": example.text_pair})

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.engine import session as module
 from service.engine.batch import Batch, Encoded, pad
-from service.engine.session import SEVEN_BITS, OrtEngine
+from service.engine.session import SEVEN_BIT, SEVEN_BITS, OrtEngine
 from service.errors import BundleError, ConfigurationError
 from tests import cards
 
@@ -209,8 +209,18 @@ def test_parameters_are_for_processors_whose_products_overflow(
 ) -> None:
     monkeypatch.setattr(module, "products_overflow", lambda: overflow)
     write_shared(tmp_path / "model.int8.onnx")
-    assert int8(tmp_path / "model.int8.onnx")._parameters == (SEVEN_BITS if overflow else {})
+    engine = int8(tmp_path / "model.int8.onnx")
+    assert engine._parameters == (SEVEN_BITS if overflow else {})
+    assert engine.arithmetic == (SEVEN_BIT if overflow else "int8")
     assert not cpu(graph)._parameters  # it has none
+    assert cpu(graph).arithmetic == "fp32"
+
+
+def test_seven_bits_may_be_asked_for(tmp_path: Path) -> None:
+    """So a processor with VNNI knows what one without comes to."""
+    write_shared(path := tmp_path / "model.int8.onnx")
+    engine = OrtEngine(path, provider="cpu", precision="int8", workers=1, intra_op_threads=1, seven_bits=True)
+    assert (engine.arithmetic, engine._parameters) == (SEVEN_BIT, SEVEN_BITS)
 
 
 def test_a_graph_without_parameters_is_refused_where_products_overflow(

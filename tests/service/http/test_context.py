@@ -249,13 +249,13 @@ class TestFirst:
         keys = (SecretStr("a"), SecretStr("b"))
         for changes, header, expected in (
             ({}, (b"authorization", b"Bearer b"), "1.2.3.4"),
-            ({"api_keys": keys}, (b"authorization", b"Bearer b"), 1),
+            ({"api_keys": keys}, (b"authorization", b"Bearer b"), "key-2"),
         ):
             async with serving(settings.model_copy(update=changes)) as client:
                 permits = client.app.state.gate.predictor.permits  # type: ignore[attr-defined]
                 seen = []
 
-                def acquire(who: Any, size: int, seen: list[Any] = seen) -> Any:
+                def acquire(who: Any, size: int, quota: Any = None, *, seen: list[Any] = seen) -> Any:
                     seen.append((who, size))
                     raise QueueFull("full", retry_after=1.2)
 

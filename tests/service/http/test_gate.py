@@ -8,8 +8,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from service.http.context import PERMIT
+from service.http.context import PERMIT, WAIT
 from service.http.gate import Gate
+from service.keys.keyring import REFUSAL_SECONDS, REFUSALS
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.serving import serving
@@ -86,6 +87,30 @@ async def test_a_full_house(gate: Gate, metrics: Metrics, caplog: pytest.LogCapt
     admitted[PERMIT].release()
     again = scope()
     assert gate.refusal(again, True) is None
+    again[PERMIT].release()
+
+
+async def test_who_asks_on_waits_for_its_refusals(gate: Gate) -> None:
+    """The first hundred in a second come at once, each later one behind the one before, by a few seconds at most."""
+    admitted = scope()
+    assert gate.refusal(admitted, True) is None
+    waits = []
+    for _ in range(int(6 * REFUSALS)):
+        refused = scope()
+        assert gate.refusal(refused, True)
+        waits.append(refused[WAIT])
+    assert max(waits[: int(REFUSALS)]) == 0
+    assert waits[int(1.5 * REFUSALS)] == pytest.approx(0.5, abs=0.2)
+    assert max(waits) <= REFUSAL_SECONDS
+    assert min(waits[-50:]) >= REFUSAL_SECONDS / 2
+    assert len(set(waits[-50:])) > 40
+    unknown = scope(authorization="Bearer no")
+    assert gate.refusal(unknown, True)
+    assert WAIT not in unknown
+    admitted[PERMIT].release()
+    again = scope()
+    assert gate.refusal(again, True) is None  # what is admitted never waits
+    assert WAIT not in again
     again[PERMIT].release()
 
 

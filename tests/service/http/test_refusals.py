@@ -1,11 +1,15 @@
 """Requests that are refused before there is a task for them, through a connection whose transport only records."""
 
+import asyncio
 import gc
+import itertools
 import weakref
+from typing import Any
 
 import pytest
 
-from service.http.protocol import LINGER_SECONDS, MOST_REFUSED
+from service.http.context import WAIT
+from service.http.protocol import LINGER_SECONDS, MOST_REFUSED, Turns
 from tests.connections import CHUNKED, GET, POST, Connection
 from tests.engines import until
 
@@ -48,6 +52,53 @@ class TestRefusals:
         assert await connection.send(CHUNKED + b"5\r\nhello\r\n", b"not a length\r\n") == self.REFUSED
         assert connection.transport.ended
 
+    async def test_one_that_is_to_wait_comes_later_and_its_body_is_not_read_meanwhile(self) -> None:
+        def refusal(scope: Any, keep_alive: bool) -> bytes:
+            scope[WAIT] = 0.1
+            return self.REFUSED
+
+        connection = Connection(refusal=refusal)
+        assert await connection.send(POST, b"hel") == b""
+        assert connection.transport.paused
+        await until(lambda: connection.transport.written == self.REFUSED)
+        assert not connection.transport.paused
+        connection.protocol.refusal = lambda scope, keep_alive: None  # type: ignore[method-assign]
+        await connection.send(b"lo", POST + b"hello")
+        await until(lambda: connection.bodies == [b"hello"])
+
+    @pytest.mark.parametrize("end", ["lost", "broken", "closing"])
+    async def test_one_that_is_to_wait_may_never_be_told(self, end: str) -> None:
+        def refusal(scope: Any, keep_alive: bool) -> bytes:
+            scope[WAIT] = 0.05
+            return self.REFUSED
+
+        connection = Connection(refusal=refusal)
+        await connection.send(CHUNKED)
+        if end == "lost":
+            connection.transport.closed = True
+            connection.protocol.connection_lost(None)
+        elif end == "broken":
+            await connection.send(b"no length\r\n")
+        else:
+            connection.transport.closed = True
+        await asyncio.sleep(0.1)
+        assert self.REFUSED not in connection.transport.written
+        assert connection.transport.written.count(b"HTTP/1.1 400") == (end == "broken")
+
+    async def test_connections_take_turns(self) -> None:
+        """A flood's connections are answered a few in a turn of the loop, so that it gets to others between them."""
+        first = self.connect()
+        others = [self.connect() for _ in range(3 * MOST_REFUSED)]
+        turns = []
+        for each in others:
+            each.protocol.turns = first.protocol.turns
+            each.protocol.data_received(POST + b"hello")
+        while (answered := sum(bool(each.transport.written) for each in others)) < len(others):
+            turns.append(answered)
+            await asyncio.sleep(0)
+        assert turns[0] == MOST_REFUSED
+        assert all(later - earlier <= MOST_REFUSED for earlier, later in itertools.pairwise(turns))
+
     @pytest.mark.parametrize("first", [b"", GET], ids=["at once", "behind another"])
     async def test_very_many_on_one_connection_take_turns_with_others(self, first: bytes) -> None:
         connection = self.connect()
@@ -75,3 +126,19 @@ async def test_a_closed_connection_leaves_nothing(sent: bytes, refused: bool) ->
         assert left() is None
     finally:
         gc.enable()
+
+
+async def test_turns_keep_the_order_and_begin_anew() -> None:
+    turns, done, loop = Turns(2), [], asyncio.get_running_loop()
+    for i in range(5):
+        turns.take(loop, lambda i=i: done.append(i))  # type: ignore[misc]
+    assert done == [0, 1]
+    await asyncio.sleep(0)
+    turns.take(loop, lambda: done.append(5))
+    assert done == [0, 1, 2, 3]
+    await until(lambda: len(done) == 6)
+    assert done == sorted(done)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    turns.take(loop, lambda: done.append(6))
+    assert done[-1] == 6  # at once again

@@ -61,8 +61,9 @@ def test_each_gpu_has_its_processes_on_its_node() -> None:
 
 
 def test_limits_are_of_all_together() -> None:
-    each = of_each(Settings(processes=0, max_requests=10, max_queue_tokens=1000, watch_seconds=30), 3)
-    assert (each.max_requests, each.max_queue_tokens) == (4, 334)
+    settings = Settings(processes=0, max_requests=10, max_queue_tokens=1000, cache_mb=100, watch_seconds=30)
+    each = of_each(settings, 3)
+    assert (each.max_requests, each.max_queue_tokens, each.cache_mb) == (4, 334, 34)
     assert (each.processes, each.watch_seconds, each.low_latency) == (3, 1.0, False)
     assert of_each(Settings(), 2).watch_seconds == 1.0
     assert of_each(Settings(watch_seconds=0.2), 2).watch_seconds == 0.2

@@ -48,7 +48,7 @@ async def test_what_is_open_is_not_opened_again(settings: Settings, monkeypatch:
     plan(settings.models_dir, '{"stable": "1", "canary": {"version": "2", "percent": 5.0}}')
     shared = Shared(settings, Metrics())
     opened = []
-    monkeypatch.setattr(loading, "open_bundle", lambda bundle, *_: opened.append(bundle.label))
+    monkeypatch.setattr(loading, "open_bundle", lambda bundle, *_, **__: opened.append(bundle.label))
     assert await served(shared, settings) == {"nli": "1", "sentiment": "1"}
     second = loading.find(settings.models_dir, ("sentiment",))
     canary = loading.load_version(_version(settings, "2"))

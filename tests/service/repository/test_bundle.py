@@ -13,6 +13,7 @@ from service.engine.batch import Encoded, pad
 from service.engine.session import OrtEngine
 from service.errors import BundleError
 from service.repository import bundle as bundles
+from service.repository import files
 from service.repository.bundle import Bundle
 from service.repository.files import MAX_MANIFEST
 from service.repository.manifest import FORMAT, MANIFEST, WEIGHTS, Graph, Manifest
@@ -35,15 +36,45 @@ def test_a_whole_bundle_is_read_as_it_was_written(bundle_factory: Factory, kind:
     assert bundle.name == kind
     assert bundle.folder == folder
     assert bundle.manifest.to_json().encode() == content
-    assert bundle.version == hashlib.sha256(content).hexdigest()[:12]
+    assert bundle.digest == bundle.version == hashlib.sha256(content).hexdigest()[:12]
+    assert bundle.label == kind
     assert bundle.manifest.format == FORMAT
 
 
-def test_the_version_names_the_content(bundle_factory: Factory) -> None:
+def test_the_digest_names_the_content(bundle_factory: Factory) -> None:
     folder = bundle_factory("sentiment")
-    before = bundles.load(folder).version
+    before = bundles.load(folder).digest
     change_manifest(folder, max_length=63)
-    assert bundles.load(folder).version != before
+    assert bundles.load(folder).digest != before
+
+
+def test_a_version_has_its_folders_name(bundle_factory: Factory) -> None:
+    folder = bundle_factory("sentiment", name="sentiment/3")
+    change_manifest(folder, name="sentiment")
+    digest = files.digest((folder / MANIFEST).read_bytes())
+    bundle = bundles.load(folder, "3")
+    assert (bundle.name, bundle.version, bundle.digest, bundle.label) == ("sentiment", "3", digest, "sentiment/3")
+    assert bundles.load(folder).version == digest  # where nobody says that it is a version
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"^bundle 'sentiment/3': tokenizer\.json is missing"):
+        bundles.load(folder, "3")
+
+
+def test_a_version_must_bear_the_models_name(bundle_factory: Factory) -> None:
+    folder = bundle_factory("sentiment", name="mood/3")
+    change_manifest(folder, name="sentiment")
+    with pytest.raises(
+        BundleError, match=r"^bundle 'mood/3' calls itself 'sentiment': move it to sentiment/3, or .*'mood'"
+    ):
+        bundles.load(folder, "3")
+
+
+def test_a_bundle_of_its_own_may_have_another_name_than_its_folder(bundle_factory: Factory) -> None:
+    folder = bundle_factory("sentiment", name="mood")
+    change_manifest(folder, name="sentiment")
+    version = bundles.load(folder).digest
+    assert bundles.load(folder, version).name == "sentiment"
+    assert bundles.load(folder, version).label == "mood"
 
 
 def test_fields_of_a_later_version_are_passed_over(bundle_factory: Factory) -> None:

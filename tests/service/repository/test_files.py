@@ -62,3 +62,18 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         with pytest.raises((ValueError, OSError)):
             files.read(tmp_path / name, limit)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_manifest_is_read_and_digested(tmp_path: Path) -> None:
+    (tmp_path / files.MANIFEST).write_bytes(b"{}")
+    assert files.read_manifest(tmp_path) == b"{}"
+    assert files.digest(b"{}") == hashlib.sha256(b"{}").hexdigest()[:12]
+
+
+def test_files_and_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    files.sync(tmp_path / "file")
+    files.sync(tmp_path)
+    assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]

@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
@@ -21,7 +26,7 @@ from service.rollout import rollouts as module
 from service.rollout.rollouts import Rollouts, VersionState
 from service.settings import Settings
 from service.tasks import ClassificationExample
-from tests.bundles import change_file, change_manifest, make_bundle, make_version
+from tests.bundles import add_golden, change_file, change_manifest, make_bundle, make_version
 from tests.engines import FakeEngine, load_with, until
 
 TEXT = ClassificationExample("fun")
@@ -211,6 +216,54 @@ async def test_a_version_that_is_not_right_leaves_the_old_one_serving(service: S
     assert service.swaps("refused") == 2
 
 
+def flip_a_weight(folder: Path) -> None:
+    """A bit of a weight flipped before the hashes were written: nothing but the answers can tell."""
+    graph = onnx.load(folder / "model.fp32.onnx")
+    tensor = max(graph.graph.initializer, key=lambda each: each.ByteSize())
+    values = numpy_helper.to_array(tensor).copy()
+    values[np.unravel_index(np.abs(values).argmax(), values.shape)] *= -1
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    change_file(folder, "model.fp32.onnx", graph.SerializeToString())
+
+
+def another_tokenizer(folder: Path) -> None:
+    """One of the same size, in which two words have changed places."""
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    words["good"], words["awful"] = words["awful"], words["good"]
+    change_file(folder, "tokenizer.json", json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (flip_a_weight, "is .* from the expected one"),
+        (another_tokenizer, "is .* from the expected one"),
+        (lambda path: change_manifest(path, temperature=9.0), "the expected logits come to another answer"),
+    ],
+)
+async def test_golden_rows_that_disagree(
+    service: Served, harm: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = service.folder / "sentiment" / "2"
+    add_golden(version, *({"text": text} for text in ("good", "a great film", "an awful movie", "i love it", "sad")))
+    await service.rollouts.verify("sentiment", "2")
+    assert "no golden rows" not in caplog.text
+    harm(version)
+    before = await service.answer()
+    with pytest.raises(BundleError, match=message):
+        await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
+    assert await service.answer() == before
+    assert "golden.json" in service.states()["2"].reason
+
+
+async def test_a_bundle_without_golden_rows_is_said_to_have_none(
+    service: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
+    assert "bundle 'sentiment/2' has no golden rows for fp32: its answers are not checked" in caplog.text
+
+
 async def test_another_task_under_the_same_name(service: Served) -> None:
     shutil.rmtree(service.folder / "sentiment" / "2")
     make_bundle(service.folder / "sentiment", "qa", name="2")
@@ -312,7 +365,7 @@ async def test_a_device_where_nothing_runs(service: Served) -> None:
 async def test_add_verify_and_remove(service: Served, tmp_path: Path) -> None:
     source = make_version(tmp_path / "new", "sentiment", "x", temperature=4.0)
     change_manifest(source, name="sentiment")
-    assert await service.rollouts.add("sentiment", source) == "4"
+    assert await service.rollouts.add("sentiment", str(source)) == "4"
     assert service.stable == "1"
     assert service.states()["4"].state == "available"
     await service.rollouts.verify("sentiment", "4")
@@ -325,13 +378,34 @@ async def test_add_verify_and_remove(service: Served, tmp_path: Path) -> None:
         await service.rollouts.verify("sentiment", "7")
 
 
+async def test_a_version_from_elsewhere(folder: Path, tmp_path: Path) -> None:
+    source = make_version(tmp_path / "new", "sentiment", "x", temperature=4.0)
+    async with served(folder, cache_dir=tmp_path / "cache") as service:
+        assert await service.rollouts.add("sentiment", f"file://{source}", "remote") == "remote"
+        await service.rollouts.change("sentiment", lambda now: plan.promote(now, "remote"))
+        assert (await service.answer())[0] == "remote"
+        with pytest.raises(BundleError, match="nowhere"):
+            await service.rollouts.add("sentiment", f"file://{tmp_path}/nowhere")
+
+
+async def test_models_by_reference_have_no_folder(folder: Path, tmp_path: Path) -> None:
+    """They serve, and change when the settings do."""
+    source = make_bundle(tmp_path / "new", "sentiment")
+    models = (f"sentiment=file://{source}",)
+    async with served(folder, models=models, cache_dir=tmp_path / "cache", watch_seconds=0.02) as service:
+        assert service.stable == installing.files.digest((source / "manifest.json").read_bytes())
+        await asyncio.sleep(0.1)
+        with pytest.raises(UnknownModel):
+            await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
+
+
 async def test_the_first_version_that_is_added_does_not_serve(tmp_path: Path) -> None:
     """A folder without a plan serves the last in order; to add one is not to promote it."""
     make_bundle(tmp_path / "models", "sentiment")
     async with served(tmp_path / "models", watch_seconds=0.02) as service:
         digest = service.stable
         source = make_version(tmp_path / "new", "sentiment", "x", temperature=2.0)
-        assert await service.rollouts.add("sentiment", source) == "1"
+        assert await service.rollouts.add("sentiment", str(source)) == "1"
         await asyncio.sleep(0.2)
         assert service.stable == digest
         assert plan.read(service.folder / "sentiment").stable == digest
@@ -413,14 +487,15 @@ async def test_a_stop_does_not_wait_for_a_swap(folder: Path) -> None:
 
 
 async def test_nothing_is_left_of_many_swaps(service: Served) -> None:
-    names = ("1", "2")
+    names, left = ("1", "2"), []
     for i in range(6):
+        serving = service.predictor.models["sentiment"]
+        left += [weakref.ref(serving), weakref.ref(serving.runner), weakref.ref(serving.runner.engine)]
+        del serving
         await service.rollouts.change("sentiment", lambda now, i=i: plan.promote(now, names[(i + 1) % 2]))
     await until(lambda: all(each.state != "draining" for each in service.states().values()))
     gc.collect()
-    kinds = [type(each).__name__ for each in gc.get_objects()]
-    assert kinds.count("Model") == 1
-    assert kinds.count("OrtEngine") == 1
+    assert [each() for each in left] == [None] * 18
 
 
 async def test_what_happened_is_logged(service: Served, caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,7 @@ def ran(rows: Sequence[Waiting], ended: float) -> BatchRun:
 
 def compose(loop: asyncio.AbstractEventLoop, *lengths: int, budget: int = 256, most_rows: int = 1000) -> list[int]:
     """Lengths of the rows that are chosen."""
-    return [len(each.row) for each in batcher.compose(waiting(loop, rows(*lengths), budget), most_rows)]
+    return [len(each.row) for each in batcher.compose(waiting(loop, rows(*lengths), budget), most_rows, budget)]
 
 
 # ---- what it holds --------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_a_batch_keeps_its_budget_and_its_padding(
     loop: asyncio.AbstractEventLoop, lengths: list[int], budget: int, most_rows: int
 ) -> None:
     given = waiting(loop, rows(*lengths), budget)
-    chosen = batcher.compose(given, most_rows)
+    chosen = batcher.compose(given, most_rows, budget)
     assert chosen[0] is given[0]  # whoever is due first is in, whatever its length
     assert len(set(chosen)) == len(chosen) <= most_rows
     assert set(chosen) <= set(given)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import QueueFull
+from service.errors import QueueFull, RateLimited
 from service.scheduler.permits import (
     BYTES_PER_TOKEN,
     LONG_BUDGET,
@@ -19,6 +19,7 @@ from service.scheduler.permits import (
     Permit,
     Permits,
 )
+from service.scheduler.quota import Limits, Quota
 
 TOKENS = 32768
 """A budget of short requests in which a long one is not the largest that is counted whole."""
@@ -119,6 +120,115 @@ def test_of_two_floods_each_gets_the_same() -> None:
             held[client] += 1
     assert held["a"] == pytest.approx(900 * SHARE / (2 * SHARE + 1), abs=2)
     assert held["b"] == pytest.approx(held["a"], abs=1)
+
+
+def test_a_share_bounds_a_client_and_no_other() -> None:
+    permits, quota = make(requests=100, tokens=10_000), Quota("team", Limits(share=0.1))
+    for _ in range(10):
+        permits.acquire("team", 0, quota)
+    with pytest.raises(QueueFull, match=r"10 of this client's; the limit is 100, 10% of it for this client"):
+        permits.acquire("team", 0, quota)
+    for _ in range(50):
+        permits.acquire("other", 0)
+
+
+def test_a_share_of_the_tokens() -> None:
+    permits, quota = make(tokens=10_000), Quota("team", Limits(share=0.1))
+    permits.acquire("team", (500 - REQUEST_TOKENS) * BYTES_PER_TOKEN, quota)
+    second = permits.acquire("team", (400 - REQUEST_TOKENS) * BYTES_PER_TOKEN, quota)
+    with pytest.raises(QueueFull, match="10% of it"):
+        second.resize(501)
+    second.resize(500)
+    assert holds(permits)["tokens"] == 1000
+
+
+def test_a_share_keeps_no_client_from_its_only_request() -> None:
+    permits, quota = make(requests=10, tokens=1000), Quota("team", Limits(share=0.01))
+    permits.acquire("other", 0)
+    held = permits.acquire("team", 10**6, quota)
+    with pytest.raises(QueueFull):
+        permits.acquire("team", 0, quota)
+    held.release()
+    permits.acquire("team", 10**6, quota)
+
+
+# ---- quotas ---------------------------------------------------------------------------------------------------------
+
+
+def quota(requests: float = 1e6, tokens: float = 1000) -> Quota:
+    """Of a clock that stands still."""
+    return Quota("team", Limits(requests, requests, tokens, tokens), clock=lambda: 5.0)
+
+
+def left(quota: Quota) -> int:
+    """Tokens that may be taken yet."""
+    assert quota._tokens is not None
+    return round(quota._tokens.level)
+
+
+def test_a_quota_counts_the_estimate_then_what_runs() -> None:
+    permits, team = make(), quota()
+    permit = permits.acquire("team", 4 * 84, team)
+    assert left(team) == 900
+    permit.resize(300)
+    assert left(team) == 700
+    permit.count(50)
+    assert left(team) == 950
+    permit.release()
+    assert left(team) == 950  # what ran is spent
+
+
+def test_a_quota_counts_the_parts_of_a_request_together() -> None:
+    """In flight is one at a time."""
+    permits, team = make(), quota()
+    permit = permits.acquire("team", 0, team)
+    permit.count(200)
+    permit.count(300)
+    assert left(team) == 500
+    assert holds(permits)["tokens"] == 300
+
+
+@pytest.mark.parametrize("count", [False, True])
+def test_more_than_the_quota_has_is_refused_when_it_is_known_and_counts_nothing(count: bool) -> None:
+    permits, team = make(), quota(requests=3)
+    first, second = permits.acquire("team", 0, team), permits.acquire("team", 0, team)
+    first.count(700)
+    with pytest.raises(RateLimited, match="this request counts 400"):
+        second.count(400) if count else second.resize(400)
+    assert left(team) == 300
+    second.release()
+    assert holds(permits) == {"requests": 1, "tokens": 700}
+    permits.acquire("team", 0, team)
+    with pytest.raises(RateLimited, match="requests a second"):  # one that was refused so late counts as a request
+        permits.acquire("team", 0, team)
+
+
+def test_who_finds_no_room_has_used_nothing_of_the_quota() -> None:
+    permits, team = make(requests=1), quota()
+    permits.acquire("team", 0, team)
+    before = left(team)
+    with pytest.raises(QueueFull):
+        permits.acquire("team", 0, team)
+    assert left(team) == before
+
+
+def test_who_turns_out_too_long_has_used_nothing_of_the_quota() -> None:
+    permits, team = make(), quota(tokens=10_000)
+    books = fill(permits, 10**9)
+    late = permits.acquire("team", 0, team)
+    with pytest.raises(QueueFull, match="tokens of long requests are in flight"):
+        late.count(LONG_TOKENS + 1)
+    assert left(team) == 10_000
+    assert books
+
+
+def test_a_quota_that_is_used_up_refuses_before_anything_is_held() -> None:
+    permits, team = make(), quota(requests=1)
+    permits.acquire("team", 0, team).release()
+    with pytest.raises(RateLimited):
+        permits.acquire("team", 0, team)
+    assert not holds(permits)
+    assert not clients(permits)
 
 
 # ---- resizing and releasing -----------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """What the scheduler does about engines that fail, hang, or kill their workers; and that readiness tells the truth."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -155,6 +157,57 @@ async def test_failures_at_full_speed_are_no_measure() -> None:
         engine.error, engine.seconds = RuntimeError("broken"), 0.0
         await fails(scheduler, model)
         assert scheduler.tokens_per_second == measured
+
+
+async def test_a_runner_that_is_forgotten_keeps_nobody_from_being_ready() -> None:
+    engine, other = Echo(), Echo()
+    broken, healthy = runner(engine), runner(other)
+    async with running(engine, other) as scheduler:
+        engine.error = RuntimeError("broken")
+        for _ in range(FAILURES):
+            await fails(scheduler, broken)
+        assert not scheduler.ready
+        scheduler.forget(broken)
+        assert scheduler.ready
+        tried = len(engine.batches)
+        await asyncio.sleep(0.03)
+        assert len(engine.batches) == tried  # nor is it probed
+        wanted = rows(8)
+        assert await ask(scheduler, healthy, wanted) == echo(wanted)
+
+
+async def test_what_a_forgotten_runner_still_ran_is_no_news() -> None:
+    engine = Echo()
+    model = runner(engine)
+    async with running(engine, hang_seconds=HANG) as scheduler:
+        engine.gate.clear()
+        (hanging,) = asking(scheduler, model, rows(8))
+        await until(engine.entered.is_set)
+        scheduler.forget(model)
+        with pytest.raises(InferenceError, match="did not return"):
+            await hanging
+        engine.gate.set()
+        await until(lambda: scheduler.ready)  # without a probe of it
+        assert engine.rows == 1
+
+
+async def test_a_forgotten_runner_is_freed() -> None:
+    """A version that another replaced gives its memory back, though no batch has come since."""
+    metrics = Metrics()
+    async with running(metrics=metrics, workers=2) as scheduler:
+        engine = Echo()
+        model, held = runner(engine), weakref.ref(engine)
+        scheduler.watch(model.name)
+        for _ in range(4):
+            await ask(scheduler, model, rows(8))
+        scheduler.forget(model)
+        del engine, model
+
+        def freed() -> bool:
+            gc.collect()
+            return held() is None
+
+        await until(freed)
 
 
 # ---- workers that die -----------------------------------------------------------------------------------------------

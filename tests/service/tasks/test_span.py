@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.tasks import RowLogits, SpanExample, Window
-from service.tasks.span import _trim
+from service.tasks.words import trim
 from tests.backends import HARD_TEXTS, LINES
 from tests.spans import (
     ALL_FAMILIES,
@@ -29,7 +29,7 @@ Places = dict[tuple[int, int, int], float]
 
 def shown(document: str, window: Window) -> tuple[int, int]:
     """The code points of a document that a window shows."""
-    return _trim(document, int(window.offsets[0, 0]), int(window.offsets[-1, 1]))
+    return trim(document, int(window.offsets[0, 0]), int(window.offsets[-1, 1]))
 
 
 def every_span(example: SpanExample, windows: list[Window], logits: list[RowLogits]) -> tuple[Places, float, float]:
@@ -42,7 +42,7 @@ def every_span(example: SpanExample, windows: list[Window], logits: list[RowLogi
                 logit = float(start[window.first + begin]) + float(end[window.first + last])
                 every.append(logit)
                 text = example.documents[window.document]
-                s, e = _trim(text, int(window.offsets[begin][0]), int(window.offsets[last][1]))
+                s, e = trim(text, int(window.offsets[begin][0]), int(window.offsets[last][1]))
                 if s < e:
                     place = (window.document, s, e)
                     places[place] = max(logit, places.get(place, -math.inf))
@@ -131,7 +131,7 @@ def test_a_spiked_span_is_found_wherever_windows_fall(
     (tokens,) = TOKENIZERS[family]([document])
     begin = data.draw(st.integers(0, len(tokens) - 1))
     last = data.draw(st.integers(begin, min(begin + longest, len(tokens)) - 1))
-    start, end = _trim(document, int(tokens.offsets[begin, 0]), int(tokens.offsets[last, 1]))
+    start, end = trim(document, int(tokens.offsets[begin, 0]), int(tokens.offsets[last, 1]))
     assume(start < end)
     owners = document_tokens(windows)
     logits = [(np.zeros(len(w), np.float32), np.zeros(len(w), np.float32)) for w in windows]
@@ -183,10 +183,10 @@ def test_known_answers_in_many_scripts(family: str, document: str, wanted: str) 
 
 def test_marks_belong_to_the_letter_before() -> None:
     text = "cafe\u0301s"
-    assert _trim(text, 0, 4) == (0, 5)
-    assert _trim(text, 4, 4) == (4, 4)
-    assert _trim("  a  ", 0, 5) == (2, 3)
-    assert _trim(" \n ", 0, 3)[0] == _trim(" \n ", 0, 3)[1]
+    assert trim(text, 0, 4) == (0, 5)
+    assert trim(text, 4, 4) == (4, 4)
+    assert trim("  a  ", 0, 5) == (2, 3)
+    assert trim(" \n ", 0, 3)[0] == trim(" \n ", 0, 3)[1]
 
 
 def test_an_answer_is_no_longer_than_asked() -> None:

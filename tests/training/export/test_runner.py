@@ -106,7 +106,7 @@ def test_every_file_is_hashed(sentiment: Path) -> None:
     manifest = json.loads((sentiment / MANIFEST).read_text())
     names = {path.name for path in sentiment.iterdir()}
     graphs = {f"model.{precision}.onnx" for precision in ("fp32", "int8", "fp16")}
-    assert names == {"manifest.json", "tokenizer.json", "weights.bin", "README.md"} | graphs
+    assert names == {"manifest.json", "tokenizer.json", "weights.bin", "README.md", "golden.json"} | graphs
     assert manifest["files"].keys() == names - {"manifest.json"}
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((sentiment / name).read_bytes()).hexdigest() == digest
@@ -573,6 +573,17 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="exists and is no bundle"):
         export.run(Request(tmp_path / "c", tmp_path / "models", without_dev=True))
     assert contents(tmp_path / "models") == before
+
+
+def test_a_bundle_with_versions_beside_it_is_never_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "models/sentiment"
+    for folder in (output, output / "1"):
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text("{}")
+    before = contents(output)
+    with pytest.raises(TrainingError, match=r"holds versions, which would go: .* service models add sentiment FOLDER"):
+        export.run(Request(classifier(tmp_path / "c"), output, without_dev=True))
+    assert contents(output) == before
 
 
 def test_broken_recipe_file(tmp_path: Path) -> None:

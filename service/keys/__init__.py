@@ -1,0 +1,1 @@
+"""Named API keys: who may call, what for, and how much."""
