@@ -2,6 +2,7 @@
 #
 #   make serve      serve the bundled models on 127.0.0.1:8000 (BERTIE_PORT=9000 make serve: another port)
 #   make test       ruff, mypy, then every test with coverage
+#   make test-ray   scoring and serving on a real Ray cluster of this machine, in an environment of its own
 #   make install    the CPU service alone, from the hash-pinned lock
 #   make clients    install others' clients, which tests/clients tries; make test does it too
 #   make check      ruff and mypy
@@ -32,9 +33,10 @@ DEV     := $(VENV)/.installed-dev
 GPU     := $(VENV)-gpu/.installed
 PEERS   := $(VENV)-bench/.installed
 CLIENTS := $(VENV)-clients/.installed
+RAY     := $(VENV)-ray/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: clients help install serve test check format models gpu-check bench soak lock clean
+.PHONY: clients help install serve test test-ray check format models gpu-check bench soak lock clean
 
 help:
 	@sed -n '/^#   make /s/^#   //p' Makefile
@@ -50,6 +52,9 @@ test: check $(CLIENTS)
 	$(PY) -m pytest tests/training --numprocesses auto --dist loadfile
 
 clients: $(CLIENTS)
+
+test-ray: $(RAY)
+	$(VENV)-ray/bin/python -m pytest tests/ray
 
 check: $(DEV)
 	$(PY) -m ruff check .
@@ -78,7 +83,7 @@ $(MEASURE): requirements/constraints.txt $(SERVICE)
 
 # torch is bounded, not pinned: pip takes the build (CPU or CUDA) that the machine's index offers.
 $(DEV): requirements/constraints.txt $(SERVICE)
-	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,otel,grpc,remote,train,measure,dev]'
+	$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[cpu,otel,grpc,remote,score,train,measure,dev]'
 	@touch $@
 
 # onnxruntime and onnxruntime-gpu overwrite each other's files, hence an environment of its own. No lock: torch says
@@ -96,6 +101,12 @@ $(PEERS): pyproject.toml requirements/constraints.txt
 	grep -v '^opentelemetry' requirements/constraints.txt > $(VENV)-bench/constraints.txt
 	$(VENV)-bench/bin/python -m pip --quiet install -c $(VENV)-bench/constraints.txt setuptools
 	$(VENV)-bench/bin/python -m pip --quiet install --no-build-isolation -c $(VENV)-bench/constraints.txt -e '.[cpu,train,measure,bench]'
+	@touch $@
+
+# Ray brings its own bounds, of opentelemetry for one.
+$(RAY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip --quiet install -e '.[cpu,ray,dev]' 'onnx>=1.19,<2'
 	@touch $@
 
 # Others' clients, for tests/clients, have bounds of their own. Of huggingface_hub three older versions are in folders.
@@ -178,11 +189,11 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-emit-in
 lock:
 	$(COMPILE) --generate-hashes --extra cpu -o requirements/cpu.lock pyproject.toml requirements/build.in
 	$(COMPILE) --generate-hashes --extra gpu -o requirements/gpu.lock pyproject.toml requirements/build.in
-	$(COMPILE) --no-annotate --extra cpu --extra otel --extra grpc --extra remote --extra train --extra measure \
-	    --extra dev -c requirements/cpu.lock \
+	$(COMPILE) --no-annotate --extra cpu --extra otel --extra grpc --extra remote --extra score --extra train \
+	    --extra measure --extra dev -c requirements/cpu.lock \
 	    -o requirements/constraints.txt pyproject.toml requirements/build.in
 	sed -i -E '/^(torch|triton|nvidia-|cuda-)/d' requirements/constraints.txt
 	$(COMPILE) --generate-hashes --extra otel --extra grpc --extra remote -c requirements/constraints.txt -o requirements/extras.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) $(VENV)-gpu $(VENV)-bench $(VENV)-clients build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-bench $(VENV)-clients $(VENV)-ray build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache

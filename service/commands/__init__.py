@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 COMMANDS: dict[str, str] = {
     "models": "List, add, check and remove versions of models, and say which of them answer.",
     "keys": "Make, list, rotate and revoke API keys.",
+    "score": "Score the rows of Parquet, JSON lines or CSV files, here or on a Ray cluster.",
 }
 """What each command does, by name."""
 

@@ -186,7 +186,8 @@ class Admin:
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(b" "), self._key):
             raise Unauthorized("this wants the administrators' key: Authorization: Bearer KEY")
         content = b""
-        if request.method == "POST" and request.headers.get("content-length", "") != "0":
+        has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+        if request.method == "POST" and has_body:
             declared_length(request.headers, MAX_BODY)
             async for chunk in request.stream():
                 content += chunk

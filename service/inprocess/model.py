@@ -14,7 +14,7 @@ from typing import Any
 
 from service.engine.batch import PADDING, Encoded, RowLogits, pad, row_logits
 from service.engine.session import Engine
-from service.errors import InvalidInput
+from service.errors import BertieError, InferenceError, InvalidInput, TooLarge
 from service.repository.bundle import Bundle
 from service.repository.loading import LOW_LATENCY_TOKENS
 from service.repository.manifest import Graph
@@ -71,15 +71,38 @@ class Model:
                         field="truncation",
                     )
                     raise named(refused, place if len(examples) > 1 else None)
-            answers += self._decoded(task, some, encoded)
+            for answer in self._decoded(task, some, encoded):
+                if isinstance(answer, Exception):
+                    raise answer
+                answers.append(answer)
         return answers
 
+    def predict_each(self, task: AnyTask, examples: Sequence[Any]) -> list[Any]:
+        """Predict each example, in order; in the place of one that cannot be answered stands its `BertieError`. What is
+        too long is cut.
+
+        All are encoded and run together: it is the caller who bounds the memory of a call.
+
+        Raises:
+            Exception: the engine fails, whatever it is given.
+        """
+        try:
+            encoded: list[Any] = list(task.encode(examples))
+        except (InvalidInput, TooLarge):
+            encoded = [_encoded(task, example) for example in examples]
+        good = [place for place, rows in enumerate(encoded) if not isinstance(rows, BertieError)]
+        found = self._decoded(task, [examples[place] for place in good], [encoded[place] for place in good])
+        for place, answer in zip(good, found, strict=True):
+            encoded[place] = answer
+        return encoded
+
     def _decoded(self, task: AnyTask, examples: Sequence[Any], encoded: Sequence[Sequence[Encoded]]) -> list[Any]:
-        """Run the rows, and decode each example when its last row has run, while others run."""
+        """Run the rows, and decode each example when its last row has run, while others run. An error is the answer of
+        an example that has no other."""
         owners = [place for place, rows in enumerate(encoded) for _ in rows]
         ends = list(accumulate(map(len, encoded)))
         missing = list(map(len, encoded))
-        logits: dict[int, RowLogits] = {}
+        logits: dict[int, Any] = {}  # or the error that there are none
         answers: list[Any] = [None] * len(examples)
         for i, found in self._run(list(chain.from_iterable(encoded))):
             logits[i] = found
@@ -87,16 +110,23 @@ class Model:
             missing[place] -= 1
             if not missing[place]:
                 own = [logits.pop(j) for j in range(ends[place] - len(encoded[place]), ends[place])]
-                answers[place] = task.decode(examples[place], encoded[place], own)
+                failed = [each for each in own if isinstance(each, InferenceError)]
+                answers[place] = failed[0] if failed else task.decode(examples[place], encoded[place], own)
         return answers
 
-    def _run(self, rows: Sequence[Encoded]) -> Iterator[tuple[int, RowLogits]]:
-        """Run the rows, in any order. Yields their indices and logits."""
+    def _run(self, rows: Sequence[Encoded]) -> Iterator[tuple[int, RowLogits | InferenceError]]:
+        """Run the rows, in any order. Yields their indices and logits, or what is wrong with those."""
 
-        def run(chosen: Sequence[int], engine: Engine) -> list[tuple[int, RowLogits]]:
+        def run(chosen: Sequence[int], engine: Engine) -> list[tuple[int, RowLogits | InferenceError]]:
             batch = pad([rows[i] for i in chosen], self.pad_id)
             outputs = engine.run(batch)
-            return [(i, row_logits(outputs, batch, at)) for at, i in enumerate(chosen)]
+            found: list[tuple[int, RowLogits | InferenceError]] = []
+            for at, i in enumerate(chosen):
+                try:
+                    found.append((i, row_logits(outputs, batch, at)))
+                except InferenceError as error:
+                    found.append((i, error))
+            return found
 
         batches = list(self._batches(rows))
         if len(batches) == 1:
@@ -126,6 +156,14 @@ class Model:
     @functools.cached_property
     def _on_all_cores(self) -> Engine:
         return open_low_latency(self.bundle, self.graph, self.cores)
+
+
+def _encoded(task: AnyTask, example: Any) -> Any:
+    """Get an example's rows, or the error that it has none."""
+    try:
+        return task.encode([example])[0]
+    except (InvalidInput, TooLarge) as error:
+        return error
 
 
 def named(error: InvalidInput, place: int | None) -> InvalidInput:

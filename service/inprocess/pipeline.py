@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from service.errors import InvalidInput
 from service.inprocess.model import Model, named
 from service.tasks import AnyTask, Classification
+from service.tasks.inputs import Input
 
 RECORD = frozenset(("id", "title", "answers", "is_impossible", "plausible_answers"))
 """Fields of a SQuAD record that a question is asked without."""
@@ -56,17 +57,29 @@ class Pipeline(ABC):
         marked = (shape for shape in shapes if not shape.marks.isdisjoint(values))
         shape = next(marked, None) or next((shape for shape in shapes if not shape.marks), shapes[-1])
         takes = f"model {self.model.bundle.name!r} takes {', or '.join(each.takes for each in does)}"
-        try:
-            example = shape.model_validate(values).example(shape.shared())
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("#"))
-            known = {"missing": "is missing", "extra_forbidden": "is not known here"}.get(fault["type"])
-            detail = f"{field!r} {known}: {takes}" if known else f"{field!r}: {fault['msg']}"
-            raise InvalidInput(detail, field=field) from None
+        example = example_of(shape, values, takes)
         if not any(each.suits(example, named=True) for each in does):
             raise InvalidInput(f"this is no input of it: {takes}", field=next(iter(values)))
         return example
+
+
+def example_of(shape: type[Input], values: Json, takes: str) -> Any:
+    """Make the example of an input, by its shape.
+
+    Args:
+        takes: what the model takes, for the message where a field is missing or unknown.
+
+    Raises:
+        InvalidInput: names the field and what is wrong with it.
+    """
+    try:
+        return shape.model_validate(values).example(shape.shared())
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("#"))
+        known = {"missing": "is missing", "extra_forbidden": "is not known here"}.get(fault["type"])
+        detail = f"{field!r} {known}: {takes}" if known else f"{field!r}: {fault['msg']}"
+        raise InvalidInput(detail, field=field) from None
 
 
 def alone(value: Any) -> bool:

@@ -88,14 +88,16 @@ async def test_no_clients_text_is_logged_or_counted(
 
 async def test_a_request_is_one_record(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="service.http.context"):
-        await client.post("/classify", json={"inputs": [{"text": "good"}] * 3}, headers={"x-request-id": "mine"})
+        body = {"inputs": [{"text": "good"}] * 3}
+        answer = await client.post("/classify", json=body, headers={"x-request-id": "mine"})
         await client.get("/health/ready")
         await client.get("/metrics")
         await client.get("/models/qa")
     first, second = [record.__dict__["fields"] for record in caplog.records]
     duration = first.pop("duration_ms")
     assert first == {
-        "request_id": "mine", "method": "POST", "route": "/classify", "status": 200, "model": "sentiment", "rows": 3,
+        "request_id": "mine", "method": "POST", "route": "/classify", "status": 200, "model": "sentiment",
+        "version": answer.headers["x-model-version"], "rows": 3,
     }  # fmt: skip
     assert 0 < duration < 10_000
     assert second["route"] == "/models/{name}"

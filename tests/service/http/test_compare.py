@@ -1,5 +1,6 @@
 """`GET /models/NAME/compare` and `POST /feedback` through HTTP."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,16 @@ async def test_before_the_models_are_loaded(tmp_path: Path) -> None:
     async with service(tmp_path, FakeEngine(STABLE), FakeEngine(STABLE)) as it:
         it.client.app.state.gate.rollouts = None  # type: ignore[attr-defined]
         assert (await it.client.get("/models/sentiment/compare")).status_code == 503
+
+
+async def test_another_models_key_learns_nothing(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"theirs").hexdigest()
+    keys = f'[[key]]\nname = "a"\nhashes = ["sha256:{digest}"]\nmodels = ["poetry"]\n'
+    async with service(tmp_path, FakeEngine(STABLE), FakeEngine(STABLE), api_keys="secret", keys=keys) as it:
+        answer = await it.client.post("/classify", json={"text": "good"}, headers=KEY)
+        await it.ended(1)
+        theirs = {"authorization": "Bearer theirs"}
+        assert (await it.client.get("/models/sentiment/compare", headers=theirs)).status_code == 403
+        body = {"request_id": answer.headers["x-request-id"], "label": "negative"}
+        assert (await it.client.post("/feedback", json=body, headers=theirs)).status_code == 404
+        assert (await it.client.post("/feedback", json=body, headers=KEY)).status_code == 200
