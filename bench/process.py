@@ -73,6 +73,11 @@ class Server:
         self.stop()
 
     @property
+    def pid(self) -> int:
+        """The number of its first process."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether its first process runs."""
         return self._process.poll() is None

@@ -24,7 +24,7 @@ from service.http import compare, openapi, pages, problems
 from service.http.admin import Admin
 from service.http.context import REFUSE, Context, ContextMiddleware, InFlight, Recorder
 from service.http.endpoints import Endpoint, Endpoints
-from service.http.gate import Gate
+from service.http.gate import Gate, Whole
 from service.http.routes import Routes
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -47,6 +47,7 @@ def create_app(
     load: Callable[[Settings, Metrics], Predictor] = loading.load,
     open_bundle: Open = loading.open_tried,
     metrics: Metrics | None = None,
+    whole: Whole | None = None,
 ) -> FastAPI:
     """Make the service as an ASGI application. Its lifespan loads the models, and drains them at the end.
 
@@ -54,6 +55,7 @@ def create_app(
         load: makes the predictor; tests come in here with a fake engine. What it raises stops the start.
         open_bundle: opens a version that is loaded later; likewise.
         metrics: a registry of your own; by default one of the application's.
+        whole: the service, where this process is one of several.
 
     While the application runs, `app.state.gate.predictor` is the predictor; `app.state.in_flight` holds the requests in
     flight.
@@ -64,7 +66,7 @@ def create_app(
     endpoints.add(protocols.endpoints(settings))
     gate = Gate(settings, recorder, endpoints)
     endpoints.add(compare.endpoints(gate))
-    routes = Routes(settings, metrics, gate)
+    routes = Routes(settings, metrics, gate, whole)
     in_flight = InFlight()
 
     @asynccontextmanager

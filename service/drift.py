@@ -74,6 +74,43 @@ class _Slot(NamedTuple):
     counts: Mapping[str, list[int]]
 
 
+class Tally(NamedTuple):
+    """What drift is measured by, by feature.
+
+    Attributes:
+        least: inputs of the dev set.
+        expected: counts of the dev set.
+        found: counts of the last hours.
+    """
+
+    least: int
+    expected: Mapping[str, list[int]]
+    found: Mapping[str, list[int]]
+
+    @property
+    def inputs(self) -> int:
+        """Inputs of the last hours."""
+        return sum(self.found["tokens"])  # each counts once there
+
+    def distance(self, feature: str) -> float:
+        """Get the population stability index of one of `FEATURES` in the last hours; NaN where there was too little, or
+        where the dev set has but one bin."""
+        if min(self.least, self.inputs) < LEAST or len(self.expected[feature]) == 1:
+            return math.nan
+        return stability_index(self.expected[feature], self.found[feature])
+
+
+def add(tallies: Sequence[Tally]) -> Tally:
+    """Add up what several processes have found with one profile."""
+    first = tallies[0]
+    return first._replace(
+        found={
+            feature: [sum(bins) for bins in zip(*(each.found[feature] for each in tallies), strict=True)]
+            for feature in first.found
+        }
+    )
+
+
 class Drift:
     """Counts what one model is asked and answers. Used on one event loop; any thread may ask for the distance."""
 
@@ -110,16 +147,20 @@ class Drift:
             by_unknown[0] += tokens - unknown
             by_unknown[1] += unknown
 
+    def tally(self) -> Tally:
+        """Get what drift is measured by now."""
+        oldest = int(self._clock() / SLOT_SECONDS) - SLOTS
+        recent = [slot.counts for slot in self._slots if slot.period > oldest] or [self._empty(0).counts]
+        found = {
+            feature: [sum(bins) for bins in zip(*(counts[feature] for counts in recent), strict=True)]
+            for feature in FEATURES
+        }
+        return Tally(self._profile.inputs, self._expected, found)
+
     def distance(self, feature: str) -> float:
         """Get the population stability index of one of `FEATURES` in the last hours; NaN where there was too little, or
         where the dev set has but one bin."""
-        oldest = int(self._clock() / SLOT_SECONDS) - SLOTS
-        recent = [slot.counts for slot in self._slots if slot.period > oldest]
-        inputs = sum(sum(counts["tokens"]) for counts in recent)  # each counts once there
-        if min(self._profile.inputs, inputs) < LEAST or len(self._expected[feature]) == 1:
-            return math.nan
-        found = [sum(bin) for bin in zip(*(counts[feature] for counts in recent), strict=True)]
-        return stability_index(self._expected[feature], found)
+        return self.tally().distance(feature)
 
     def _empty(self, period: int) -> _Slot:
         return _Slot(period, {feature: [0] * len(self._expected[feature]) for feature in FEATURES})

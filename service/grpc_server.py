@@ -57,7 +57,8 @@ class GrpcServer:
         self._routes = app.state.routes
         self._server = aio.server(
             options=[
-                ("grpc.so_reuseport", 0),  # two services at one port would share its calls
+                # Two services at one port would share its calls, as the processes of one are to.
+                ("grpc.so_reuseport", int(settings.processes > 1)),
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
                 ("grpc.max_metadata_size", settings.max_head_bytes),
                 ("grpc.max_concurrent_streams", 2 * settings.max_requests),  # a connection's: probes too

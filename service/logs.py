@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import select
 import sys
 import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, TypeAlias
 
 from prometheus_client import Counter
 
@@ -26,15 +30,42 @@ WRITE_EVERY = 0.05
 """Seconds between two looks at what waits."""
 
 
-def configure(form: Format, level: str, dropped: Counter) -> Writer:
+Lock: TypeAlias = Callable[[], contextlib.AbstractContextManager[object]]
+"""Held while lines are written, where other processes write to the same place: a pipe takes long ones in parts."""
+
+
+def configure(
+    form: Format,
+    level: str,
+    dropped: Counter,
+    lock: Lock = contextlib.nullcontext,
+    fields: Mapping[str, object] | None = None,
+) -> Writer:
     """Send all of the process's log to stderr in that form; replaces what was configured before.
 
     Args:
         dropped: counts the records that nobody could read.
+        fields: that each record has.
     """
-    writer = Writer(sys.stderr, dropped)
-    writer.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
-    logging.basicConfig(handlers=[writer], level=level.upper(), force=True)
+    writer = Writer(sys.stderr, dropped, lock)
+    if fields:
+        writer.addFilter(partial(_add, fields))
+    _use(writer, form, level)
+    return writer
+
+
+def configure_unthreaded(form: Format, level: str, lock: Callable[[], contextlib.AbstractContextManager[bool]]) -> None:
+    """The same without a thread, for a process that is to be forked: what cannot be written at once is dropped.
+
+    Args:
+        lock: gives whether it was had; it must not wait.
+    """
+    _use(_Direct(sys.stderr.fileno(), lock), form, level)
+
+
+def _use(handler: logging.Handler, form: Format, level: str) -> None:
+    handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # What no format shows need not be looked up for each record (Python's logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = ""
@@ -42,16 +73,16 @@ def configure(form: Format, level: str, dropped: Counter) -> Writer:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs URLs whole, signatures and passwords too
-    return writer
 
 
 class Writer(logging.Handler):
     """Hands records to a thread, which writes what has come a few times a second; drops and counts them while too many
     wait. A thread that woke for each record would take more time than the record."""
 
-    def __init__(self, stream: TextIO, dropped: Counter) -> None:
+    def __init__(self, stream: TextIO, dropped: Counter, lock: Lock = contextlib.nullcontext) -> None:
         super().__init__()
         self._stream = stream
+        self._lock = lock
         self._dropped = dropped
         self._waiting: deque[logging.LogRecord] = deque()
         self._closing = threading.Event()
@@ -88,9 +119,24 @@ class Writer(logging.Handler):
                 except Exception:  # its arguments do not fit its message: no reason to write no other
                     self._dropped.inc()
             if lines:
-                with contextlib.suppress(OSError, ValueError):  # nobody reads the log, or it is closed
+                with contextlib.suppress(OSError, ValueError), self._lock():  # nobody reads the log, or it is closed
                     self._stream.write("".join(lines))
                     self._stream.flush()
+
+
+class _Direct(logging.Handler):
+    """Writes each record at once, or never."""
+
+    def __init__(self, descriptor: int, lock: Callable[[], contextlib.AbstractContextManager[bool]]) -> None:
+        super().__init__()
+        self._descriptor, self._locked = descriptor, lock
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = (self.format(record) + "\n").encode(errors="replace")
+        with contextlib.suppress(OSError), self._locked() as mine:
+            # A pipe is ready where it has room for so much; nobody else fills it meanwhile.
+            if mine and select.select([], [self._descriptor], [], 0)[1]:
+                os.write(self._descriptor, line[: select.PIPE_BUF])
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -140,6 +186,11 @@ def describe(
 
 def _has_seen_no_text(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith("onnxruntime")
+
+
+def _add(fields: Mapping[str, object], record: logging.LogRecord) -> bool:
+    record.fields = {**fields, **_fields(record)}
+    return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

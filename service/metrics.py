@@ -6,6 +6,8 @@ No label takes a client's text. Names are a contract: dashboards and alert rules
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
@@ -17,6 +19,28 @@ SECONDS = (
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0,
 )  # fmt: skip
 PHASES = ("tokenize", "queue", "inference", "decode")
+DRIFT = "bertie_drift_psi"
+GAUGES: Mapping[str, Literal["sum", "max", "min"]] = {
+    "bertie_queue_rows": "sum",
+    "bertie_queue_tokens": "sum",
+    "bertie_queue_wait_seconds": "max",
+    DRIFT: "max",  # where it is not told from the counts of all
+    "bertie_model_info": "max",
+    "bertie_version_info": "max",
+    "bertie_model_loaded_timestamp_seconds": "min",  # since then all have it
+    "bertie_cache_bytes": "sum",
+    "bertie_shadow_agreement_ratio": "min",  # each process compares for itself: the worst of them
+    "bertie_shadow_p95_ratio": "max",
+    "bertie_ready": "min",
+    "bertie_processes": "sum",
+    "process_virtual_memory_bytes": "sum",
+    "process_resident_memory_bytes": "sum",
+    "process_open_fds": "sum",
+    "process_max_fds": "min",
+    "process_start_time_seconds": "min",
+    "python_info": "max",
+}
+"""How the gauges of several processes become one."""
 
 
 class Metrics:
@@ -115,7 +139,7 @@ class Metrics:
         )
         self.cache_bytes = Gauge("bertie_cache_bytes", "Memory of the logits that are kept.", registry=registry)
         self.drift = Gauge(
-            "bertie_drift_psi",
+            DRIFT,
             "Population stability index of the last hours against the dev set, by feature: label, score, tokens, "
             "unknown. NaN where there was too little to tell.",
             ["model", "feature"],
@@ -198,6 +222,10 @@ class Metrics:
             registry=registry,
         )
         self.ready = Gauge("bertie_ready", "1 while /health/ready answers 200, else 0.", registry=registry)
+        self.processes = Gauge("bertie_processes", "Processes that serve.", registry=registry)
+        self.processes_lost = Counter(
+            "bertie_processes_lost", "Processes that ended or hung, and were replaced.", registry=registry
+        )
         self.workers_lost = Counter(
             "bertie_workers_lost", "Engine threads that died or hung, and were replaced.", registry=registry
         )

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,13 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from service import __version__, logs
+from service import __version__, logs, several
 from service.app import create_app, create_ops_app
 from service.commands import COMMANDS
 from service.errors import BertieError, ConfigurationError
 from service.metrics import Metrics
 from service.predictor import Predictor
+from service.processes.supervisor import CANNOT_START
 from service.server import STOP_SIGNALS, MainServer, address, bind, in_thread
 from service.settings import Settings
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:  # it imports gRPC
 
 logger = logging.getLogger("service")
 
-CANNOT_START = 3
 PREFIX = "BERTIE_"
 PLATFORM_VARIABLES = {
     "AIP_HTTP_PORT": "port",
@@ -59,11 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for detail in error.errors(include_url=False, include_input=False):
             print(f"bertie: {PREFIX}{str(detail['loc'][0]).upper()}: {detail['msg']}", file=sys.stderr)
         return CANNOT_START
-    metrics = Metrics()
-    writer = logs.configure(settings.log_format, settings.log_level, metrics.log_dropped)
     # Texts of one request tokenised on all cores take 1.4 times the processor's time, and beside busy engines more of
     # the clock's as well (docs/lab.md): requests go side by side, not texts.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        places = several.find_places(settings)
+    except ConfigurationError as error:
+        print(f"bertie: {error.detail}", file=sys.stderr)
+        return CANNOT_START
+    if len(places) > 1:
+        board = several.open_board(settings, places)
+        _warn_of_unknown_variables()
+        return _run(lambda: several.serve(settings, places, board, create_app, _grpc_server))
+    metrics = Metrics()
+    writer = logs.configure(settings.log_format, settings.log_level, metrics.log_dropped)
     _warn_of_unknown_variables()
     app = create_app(settings, metrics=metrics)
     status = serve(app, settings)
@@ -76,20 +85,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(app: FastAPI, settings: Settings) -> int:
     """Run an application with its lifespan until a signal. Returns the exit status."""
+
+    def run() -> int:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(app, settings))
+        return 0
+
+    return _run(run)
+
+
+def _run(run: Callable[[], int]) -> int:
+    """Run what serves, so that a signal stops it before it is up too, and log how it ended."""
     # As process 1 of a container, a process gets no signal that it has no handler for.
     for each in STOP_SIGNALS:
         with contextlib.suppress(ValueError):  # signals belong to the main thread
             signal.signal(each, _stop_loading)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(app, settings))
+        status = run()
     except BertieError as error:
         logger.error("cannot start: %s", error.detail)
         return CANNOT_START
     except _Stopped:
-        pass
-    logger.info("stopped")
-    return 0
+        status = 0
+    if not status:
+        logger.info("stopped")
+    return status
 
 
 async def _serve(app: FastAPI, settings: Settings) -> None:

@@ -75,6 +75,7 @@ class MainServer(Server):
     Attributes:
         on_start: called when it listens.
         on_stop: stops what else admits requests, within so many seconds.
+        urgent: whether a signal asks to end it now; a second one does.
     """
 
     def __init__(self, app: FastAPI, settings: Settings, predictor: Predictor) -> None:
@@ -85,6 +86,7 @@ class MainServer(Server):
         self._loop = asyncio.get_running_loop()
         self.on_start: Callable[[], None] = lambda: None
         self.on_stop: Callable[[float], Awaitable[object]] = lambda seconds: asyncio.sleep(0)
+        self.urgent: Callable[[], bool] = lambda: self.should_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -101,7 +103,7 @@ class MainServer(Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On a signal: not ready from this moment; what was admitted goes on. On a second one: end it now."""
         self._predictor.stop()
-        if self.should_exit:
+        if self.urgent():
             with contextlib.suppress(RuntimeError):  # the loop is closed: all is over but the log
                 self._loop.call_soon_threadsafe(self._in_flight.stop)
         self.should_exit = True
@@ -131,8 +133,11 @@ def in_thread(app: FastAPI, settings: Settings, listener: socket.socket) -> Iter
         thread.join(2.0)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Bind a socket that does not listen yet: who connects before the models are loaded is refused.
+
+    Args:
+        shared: whether others may be bound to the address too.
 
     Raises:
         ConfigurationError: the address is in use, or none of this machine's.
@@ -143,6 +148,8 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror}") from error

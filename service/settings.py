@@ -55,6 +55,13 @@ class Settings(BaseSettings):
         default="auto",
         description="Where to run: `auto` is CUDA where there is a GPU and a graph for it, else the CPU.",
     )
+    processes: int = Field(
+        default=1,
+        ge=0,
+        le=256,
+        description="Processes that serve at one port, with the models in memory once for all; 0: one a GPU, or for "
+        "every 4 cores. Limits are of all together, `BERTIE_WORKERS` and `BERTIE_INTRA_OP_THREADS` of each.",
+    )
     workers: int = Field(
         default=0, ge=0, description="Engine calls side by side, of all models together; 0: one a core (one on CUDA)."
     )

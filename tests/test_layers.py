@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "service.scheduler",
         "service.repository",
         "service.rollout",
+        "service.processes",
         "service.http",
     ),  # nothing but a docstring
     ("service.engine.allocator", "service.engine.batch", "service.engine.memory", "service.engine.processor"),
@@ -62,6 +63,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.rollout.shadow", "service.rollout.rule"),
     ("service.rollout.observer",),
     ("service.rollout.rollouts",),
+    ("service.processes.placement", "service.processes.board", "service.processes.merging"),
+    ("service.processes.acceptor", "service.processes.shared", "service.processes.member"),
+    ("service.processes.supervisor",),
     ("service.inprocess.model",),
     ("service.inprocess.pipeline",),
     (
@@ -104,6 +108,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.on_ray",),
     ("service.server",),
     ("service.grpc_server",),
+    ("service.several",),
     ("service.commands.keys", "service.commands.models"),
     ("service.commands",),
     ("service.commands.score",),
@@ -177,12 +182,20 @@ SEAMS = {
     "opentelemetry": {"service.traces"},
     "grpc": {"service.grpc_server"},
     "google": {"service.protocols.oip_grpc", "service.protocols.oip_messages"},
-    "uvicorn": {"service.server", "service.http.protocol", "service.http.gate"},
+    "uvicorn": {"service.server", "service.http.protocol", "service.http.gate", "service.processes.member"},
     "httptools": {"service.http.protocol"},
     "tomlkit": {"service.keys.editing"},
-    "uvloop": {"service.program"},
     "httpx2": {"service.repository.sources.web"},
-    "prometheus_client": {"service.metrics", "service.logs", "service.predictor", "service.http.routes"},
+    "uvloop": {"service.program", "service.several"},
+    "prometheus_client": {
+        "service.metrics",
+        "service.logs",
+        "service.predictor",
+        "service.processes.merging",
+        "service.processes.member",
+        "service.http.gate",
+        "service.http.routes",
+    },
 }
 """Libraries that only these modules know."""
 FORBIDDEN = {"training", "torch", "transformers", "datasets", "onnx", "sentencepiece", "accelerate"}

@@ -10,15 +10,23 @@ CPUINFO = Path("/proc/cpuinfo")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
+_most: int | None = None
+
+
+def limit(cores: int) -> None:
+    """Use at most so many cores: this process's share, where it is one of several."""
+    global _most
+    _most = cores
+
 
 def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
     """Count the cores that this process may use: the scheduler's affinity, bounded by the CPU quota of its cgroup and
-    of every cgroup that holds it (a container's, a systemd slice's).
+    of every cgroup that holds it (a container's, a systemd slice's), and by `limit`.
 
     A container limited to 2 CPUs on a machine of 64 sees 64 cores; as many threads would spend their time throttled.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *map(math.ceil, _quotas(root, own))]))
+    return max(1, min([cores, _most or cores, *map(math.ceil, _quotas(root, own))]))
 
 
 def _quotas(root: Path, own: Path) -> list[float]:

@@ -6,6 +6,7 @@ Owns the ONNX Runtime session and its settings. Knows nothing of text, tasks or 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -14,8 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+# From 1.29 on ONNX Runtime tells its makers of each process and session, from a thread of its own, unless this is set
+# before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
 
 from service.engine.batch import Batch, Encoded, pad
 from service.engine.processor import products_overflow

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import os
 import re
 import secrets
 import time
@@ -44,7 +45,7 @@ REFUSE = "bertie.refuse"
 _CONTEXT = "bertie.context"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Unique, and no secret: a random number for the process and a count cost less than randomness for each request.
-_PROCESS = secrets.token_hex(8)
+_process = secrets.token_hex(8)
 _COUNTER = itertools.count()
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 _QUIET = frozenset(("/health/live", "/health/ready", "/metrics"))
@@ -53,6 +54,16 @@ REFUSALS_EVERY = 0.1
 """Seconds between two lines about requests that got 429; each tells how many there were."""
 CLIENT_GONE = 499
 """Noted as the status when the client left: nobody reads that answer."""
+
+
+def _renew() -> None:
+    """Number requests anew after a fork: no two processes may give the same ids."""
+    global _process
+    _process = secrets.token_hex(8)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 @dataclass(slots=True)
@@ -298,4 +309,4 @@ def request_id(scope: Scope) -> str:
                 client_id: str = value.decode("ascii")
                 return client_id
             break
-    return f"{_PROCESS}{next(_COUNTER):016x}"
+    return f"{_process}{next(_COUNTER):016x}"

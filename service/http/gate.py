@@ -7,7 +7,10 @@ little of the event loop's time, and a flood of them keeps nobody waiting.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Protocol
 
+from prometheus_client import CollectorRegistry
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -20,6 +23,21 @@ from service.predictor import Models, Predictor
 from service.rollout.rollouts import Rollouts
 from service.scheduler.permits import Permit
 from service.settings import Settings
+
+
+class Whole(Protocol):
+    """What probes and metrics are answered by: this process, or all of several."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still come to be ready by itself."""
+
+    async def exposition(self, encode: Callable[[CollectorRegistry], bytes]) -> bytes:
+        """Get the metrics, as this writes a registry."""
 
 
 class Gate:

@@ -7,10 +7,11 @@ what bodies and answers look like (`endpoints`), nor of how errors are told (`co
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,13 +21,31 @@ from service.http import answers, body, requests
 from service.http.answers import JSON
 from service.http.context import REFUSE, Context
 from service.http.endpoints import Ask, Done, Endpoint, Work
-from service.http.gate import Gate
+from service.http.gate import Gate, Whole
 from service.metrics import PHASES, Metrics
 from service.predictor import Answered, Model, Models, Predictions, Predictor, Sender
 from service.rollout import aside
 from service.scheduler.permits import Permit
 from service.settings import Settings
 from service.tasks import AnyTask
+
+
+class _Alone:
+    """A process that is the whole service."""
+
+    def __init__(self, gate: Gate, registry: CollectorRegistry) -> None:
+        self._gate, self._registry = gate, registry
+
+    @property
+    def ready(self) -> bool:
+        return self._gate.predictor is not None and self._gate.predictor.ready
+
+    @property
+    def alive(self) -> bool:
+        return self._gate.predictor is None or self._gate.predictor.alive
+
+    async def exposition(self, encode: Callable[[CollectorRegistry], bytes]) -> bytes:
+        return encode(self._registry)
 
 
 class Routes:
@@ -36,11 +55,15 @@ class Routes:
         gate: admits requests; it holds the predictor while the application runs.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, gate: Gate) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, gate: Gate, whole: Whole | None = None) -> None:
+        """
+        Args:
+            whole: of which this process is a part; None where it is all.
+        """
         self.gate = gate
         self._settings = settings
-        self._registry = metrics.registry
-        metrics.ready.set_function(lambda: gate.predictor is not None and gate.predictor.ready)
+        self._whole = whole = whole or _Alone(gate, metrics.registry)
+        metrics.ready.set_function(lambda: whole.ready)
 
     async def answer(self, request: Request, endpoint: Endpoint) -> Response:
         """Take a request its way. The server held its head to limits and asked the gate for a permit already; `context`
@@ -138,20 +161,20 @@ class Routes:
 
     async def live(self, request: Request) -> Response:
         """Tell whether the process runs; where it does not, restart it."""
-        if self.gate.predictor is not None and not self.gate.predictor.alive:
+        if not self._whole.alive:
             raise NotReady("the engine's workers were lost again and again: restart the service")
         return Response(answers.Health(status="live").model_dump_json(), media_type=JSON)
 
     async def ready(self, request: Request) -> Response:
         """Tell whether requests are answered: all models loaded, the engines working, not stopping."""
-        if not self.gate.serving().ready:
-            raise NotReady("the service is stopping, or its engine fails")
+        if not self._whole.ready:
+            raise NotReady("the service is starting or stopping, or its engine fails")
         return Response(answers.Health(status="ready").model_dump_json(), media_type=JSON)
 
     async def metrics(self, request: Request) -> Response:
         """Get the metrics, in the form that Prometheus asks for."""
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encoder(self._registry), headers={"Content-Type": content_type})
+        return Response(await self._whole.exposition(encoder), headers={"Content-Type": content_type})
 
     def can_answer(self, path: str, example: object) -> bool:
         """Whether a loaded model takes such a body; true of every body before any is loaded."""

@@ -73,6 +73,7 @@ class Keyring:
         self._tokens = [token.get_secret_value() for token in settings.api_keys]
         self._text = settings.keys
         self._path = settings.keys_file
+        self._processes = settings.processes
         self._state: State | None = None  # of the file, when it was last tried
         self._keys: dict[str, Key] = {}
         # A digest is looked up as it is: how long that takes may tell of the digest, from which nobody who does not
@@ -142,7 +143,7 @@ class Keyring:
             logger.warning("there are no keys: every request is refused")
 
     def _key(self, entry: Entry) -> Key:
-        before, limits = self._keys.get(entry.name), entry.limits
+        before, limits = self._keys.get(entry.name), entry.limits.of_each(self._processes)
         quota = None if before is None else before.quota
         if limits.unlimited:
             quota = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,14 +63,21 @@ def load(settings: Settings, metrics: Metrics) -> Predictor:
     Raises:
         BundleError, ConfigurationError: start-up must stop; the message says why.
     """
+    return serve(open_bundles(stable_bundles(settings), settings, metrics), settings, metrics)
+
+
+def open_bundles(found: Iterable[Bundle], settings: Settings, metrics: Metrics) -> list[Opened]:
+    """Open and warm up the first bundles of a process.
+
+    Raises:
+        BundleError, ConfigurationError: start-up must stop; the message says why.
+    """
     allocator.share_arenas(cpu_quota())
-    opened: list[Opened] = []
     tokenizers: dict[TokenizerKey, Tokenizer] = {}  # bundles of one encoder have the same, of 10 MB each
-    for bundle in stable_bundles(settings):
-        opened.append(open_bundle(bundle, settings, metrics, tokenizers))
+    opened = [open_bundle(bundle, settings, metrics, tokenizers) for bundle in found]
     allocator.return_freed()
     allocator.keep_blocks()  # not before: sessions would open into blocks that no call can use, 15 MB a bundle
-    return serve(opened, settings, metrics)
+    return opened
 
 
 def stable_bundles(settings: Settings) -> list[Bundle]:

@@ -219,7 +219,7 @@ class Rollouts:
         serving = self._predictor.serving.get(name)
         loaded = {model.version: model for model in (serving.loaded if serving else ())}
         found: dict[str, Model] = {}
-        for version in _loaded(wanted):
+        for version in wanted_versions(wanted):
             if (model := loaded.get(version)) is None:
                 opened = await self._open(stored.version(version), serving.stable if serving else None)
                 model = loading.model(opened, self._predictor.schedulers, self._metrics)
@@ -240,7 +240,7 @@ class Rollouts:
             bundle = loading.load_version(version)
             if stable is not None:
                 _check_kind(bundle, stable.bundle)
-            _check_memory(bundle)
+            _check_memory(bundle, max(1, self._settings.processes))
             try:
                 return self._open_bundle(bundle, self._settings, self._metrics, tokenizers)
             except (MemoryError, OSError) as error:
@@ -373,7 +373,7 @@ class Rollouts:
         return task
 
 
-def _loaded(wanted: Plan) -> list[str]:
+def wanted_versions(wanted: Plan) -> list[str]:
     """The versions that a plan wants loaded, stable first."""
     tried = [each.version for each in (wanted.canary, wanted.shadow) if each is not None]
     return list(dict.fromkeys([wanted.stable or "", *tried, *wanted.previous[: wanted.warm]]))
@@ -394,13 +394,13 @@ def _said(value: object) -> str:
     return ascii(value)[:200]
 
 
-def _check_memory(bundle: Bundle) -> None:
-    """Check that a bundle fits beside what is loaded. Raises BundleError."""
+def _check_memory(bundle: Bundle, processes: int = 1) -> None:
+    """Check that a bundle fits beside what is loaded, in each of so many processes. Raises BundleError."""
     largest = max(
         sum((bundle.folder / name).stat().st_size for name in (graph.file, WEIGHTS) if name in bundle.manifest.files)
         for graph in bundle.manifest.graphs
     )
-    needed, left = MEMORY_FACTOR * largest, memory.available()
+    needed, left = processes * MEMORY_FACTOR * largest, memory.available()
     if needed > left:
         raise BundleError(
             f"bundle {bundle.label!r} takes up to {needed / 1e6:.0f} MB while it is loaded, and {left / 1e6:.0f} MB of "

@@ -38,6 +38,20 @@ class Limits:
         """Whether there are none."""
         return self.requests_per_second is None and self.tokens_per_second is None and self.share == 1
 
+    def of_each(self, processes: int) -> Limits:
+        """Get the part of one of several processes; of what is in flight each has a budget of its own."""
+
+        def part(whole: float | None) -> float | None:
+            return None if whole is None else whole / max(1, processes)
+
+        return Limits(
+            part(self.requests_per_second),
+            part(self.requests_burst),
+            part(self.tokens_per_second),
+            part(self.tokens_burst),
+            self.share,
+        )
+
 
 class Bucket:
     """A token bucket, full at first.

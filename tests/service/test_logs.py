@@ -1,12 +1,16 @@
 """What may be logged, in which form; and that a log which nobody reads stops nothing."""
 
+import contextlib
 import io
 import json
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -230,3 +234,84 @@ class TestWriter:
         assert writer.close_within(10)
         assert json.loads(stream.getvalue())["traceback"].endswith("ValueError")
         assert CANARY not in stream.getvalue()
+
+    def test_a_lock_is_held_while_lines_are_written(self, metrics: Metrics) -> None:
+        """Other processes write to the same pipe."""
+        order: list[str] = []
+
+        @contextlib.contextmanager
+        def lock() -> Iterator[None]:
+            order.append("locked")
+            yield
+            order.append("unlocked")
+
+        class Stream(io.StringIO):
+            def write(self, text: str) -> int:
+                order.append(text)
+                return len(text)
+
+        writer = logs.Writer(Stream(), metrics.log_dropped, lock)
+        writer.handle(record("one"))
+        assert writer.close_within(10)
+        assert order == ["locked", "one\n", "unlocked"]
+
+    def test_each_record_may_have_fields(self, monkeypatch: pytest.MonkeyPatch, metrics: Metrics) -> None:
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+        writer = logs.configure("json", "info", metrics.log_dropped, fields={"process": "3"})
+        writer.handle(record("bare"))
+        one = record("with more")
+        one.fields = {"rows": 2}
+        writer.handle(one)
+        assert writer.close_within(10)
+        bare, more = map(json.loads, stream.getvalue().splitlines())
+        assert bare["process"] == "3"
+        assert (more["process"], more["rows"]) == ("3", 2)
+
+
+class TestUnthreaded:
+    """The log of a process that is to be forked."""
+
+    @pytest.fixture
+    def pipe(self) -> Iterator[tuple[int, int]]:
+        end, begin = os.pipe()
+        yield end, begin
+        os.close(begin)
+        os.close(end)
+
+    def logger(self, pipe: tuple[int, int], *mine: bool) -> logging.Handler:
+        """A handler that writes to a pipe, and has the lock each time or as often as is said."""
+        left = list(mine)
+        handler = logs._Direct(pipe[1], lambda: contextlib.nullcontext(left.pop(0) if left else True))
+        handler.setFormatter(logs.ConsoleFormatter())
+        return handler
+
+    def test_a_record_is_written_at_once(self, pipe: tuple[int, int]) -> None:
+        threads = threading.active_count()
+        self.logger(pipe).handle(record("here"))
+        assert os.read(pipe[0], 1000).endswith(b"  here\n")
+        assert threading.active_count() == threads
+
+    def test_who_has_no_lock_drops_it(self, pipe: tuple[int, int]) -> None:
+        logger = self.logger(pipe, False, True)
+        logger.handle(record("dropped"))
+        logger.handle(record("here"))
+        assert b"dropped" not in os.read(pipe[0], 1000)
+
+    def test_a_log_that_nobody_reads_stops_nothing(self, pipe: tuple[int, int]) -> None:
+        logger = self.logger(pipe)
+        for _ in range(2000):
+            logger.handle(record("x" * 200))
+        logger.handle(record("y" * 100_000))
+
+    def test_it_takes_the_place_of_what_was_configured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: dict[str, Any] = {}
+        monkeypatch.setattr(logging, "basicConfig", lambda **options: given.update(options))
+        for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+            monkeypatch.setattr(logging, name, getattr(logging, name))
+        monkeypatch.setattr(sys, "stderr", SimpleNamespace(fileno=lambda: 2))
+        logs.configure_unthreaded("json", "info", lambda: contextlib.nullcontext(False))
+        assert (given["level"], given["force"]) == ("INFO", True)
+        [handler] = given["handlers"]
+        assert isinstance(handler.formatter, logs.JsonFormatter)

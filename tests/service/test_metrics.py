@@ -45,6 +45,8 @@ LABELS = {
     "bertie_shadow_p95_ratio": {"model", "version"},
     "bertie_feedback": {"model", "version", "outcome"},
     "bertie_ready": set(),
+    "bertie_processes": set(),
+    "bertie_processes_lost": set(),
     "bertie_workers_lost": set(),
     "bertie_provider_fallback": set(),
     "bertie_log_dropped": set(),

@@ -95,6 +95,14 @@ def test_without_cgroups_the_affinity_counts(tmp_path: Path, monkeypatch: pytest
     assert cpu_quota(tmp_path / "absent", tmp_path / "absent") == 1
 
 
+def test_a_share_bounds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "_most", None)
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda _: set(range(8)))
+    for share, expected in ((3, 3), (99, 8)):
+        processor.limit(share)
+        assert cpu_quota(tmp_path / "absent", tmp_path / "absent") == expected
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +15,7 @@ from pydantic import SecretStr
 
 from service.errors import DeadlineExceeded, QueueFull
 from service.http import requests
-from service.http.context import BEGAN, Context, ContextMiddleware, InFlight, Recorder
+from service.http.context import BEGAN, Context, ContextMiddleware, InFlight, Recorder, request_id
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks import ClassificationTask
@@ -261,3 +263,13 @@ class TestFirst:
                 status, headers = await self.post(client, GOOD, header)
                 assert (status, headers[b"retry-after"]) == (429, b"2")
                 assert seen == [(expected, 30)]
+
+
+def test_a_process_that_is_forked_gives_ids_of_its_own() -> None:
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(write, request_id({"headers": []}).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert os.read(read, 100)[:16] != request_id({"headers": []})[:16].encode()

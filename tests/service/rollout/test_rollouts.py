@@ -280,6 +280,15 @@ async def test_more_memory_than_there_is(service: Served, monkeypatch: pytest.Mo
     assert service.stable == "1"
 
 
+async def test_memory_for_each_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = loading.find(folder)[0]
+    most = max(path.stat().st_size for path in bundle.folder.glob("*.onnx"))
+    monkeypatch.setattr(module.memory, "available", lambda: 2.5 * module.MEMORY_FACTOR * most)
+    module._check_memory(bundle, 2)
+    with pytest.raises(BundleError, match="memory are left"):
+        module._check_memory(bundle, 3)
+
+
 @pytest.mark.parametrize(
     ("error", "message"), [(MemoryError(), "no memory"), (OSError(28, "No space left on device"), "No space left")]
 )

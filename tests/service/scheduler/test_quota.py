@@ -168,3 +168,9 @@ def test_the_refusal_says_which_limit_and_is_one_of_too_many_requests(clock: Clo
     quota.take(50)
     with pytest.raises(RateLimited, match="team may send 50 tokens a second, and this request counts 40"):
         quota.take(40)
+
+
+def test_each_of_several_processes_has_its_part() -> None:
+    whole = Limits(requests_per_second=10, tokens_per_second=300, tokens_burst=90, share=0.5)
+    assert whole.of_each(3) == Limits(10 / 3, None, 100, 30, 0.5)
+    assert whole.of_each(1) == whole.of_each(0) == whole

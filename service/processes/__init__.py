@@ -1,0 +1,1 @@
+"""Several processes at one port: where each runs, what they tell one another, and who looks after them."""
