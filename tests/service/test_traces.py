@@ -232,7 +232,7 @@ async def test_an_unexpected_error_is_logged_with_its_trace(
     client: httpx.AsyncClient, spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor = client.app.state.gate.predictor  # type: ignore[attr-defined]
-    predictor.choose = None
+    predictor.predict = None
     assert (await client.post("/classify", json={"text": "fun"})).status_code == 500
     (record,) = [record for record in caplog.records if record.message == "unexpected error"]
     assert record.fields["trace_id"] == trace_id(spans.get_finished_spans()[0])  # type: ignore[attr-defined]
