@@ -46,10 +46,12 @@ install: $(SERVICE)
 serve: $(SERVICE)
 	exec $(PY) -m service
 
-# Training's tests are all processor: they share the cores. The others measure, wait and count what the service's lines do.
+# The service's and training's tests share the cores. The others measure and wait: each has the machine to itself.
+SHARED := --numprocesses auto --dist loadfile
 test: check $(CLIENTS)
-	$(PY) -m pytest --ignore tests/training --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
-	$(PY) -m pytest tests/training --numprocesses auto --dist loadfile
+	$(PY) -m pytest --ignore tests/service --ignore tests/training --cov --cov-report=
+	$(PY) -m pytest tests/service $(SHARED) --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(PY) -m pytest tests/training $(SHARED)
 
 clients: $(CLIENTS)
 

@@ -222,7 +222,8 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_bundle(folder: Path) -> bool:
-    return os.path.isfile(folder / MANIFEST)  # false too where it may not be looked at, as in lost+found
+    path = folder / MANIFEST  # a pipe of that name is a broken one; neither is it where it may not be looked at
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 def _has_bundle(folder: Path) -> bool:
