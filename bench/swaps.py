@@ -144,7 +144,7 @@ def _bodies() -> list[bytes]:
 
 
 async def _scores(url: str) -> dict[bytes, dict[str, float]]:
-    """Get what each version answers to each request, which no company changes."""
+    """Get what each version answers to each request, which no other request changes."""
     found: dict[bytes, dict[str, float]] = {body: {} for body in _bodies()}
     for version in VERSIONS[::-1]:  # the last in order serves first
         if version != VERSIONS[-1]:

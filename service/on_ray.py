@@ -20,7 +20,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 WAIT = "wait_seconds"
-"""What a replica tells of itself: how long a request would wait in its queue, by its tokens and the measured rate."""
+"""What a replica reports to Ray: how long a request would wait in its queue, by its tokens and the measured rate."""
 TARGET_SECONDS = 0.1
 
 

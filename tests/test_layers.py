@@ -57,7 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.repository.sources.registry",),
     ("service.repository.sources",),
     ("service.repository.loading",),
-    ("service.rollout.aside", "service.rollout.canary"),
+    ("service.rollout.aside", "service.rollout.canary", "service.rollout.fitness"),
     ("service.rollout.intervals", "service.rollout.disagreements", "service.rollout.recent"),
     ("service.rollout.comparison",),
     ("service.rollout.shadow", "service.rollout.rule"),

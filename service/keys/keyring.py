@@ -24,8 +24,8 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 REFUSALS = 100.0
-"""Of one key in a second that come at once. Whoever goes on asking, whatever it is told, waits for more of them: or the
-refusals alone would take the event loop's time."""
+"""Of one key in a second that come at once. A client that goes on asking, whatever it is told, waits for more of them:
+or the refusals alone would take the event loop's time."""
 REFUSAL_SECONDS = 4.0
 """At most, that such a refusal waits. A thousand connections are then refused 300 times a second, however they ask."""
 MOST_BYTES = 1 << 20

@@ -18,7 +18,6 @@ from service.repository import loading, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
 from service.repository.versions import StoredModel
-from service.rollout.rollouts import wanted_versions
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class Shared:
         stable = loading.stable_bundles(settings)
         others = []
         for stored in _stored(settings):
-            for name in wanted_versions(plan.read(stored.folder)):
+            for name in plan.read(stored.folder).loaded:
                 if name not in (bundle.version for bundle in stable if bundle.name == stored.name):
                     try:
                         others.append(loading.load_version(stored.version(name)))

@@ -95,6 +95,13 @@ class Plan:
                 raise ValueError(f"version {self.stable!r} cannot be both stable and {role}")
         return self
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The versions that are to be loaded, stable first."""
+        stable = () if self.stable is None else (self.stable,)
+        tried = (each.version for _, each in _tried(self))
+        return tuple(dict.fromkeys((*stable, *tried, *self.previous[: self.warm])))
+
     def roles(self, version: str) -> tuple[str, ...]:
         """Get the roles of a version: `stable`, `canary`, `shadow`, `previous`."""
         tried = [role for role, each in _tried(self) if each.version == version]

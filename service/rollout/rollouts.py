@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from service.engine import allocator, memory
+from service.engine import allocator
 from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
@@ -25,10 +25,9 @@ from service.predictor import Model, Predictor, Serving
 from service.repository import installing, loading, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
-from service.repository.manifest import WEIGHTS
 from service.repository.plan import Plan
 from service.repository.versions import Version
-from service.rollout import aside, canary
+from service.rollout import aside, canary, fitness
 from service.rollout.observer import Observer
 from service.settings import Settings
 
@@ -41,8 +40,6 @@ State = Literal["available", "loading", "ready", "draining", "failed"]
 Open: TypeAlias = Callable[[Bundle, Settings, Metrics, dict[TokenizerKey, Tokenizer]], Opened]
 Step: TypeAlias = Callable[[Plan], Plan]
 
-MEMORY_FACTOR = 3
-"""Bytes that loading takes at most, for each byte of a graph's files (docs/lab.md)."""
 LOOK_SECONDS = 0.05
 """How often a version that drains is looked at."""
 
@@ -219,7 +216,7 @@ class Rollouts:
         serving = self._predictor.serving.get(name)
         loaded = {model.version: model for model in (serving.loaded if serving else ())}
         found: dict[str, Model] = {}
-        for version in wanted_versions(wanted):
+        for version in wanted.loaded:
             if (model := loaded.get(version)) is None:
                 opened = await self._open(stored.version(version), serving.stable if serving else None)
                 model = loading.model(opened, self._predictor.schedulers, self._metrics)
@@ -239,8 +236,8 @@ class Rollouts:
         def work() -> Opened:
             bundle = loading.load_version(version)
             if stable is not None:
-                _check_kind(bundle, stable.bundle)
-            _check_memory(bundle, max(1, self._settings.processes))
+                fitness.check_kind(bundle, stable.bundle)
+            fitness.check_memory(bundle, max(1, self._settings.processes))
             try:
                 return self._open_bundle(bundle, self._settings, self._metrics, tokenizers)
             except (MemoryError, OSError) as error:
@@ -371,41 +368,6 @@ class Rollouts:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def wanted_versions(wanted: Plan) -> list[str]:
-    """The versions that a plan wants loaded, stable first."""
-    tried = [each.version for each in (wanted.canary, wanted.shadow) if each is not None]
-    return list(dict.fromkeys([wanted.stable or "", *tried, *wanted.previous[: wanted.warm]]))
-
-
-def _check_kind(bundle: Bundle, stable: Bundle) -> None:
-    """Check that a version does what the stable one does, for clients rely on it. Raises BundleError."""
-    for what in ("task", "labels", "multi_label"):
-        found, known = getattr(bundle.manifest, what), getattr(stable.manifest, what)
-        if found != known:
-            raise BundleError(
-                f"bundle {bundle.label!r} has the {what} {_said(found)}, and the version that serves {_said(known)}: "
-                "clients rely on it, so serve it under a name of its own"
-            )
-
-
-def _said(value: object) -> str:
-    return ascii(value)[:200]
-
-
-def _check_memory(bundle: Bundle, processes: int = 1) -> None:
-    """Check that a bundle fits beside what is loaded, in each of so many processes. Raises BundleError."""
-    largest = max(
-        sum((bundle.folder / name).stat().st_size for name in (graph.file, WEIGHTS) if name in bundle.manifest.files)
-        for graph in bundle.manifest.graphs
-    )
-    needed, left = processes * MEMORY_FACTOR * largest, memory.available()
-    if needed > left:
-        raise BundleError(
-            f"bundle {bundle.label!r} takes up to {needed / 1e6:.0f} MB while it is loaded, and {left / 1e6:.0f} MB of "
-            "memory are left: the version that serves must stop first, or the limit be higher"
-        )
 
 
 def _stamp(folder: Path) -> object:

@@ -22,7 +22,7 @@ from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
 from service.predictor import Predictor, Sender
 from service.repository import installing, loading, plan
-from service.rollout import rollouts as module
+from service.rollout import fitness
 from service.rollout.rollouts import Rollouts, VersionState
 from service.settings import Settings
 from service.tasks import ClassificationExample
@@ -274,7 +274,7 @@ async def test_another_task_under_the_same_name(service: Served) -> None:
 
 
 async def test_more_memory_than_there_is(service: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.memory, "available", lambda: 1000.0)
+    monkeypatch.setattr(fitness.memory, "available", lambda: 1000.0)
     with pytest.raises(BundleError, match="0 MB of memory are left"):
         await service.rollouts.change("sentiment", lambda now: plan.promote(now, "2"))
     assert service.stable == "1"
@@ -283,10 +283,10 @@ async def test_more_memory_than_there_is(service: Served, monkeypatch: pytest.Mo
 async def test_memory_for_each_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = loading.find(folder)[0]
     most = max(path.stat().st_size for path in bundle.folder.glob("*.onnx"))
-    monkeypatch.setattr(module.memory, "available", lambda: 2.5 * module.MEMORY_FACTOR * most)
-    module._check_memory(bundle, 2)
+    monkeypatch.setattr(fitness.memory, "available", lambda: 2.5 * fitness.MEMORY_FACTOR * most)
+    fitness.check_memory(bundle, 2)
     with pytest.raises(BundleError, match="memory are left"):
-        module._check_memory(bundle, 3)
+        fitness.check_memory(bundle, 3)
 
 
 @pytest.mark.parametrize(
