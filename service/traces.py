@@ -32,8 +32,8 @@ from opentelemetry.trace import (
 
 from service import __version__
 from service.errors import ConfigurationError
-from service.predictor import Predictions
 from service.scheduler.queue import BatchRun
+from service.serving import Predictions
 
 PROTOCOL = "http/protobuf"
 CLOSE_SECONDS = 2.0

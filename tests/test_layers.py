@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("service.repository.manifest", "service.repository.versions"),
     ("service.repository.bundle", "service.repository.plan"),
     ("service.repository.opening", "service.repository.installing", "service.repository.golden"),
+    ("service.serving",),
     ("service.predictor",),
     ("service.traces",),
     ("service.repository.sources.reference", "service.repository.sources.transfer"),
@@ -190,7 +191,7 @@ SEAMS = {
     "prometheus_client": {
         "service.metrics",
         "service.logs",
-        "service.predictor",
+        "service.serving",
         "service.processes.merging",
         "service.processes.member",
         "service.http.gate",

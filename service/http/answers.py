@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from service.predictor import Model
 from service.repository.manifest import Calibration
 from service.rollout.rollouts import State, VersionState
+from service.serving import Model
 from service.tasks import PATHS, RerankTask, ZeroShotTask
 from service.tasks.spec import Activation
 

@@ -25,7 +25,7 @@ from service.http import problems
 from service.http.body import ClientGone
 from service.keys.keyring import Key
 from service.metrics import Metrics
-from service.predictor import Model, Predictions
+from service.serving import Model, Predictions
 
 if TYPE_CHECKING:  # it imports OpenTelemetry
     from service.traces import Trace, Traces

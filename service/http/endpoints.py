@@ -15,7 +15,8 @@ from starlette.responses import Response
 
 from service.http import problems, requests
 from service.http.problems import Refuse
-from service.predictor import Model, Models, Predictor
+from service.predictor import Predictor
+from service.serving import Model, Models
 from service.settings import Settings
 from service.tasks import AnyTask
 

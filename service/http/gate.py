@@ -19,9 +19,10 @@ from service.http.body import declared_length
 from service.http.context import BEGAN, KEY, PERMIT, WAIT, Context, Recorder, request_id
 from service.http.endpoints import Endpoint, Endpoints
 from service.keys.keyring import Key, Keyring
-from service.predictor import Models, Predictor
+from service.predictor import Predictor
 from service.rollout.rollouts import Rollouts
 from service.scheduler.permits import Permit
+from service.serving import Models
 from service.settings import Settings
 
 

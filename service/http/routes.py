@@ -23,9 +23,10 @@ from service.http.context import REFUSE, Context
 from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate, Whole
 from service.metrics import PHASES, Metrics
-from service.predictor import Answered, Model, Models, Predictions, Predictor, Sender
+from service.predictor import Predictor
 from service.rollout import aside
 from service.scheduler.permits import Permit
+from service.serving import Answered, Model, Models, Predictions, Sender
 from service.settings import Settings
 from service.tasks import AnyTask
 

@@ -13,7 +13,7 @@ from service.errors import BertieError, InferenceError, InvalidInput, NotReady, 
 from service.http import answers, problems, requests
 from service.http.endpoints import Ask, Document, Endpoint
 from service.http.problems import Refusal
-from service.predictor import Model
+from service.serving import Model
 
 
 class EndpointError(BaseModel):

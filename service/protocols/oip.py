@@ -19,9 +19,9 @@ from service import __version__
 from service.errors import InvalidInput, MalformedBody, NotReady, UnknownModel
 from service.http import answers, requests
 from service.http.endpoints import Ask, Document, Done, Endpoint, Work
-from service.predictor import Model
 from service.protocols import info, tensors
 from service.protocols.tensors import Tensor
+from service.serving import Model
 from service.tasks import PATHS
 from service.tasks.inputs import Shape
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.errors import InvalidInput
-from service.predictor import Model
+from service.serving import Model
 from service.tasks import AnyTask, Ranking, Score
 from service.tasks.classification import ScoreFunction
 from service.tasks.score import UNNAMED

@@ -21,7 +21,7 @@ from service.engine.session import Engine, OrtEngine, Outputs, Provider
 from service.engine.tokenizer import Tokenizer
 from service.errors import BundleError
 from service.metrics import PHASES, Metrics
-from service.predictor import Model, Predictor
+from service.predictor import Predictor
 from service.repository import bundle as bundles
 from service.repository import golden, plan, sources, versions
 from service.repository.bundle import Bundle
@@ -30,6 +30,7 @@ from service.repository.opening import open_engine, open_low_latency
 from service.repository.versions import Version
 from service.scheduler.queue import Runner
 from service.scheduler.workers import Scheduler
+from service.serving import Model
 from service.settings import Settings
 from service.tasks import AnyTask
 

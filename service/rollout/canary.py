@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from service.predictor import Sender
 from service.repository.plan import Canary
+from service.serving import Sender
 
 
 def takes(canary: Canary, sender: Sender) -> bool:

@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 
 from service.errors import BertieError, UnknownModel, UnknownRequest
 from service.metrics import Metrics
-from service.predictor import Answered, Predictor, Serving
+from service.predictor import Predictor
 from service.repository.plan import Plan, Rule
 from service.rollout import rule
 from service.rollout.comparison import Comparison, Decision, Share, Snapshot
 from service.rollout.disagreements import Disagreements
 from service.rollout.recent import Recent, Said
 from service.rollout.shadow import Shadow
+from service.serving import Answered, Serving
 from service.settings import Settings
 from service.tasks import Difference, Truth
 

@@ -21,7 +21,7 @@ from service.engine import allocator
 from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
-from service.predictor import Model, Predictor, Serving
+from service.predictor import Predictor
 from service.repository import installing, loading, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
@@ -29,6 +29,7 @@ from service.repository.plan import Plan
 from service.repository.versions import Version
 from service.rollout import aside, canary, fitness
 from service.rollout.observer import Observer
+from service.serving import Model, Serving
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)

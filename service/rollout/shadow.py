@@ -18,8 +18,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from service.errors import Draining, QueueFull
 from service.metrics import Metrics
-from service.predictor import Answered, Model
 from service.rollout.comparison import Comparison
+from service.serving import Answered, Model
 from service.tasks import Difference
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from service.engine import session
 from service.engine.batch import Encoded, RowLogits
 from service.errors import InferenceError
 from service.metrics import PHASES, Metrics
-from service.predictor import Predictions, Predictor, Serving
+from service.predictor import Predictor
 from service.repository import loading
+from service.serving import Predictions, Serving
 from service.settings import Settings
 from service.tasks import ClassificationExample, SpanExample
 from tests.bundles import change_manifest

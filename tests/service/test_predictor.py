@@ -23,9 +23,10 @@ from service.errors import (
     UnknownModel,
 )
 from service.metrics import PHASES, Metrics
-from service.predictor import Predictor, Sender
+from service.predictor import Predictor
 from service.repository import loading
 from service.scheduler.permits import Permit
+from service.serving import Model, Predictions, Sender, Serving
 from service.settings import Settings
 from service.tasks import (
     AnyTask,
@@ -64,9 +65,7 @@ async def predictor(settings: Settings, metrics: Metrics) -> AsyncIterator[Predi
         yield predictor
 
 
-def asked(
-    predictor: Predictor, name: str, *examples: Any, permit: Permit | None = None
-) -> asyncio.Task[predict.Predictions]:
+def asked(predictor: Predictor, name: str, *examples: Any, permit: Permit | None = None) -> asyncio.Task[Predictions]:
     model, task = predictor.choose(name, examples[0])
     return asyncio.create_task(predictor.predict(model, task, examples, permit))
 
@@ -406,7 +405,7 @@ class TestVersions:
     """Which version of a model answers."""
 
     @pytest.fixture
-    def canary(self, predictor: Predictor) -> predict.Model:
+    def canary(self, predictor: Predictor) -> Model:
         stable = predictor.serving["sentiment"].stable
         return replace(stable, bundle=replace(stable.bundle, version="2"))
 
@@ -416,7 +415,7 @@ class TestVersions:
 
     @pytest.mark.parametrize("name", ["sentiment", None])
     async def test_the_canary_answers_whom_it_takes(
-        self, predictor: Predictor, canary: predict.Model, name: str | None
+        self, predictor: Predictor, canary: Model, name: str | None
     ) -> None:
         self.serve(predictor, canary=canary, takes=lambda sender: sender.draw < 0.1 or "x" in sender.headers)
         example = ClassificationExample("fun")
@@ -426,18 +425,18 @@ class TestVersions:
         assert predictor.choose(name, example, Sender({}, 0.5))[0] is stable
         assert predictor.choose(name, example)[0] is stable
 
-    async def test_a_version_may_be_named(self, predictor: Predictor, canary: predict.Model) -> None:
+    async def test_a_version_may_be_named(self, predictor: Predictor, canary: Model) -> None:
         self.serve(predictor, others={"2": canary})
         example = ClassificationExample("fun")
         assert predictor.choose("sentiment", example, version="2")[0] is canary
         with pytest.raises(UnknownModel, match=r"no version '3' of it; loaded: .*, 2"):
             predictor.choose("sentiment", example, version="3")
 
-    async def test_a_version_that_nobody_uses_is_freed(self, predictor: Predictor, canary: predict.Model) -> None:
+    async def test_a_version_that_nobody_uses_is_freed(self, predictor: Predictor, canary: Model) -> None:
         gone = weakref.ref(predictor.models["sentiment"])
         running = asked(predictor, "sentiment", ClassificationExample("fun"))
         await asyncio.sleep(0)
-        predictor.serving = {**predictor.serving, "sentiment": predict.Serving(canary)}
+        predictor.serving = {**predictor.serving, "sentiment": Serving(canary)}
         assert gone() is not None  # its request goes on
         await running
         del running

@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.predictor import Sender
 from service.repository.plan import Canary
 from service.rollout.canary import takes
+from service.serving import Sender
 
 
 @pytest.mark.parametrize(("draw", "taken"), [(0.0, True), (0.0499, True), (0.05, False), (0.99, False)])

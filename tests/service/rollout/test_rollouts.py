@@ -20,10 +20,11 @@ from onnx import numpy_helper
 
 from service.errors import BertieError, BundleError, RolloutError, UnknownModel
 from service.metrics import Metrics
-from service.predictor import Predictor, Sender
+from service.predictor import Predictor
 from service.repository import installing, loading, plan
 from service.rollout import fitness
 from service.rollout.rollouts import Rollouts, VersionState
+from service.serving import Sender
 from service.settings import Settings
 from service.tasks import ClassificationExample
 from tests.bundles import add_golden, change_file, change_manifest, make_bundle, make_version

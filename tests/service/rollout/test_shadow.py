@@ -16,11 +16,11 @@ import pytest
 from service.engine.batch import Batch
 from service.engine.session import Outputs
 from service.metrics import Metrics
-from service.predictor import Answered
 from service.repository import plan
 from service.rollout import shadow as module
 from service.rollout.observer import Observer
 from service.rollout.shadow import Shadow
+from service.serving import Answered
 from service.settings import Settings
 from service.tasks import ClassificationExample, Difference
 from tests.bundles import make_version
