@@ -46,11 +46,12 @@ install: $(SERVICE)
 serve: $(SERVICE)
 	exec $(PY) -m service
 
-# The service's and training's tests share the cores. The others measure and wait: each has the machine to itself.
+# Tests of what measures, and of attacks, have the machine to themselves. The others share the cores.
 SHARED := --numprocesses auto --dist loadfile
 test: check $(CLIENTS)
-	$(PY) -m pytest --ignore tests/service --ignore tests/training --cov --cov-report=
-	$(PY) -m pytest tests/service $(SHARED) --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(PY) -m pytest tests/bench tests/chaos --cov --cov-report=
+	$(PY) -m pytest --ignore tests/bench --ignore tests/chaos --ignore tests/training $(SHARED) \
+	    --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=90
 	$(PY) -m pytest tests/training $(SHARED)
 
 clients: $(CLIENTS)
