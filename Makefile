@@ -46,11 +46,13 @@ install: $(SERVICE)
 serve: $(SERVICE)
 	exec $(PY) -m service
 
-# Tests of what measures, and of attacks, have the machine to themselves. The others share the cores.
+# Tests of what measures, of attacks, and of what is due at a moment have the machine to themselves. The others share it.
+ALONE  := tests/bench tests/chaos tests/service/scheduler tests/service/processes tests/service/test_main.py \
+          tests/service/test_several.py
 SHARED := --numprocesses auto --dist loadfile
 test: check $(CLIENTS)
-	$(PY) -m pytest tests/bench tests/chaos --cov --cov-report=
-	$(PY) -m pytest --ignore tests/bench --ignore tests/chaos --ignore tests/training $(SHARED) \
+	$(PY) -m pytest $(ALONE) --cov --cov-report=
+	$(PY) -m pytest $(addprefix --ignore=,$(ALONE) tests/training) $(SHARED) \
 	    --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=90
 	$(PY) -m pytest tests/training $(SHARED)
 
