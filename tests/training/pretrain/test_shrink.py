@@ -65,7 +65,7 @@ def test_where_nothing_is_left_out_it_is_nearly_the_teacher(wordpiece: Path, cor
     teacher = write_bert(tmp_path / "teacher", wordpiece, alike=True)
     full = shrink.run(str(teacher), tmp_path / "full", [corpus_file], embedding_size=32)
     narrow = shrink.run(str(teacher), tmp_path / "narrow", [corpus_file], embedding_size=8)
-    assert full.embedding_error < 0.02 < 0.1 < narrow.embedding_error < 1
+    assert full.embedding_error < 0.05 < 0.1 < narrow.embedding_error < 1
     assert min(full.hidden_errors.values()) < 0.05 < min(narrow.hidden_errors.values())
     assert full.hidden_errors["mean"] == pytest.approx(full.hidden_errors["1"], rel=1e-3)
 
