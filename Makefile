@@ -48,7 +48,7 @@ serve: $(SERVICE)
 
 # Tests of what measures, of attacks, and of what is due at a moment have the machine to themselves. The others share it.
 ALONE  := tests/bench tests/chaos tests/service/scheduler tests/service/processes tests/service/test_main.py \
-          tests/service/test_several.py
+          tests/service/test_several.py tests/service/http/test_context.py tests/service/rollout/test_disagreements.py
 SHARED := --numprocesses auto --dist loadfile
 test: check $(CLIENTS)
 	$(PY) -m pytest $(ALONE) --cov --cov-report=
