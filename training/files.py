@@ -1,6 +1,5 @@
 """Files and folders that are whole or absent: written aside, synchronised, renamed into place."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from service.repository.files import sync
 from training.errors import CheckpointError
 
 PARTIAL, REPLACED = ".partial-", ".replaced-"
@@ -41,7 +41,7 @@ def written_aside(path: Path, *, shared: bool = False) -> Iterator[Path]:
     try:
         yield new
         for each in (*new.rglob("*"), new):
-            _synchronise(each)
+            sync(each)
         if path.is_dir():
             path.rename(old)
         try:
@@ -50,7 +50,7 @@ def written_aside(path: Path, *, shared: bool = False) -> Iterator[Path]:
             if old.exists():
                 old.rename(path)
             raise
-        _synchronise(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -70,11 +70,3 @@ def said(path: Path, then: str | Callable[[], str] = "") -> Iterator[None]:
     except UNWRITTEN as error:
         rest = then if isinstance(then, str) else then()
         raise CheckpointError(f"{path} cannot be written ({error}){rest and f'; {rest}'}") from error
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

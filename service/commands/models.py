@@ -143,8 +143,7 @@ def _source(reference: str) -> Path:
         from service.repository import sources
         from service.settings import Settings
 
-        settings = Settings()
-        return sources.fetch(reference, settings.cache_dir, max_bytes=settings.max_bundle_bytes)
+        return sources.locate(reference, Settings())
     folder = Path(reference).absolute()
     if not folder.is_dir():
         raise BundleError(f"there is no folder {reference!r}: give the folder of a bundle")

@@ -18,13 +18,11 @@ from pydantic import Field, SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import BertieError, BundleError, NotReady, TooLarge, Unauthorized, Unservable
-from service.http import answers, requests
-from service.http.body import declared_length
+from service.errors import BertieError, BundleError, NotReady, Unauthorized, Unservable
+from service.http import answers, body, requests
 from service.http.context import Context
-from service.http.gate import Gate
+from service.http.gate import Gate, bearer
 from service.repository import plan
-from service.rollout import aside
 from service.rollout.rollouts import Rollouts, Step
 from service.settings import Settings
 from service.tasks.inputs import Shape
@@ -122,9 +120,9 @@ class Admin:
 
     async def add(self, request: Request) -> Response:
         """Put a bundle into the folder of models as a version; what serves stays."""
-        body = await self._read(request, AddBody)
+        asked = await self._read(request, AddBody)
         name = request.path_params["name"]
-        return await self._told(request, body, lambda it: it.add(name, body.source, body.version))
+        return await self._told(request, asked, lambda it: it.add(name, asked.source, asked.version))
 
     async def remove(self, request: Request) -> Response:
         """Remove a version that has no role."""
@@ -133,13 +131,13 @@ class Admin:
 
     async def verify(self, request: Request) -> Response:
         """Load a version as a swap would, try it, and drop it."""
-        body, name = await self._read(request, VerifyBody), request.path_params["name"]
-        return await self._told(request, body, lambda it: it.verify(name, body.version))
+        asked, name = await self._read(request, VerifyBody), request.path_params["name"]
+        return await self._told(request, asked, lambda it: it.verify(name, asked.version))
 
     async def promote(self, request: Request) -> Response:
         """Make a version stable."""
-        body = await self._read(request, PromoteBody)
-        return await self._step(request, body, lambda now: plan.promote(now, body.version))
+        asked = await self._read(request, PromoteBody)
+        return await self._step(request, asked, lambda now: plan.promote(now, asked.version))
 
     async def rollback(self, request: Request) -> Response:
         """Undo the last step: end the canary, else go back to the version that was stable before."""
@@ -147,14 +145,14 @@ class Admin:
 
     async def canary(self, request: Request) -> Response:
         """Let a version answer a part of the requests."""
-        body = await self._read(request, CanaryBody)
-        step = partial(plan.canary, **body.model_dump())
-        return await self._step(request, body, step)
+        asked = await self._read(request, CanaryBody)
+        step = partial(plan.canary, **asked.model_dump())
+        return await self._step(request, asked, step)
 
     async def shadow(self, request: Request) -> Response:
         """Run a part of the requests on a version too, and compare the answers."""
-        body = await self._read(request, ShadowBody)
-        return await self._step(request, body, partial(plan.shadow, **body.model_dump()))
+        asked = await self._read(request, ShadowBody)
+        return await self._step(request, asked, partial(plan.shadow, **asked.model_dump()))
 
     async def end(self, request: Request) -> Response:
         """End canary and shadow."""
@@ -162,8 +160,8 @@ class Admin:
 
     async def rule(self, request: Request) -> Response:
         """Set when a shadow is promoted, else ended, by itself."""
-        body = await self._read(request, RuleBody)
-        return await self._step(request, body, partial(plan.set_rule, **body.model_dump()))
+        asked = await self._read(request, RuleBody)
+        return await self._step(request, asked, partial(plan.set_rule, **asked.model_dump()))
 
     async def reload(self, request: Request) -> Response:
         """Bring the model to what its plan on disk says."""
@@ -172,9 +170,9 @@ class Admin:
 
     # ---- how ----
 
-    async def _step(self, request: Request, body: Shape, step: Step) -> Response:
+    async def _step(self, request: Request, asked: Shape, step: Step) -> Response:
         name = request.path_params["name"]
-        return await self._told(request, body, lambda it: it.change(name, step))
+        return await self._told(request, asked, lambda it: it.change(name, step))
 
     async def _read(self, request: Request, kind: type[B]) -> B:
         """Check the key, then read the body, which may be left out where nothing in it is required.
@@ -182,21 +180,18 @@ class Admin:
         Raises:
             Unauthorized: it is not the administrators' key.
         """
-        scheme, _, token = request.headers.get("authorization", "").encode("latin-1").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(b" "), self._key):
+        token = bearer(request.scope)
+        if token is None or not hmac.compare_digest(token, self._key):
             raise Unauthorized("this wants the administrators' key: Authorization: Bearer KEY")
         content = b""
         has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
         if request.method == "POST" and has_body:
-            declared_length(request.headers, MAX_BODY)
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > MAX_BODY:
-                    raise TooLarge(f"the body has more than {MAX_BODY} bytes, which is the limit")
+            body.declared_length(request.headers, MAX_BODY)
+            content = await body.read(request, MAX_BODY)
         return requests.check(kind, requests.decode(content, self._settings) if content else {})
 
     async def _told(
-        self, request: Request, body: Shape, change: Callable[[Rollouts], Awaitable[Any]] | None
+        self, request: Request, asked: Shape, change: Callable[[Rollouts], Awaitable[Any]] | None
     ) -> Response:
         """Make a change, write the audit log, and answer with what has become of the model's versions.
 
@@ -210,7 +205,7 @@ class Admin:
             context = Context.of(request.scope)
             fields = {"action": request.scope["route"].name, "model": name} | request.path_params
             del fields["name"]
-            fields |= {name: value for name, value in body.model_dump().items() if value is not None}
+            fields |= {name: value for name, value in asked.model_dump().items() if value is not None}
             fields |= {"client": request.client.host if request.client else "", "request_id": context.request_id}
             task = asyncio.ensure_future(_audited(change(rollouts), fields))
             await asyncio.wait({task}, timeout=ANSWER_SHARE * self._settings.timeout_seconds)
@@ -218,7 +213,7 @@ class Admin:
                 status = 202
             elif (error := task.result()) is not None:
                 raise error
-        found = await aside.run(lambda: rollouts.describe(name))
+        found = await asyncio.to_thread(rollouts.describe, name)
         return answers.response({"model": name, "versions": found}, status=status)
 
 

@@ -43,8 +43,8 @@ def declared_length(headers: Mapping[str, str], limit: int, *, is_json: bool = T
     return length
 
 
-async def read(request: Request, limit: int, permit: Permit) -> bytes:
-    """Read the body. One whose length is not declared is counted into the permit as it comes.
+async def read(request: Request, limit: int, permit: Permit | None = None) -> bytes:
+    """Read the body. One whose length is not declared is counted into the permit, where there is one, as it comes.
 
     Raises:
         TooLarge: it is over the limit.
@@ -60,7 +60,7 @@ async def read(request: Request, limit: int, permit: Permit) -> bytes:
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes, which is the limit")
-        if not declared:
+        if permit is not None and not declared:
             permit.resize(REQUEST_TOKENS + size // BYTES_PER_TOKEN)
         chunks.append(chunk)
         if not message.get("more_body", False):

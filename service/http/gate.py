@@ -73,11 +73,9 @@ class Gate:
         """
         if not self.keys.wanted:
             return None
-        header: bytes = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, token = header.partition(b" ")
-        if scheme.lower() != b"bearer":
+        if (token := bearer(scope)) is None:
             raise Unauthorized("this service wants an API key: Authorization: Bearer KEY")
-        key: Key = self.keys.find(token.strip(b" "))
+        key: Key = self.keys.find(token)
         scope[KEY] = key
         return key
 
@@ -135,3 +133,10 @@ class Gate:
                 lines.append(b"connection: close\r\n")
             return b"".join([STATUS_LINE[status], *lines, b"\r\n", body])
         return None
+
+
+def bearer(scope: Scope) -> bytes | None:
+    """Get the bearer token of a request (RFC 6750, section 2.1); None where it has none."""
+    header: bytes = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    scheme, _, token = header.partition(b" ")
+    return token.strip(b" ") if scheme.lower() == b"bearer" else None

@@ -70,7 +70,7 @@ class Board:
 
     @contextlib.contextmanager
     def lock(self, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a lock that no other process holds meanwhile; whoever dies lets go of it.
+        """Hold a lock that no other process holds meanwhile; a process that dies lets go of it.
 
         Gives whether it was had, which without `wait` it may not be.
         """

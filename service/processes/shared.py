@@ -14,7 +14,7 @@ from service.engine.tokenizer import Tokenizer
 from service.errors import BertieError
 from service.metrics import Metrics
 from service.predictor import Predictor
-from service.repository import loading, plan, sources, versions
+from service.repository import loading, plan, sources
 from service.repository.bundle import Bundle
 from service.repository.loading import Opened, TokenizerKey
 from service.repository.versions import StoredModel
@@ -34,7 +34,7 @@ class Shared:
         """
         stable = loading.stable_bundles(settings)
         others = []
-        for stored in _stored(settings):
+        for stored in loading.stored_models(settings):
             for name in plan.read(stored.folder).loaded:
                 if name not in (bundle.version for bundle in stable if bundle.name == stored.name):
                     try:
@@ -52,7 +52,7 @@ class Shared:
         first = {each.bundle.name: each for each in self.stable}
         found = {name: first[name] for name in sources.split(settings.models)[1]}  # no other will come for them
         try:
-            there = _stored(settings)
+            there = loading.stored_models(settings)
         except BertieError as error:
             logger.error("the models are served as they were at the start: %s", error.detail)
             there, found = [], dict(first)
@@ -84,13 +84,7 @@ class Shared:
 
 def names(settings: Settings) -> list[str]:
     """Get the names of the models that the settings ask for. Raises BundleError."""
-    return [stored.name for stored in _stored(settings)] + list(sources.split(settings.models)[1])
-
-
-def _stored(settings: Settings) -> list[StoredModel]:
-    """Find the models of the folder that the settings ask for; none where all are from elsewhere."""
-    wanted, references = sources.split(settings.models)
-    return versions.find(settings.models_dir, wanted) if wanted or not references else []
+    return [stored.name for stored in loading.stored_models(settings)] + list(sources.split(settings.models)[1])
 
 
 def _resized(opened: Opened, settings: Settings) -> Opened:

@@ -27,7 +27,7 @@ from service.repository import golden, plan, sources, versions
 from service.repository.bundle import Bundle
 from service.repository.manifest import TOKENIZER, Graph
 from service.repository.opening import open_engine, open_low_latency
-from service.repository.versions import Version
+from service.repository.versions import StoredModel, Version
 from service.scheduler.queue import Runner
 from service.scheduler.workers import Scheduler
 from service.serving import Model
@@ -87,9 +87,18 @@ def stable_bundles(settings: Settings) -> list[Bundle]:
     Raises:
         BundleError: one is not to be had, or is broken; or there is none.
     """
-    names, references = sources.split(settings.models)
-    found = find(settings.models_dir, names) if names or not references else []
+    found = _stable(stored_models(settings))
     return found + [bundles.load(folder) for _, folder in sources.resolve(settings)]
+
+
+def stored_models(settings: Settings) -> list[StoredModel]:
+    """Find the models of the folder that the settings ask for; none where all are from elsewhere.
+
+    Raises:
+        BundleError: the folder holds none, or not one that is asked for.
+    """
+    names, references = sources.split(settings.models)
+    return versions.find(settings.models_dir, names) if names or not references else []
 
 
 def find(models_dir: Path, names: Sequence[str] = ()) -> list[Bundle]:
@@ -98,8 +107,12 @@ def find(models_dir: Path, names: Sequence[str] = ()) -> list[Bundle]:
     Raises:
         BundleError: there is none, one is broken, or two have one name.
     """
+    return _stable(versions.find(models_dir, names))
+
+
+def _stable(models: Iterable[StoredModel]) -> list[Bundle]:
     found: dict[str, Bundle] = {}
-    for stored in versions.find(models_dir, names):
+    for stored in models:
         bundle = load_version(stored.version(plan.read(stored.folder).stable or ""))
         if bundle.name in found:
             raise BundleError(f"bundle {stored.name!r} calls itself {bundle.name!r}, and so does another")

@@ -120,7 +120,7 @@ class Rollouts:
             BertieError: it cannot be; what served before goes on.
         """
         async with self._lock:
-            with self._told(name, "apply"):
+            with self._told(name):
                 wanted = await aside.run(lambda: plan.read(self._folder(name)))
                 self._switch(name, wanted, await self._load(name, wanted))
 
@@ -148,11 +148,7 @@ class Rollouts:
         settings = self._settings
 
         def work() -> Version:
-            if "://" in source:
-                folder = sources.fetch(source, settings.cache_dir, max_bytes=settings.max_bundle_bytes)
-            else:
-                folder = Path(source)
-            return installing.install(folder, settings.models_dir, name, version)
+            return installing.install(sources.locate(source, settings), settings.models_dir, name, version)
 
         return (await self._spawn(aside.run(work))).name
 
@@ -194,7 +190,7 @@ class Rollouts:
 
     async def _change(self, name: str, step: Step) -> Plan:
         async with self._lock:
-            with self._told(name, "change"):
+            with self._told(name):
                 folder = self._folder(name)
                 before = await aside.run(lambda: plan.read(folder))
                 after = step(before)
@@ -319,10 +315,8 @@ class Rollouts:
 
     def _look(self) -> dict[str, object]:
         """Get what of each model's folder decides what it serves: its versions, and its plan."""
-        if not self._has_folder:
-            return {}
         try:
-            stored = versions.find(self._settings.models_dir, self._names)
+            stored = loading.stored_models(self._settings)
         except BertieError:  # the disk is away for a moment, or for good: what is loaded serves
             return {}
         return {model.name: ([version.name for version in model.versions], _stamp(model.folder)) for model in stored}
@@ -343,7 +337,7 @@ class Rollouts:
         self._known.setdefault(name, {})[version] = _Known(state, reason=reason)
 
     @contextlib.contextmanager
-    def _told(self, name: str, what: str) -> Iterator[None]:
+    def _told(self, name: str) -> Iterator[None]:
         """Log and count a change and how it ended."""
         before = self._shown(name)
         try:

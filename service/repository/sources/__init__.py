@@ -55,11 +55,22 @@ def resolve(settings: Settings) -> list[tuple[str, Path]]:
     """
     resolved = []
     for name, reference in split(settings.models)[1].items():
-        folder = fetch(reference, settings.cache_dir, max_bytes=settings.max_bundle_bytes)
+        folder = locate(reference, settings)
         if folder.name != name:
             raise BundleError(f"BERTIE_MODELS calls a bundle {name!r} that calls itself {folder.name!r}: say so there")
         resolved.append((name, folder))
     return resolved
+
+
+def locate(source: str, settings: Settings) -> Path:
+    """Get the folder of a bundle: one on this machine, or that of a reference, which has `://` and is fetched.
+
+    Raises:
+        BundleError: it is not to be had.
+    """
+    if "://" not in source:
+        return Path(source)
+    return fetch(source, settings.cache_dir, max_bytes=settings.max_bundle_bytes)
 
 
 def fetch(reference: str, cache: Path, *, max_bytes: int = MAX_BYTES, idle_seconds: float = IDLE_SECONDS) -> Path:

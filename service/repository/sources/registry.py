@@ -70,7 +70,7 @@ class Registry:
         raise ValueError("an index of it names another index")
 
     def blob(self, layer: Mapping[str, Any]) -> Opener:
-        """Get a layer as a file. Whoever reads it checks its digest."""
+        """Get a layer as a file. The digest is checked by what reads it."""
         return self._file(f"blobs/sha256:{_digest(layer)}")
 
     def _manifest(self, reference: str, digest: str) -> tuple[dict[str, Any], str]:

@@ -118,7 +118,7 @@ def test_a_version_that_is_there_is_left_as_it_is(source: Path, models_dir: Path
     assert (models_dir / "sentiment/b").read_text() == "somebody's file"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/tmp/x", "a\nb", ".a", "x" * 200])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", "a\nb", ".a", "x" * 200])
 def test_no_name_leads_out_of_the_folder(source: Path, models_dir: Path, name: str) -> None:
     with pytest.raises(BundleError, match="is no name for a model") as error:
         installing.install(source, models_dir, name)
