@@ -6,6 +6,7 @@ what bodies and answers look like (`endpoints`), nor of how errors are told (`co
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +25,6 @@ from service.http.endpoints import Ask, Done, Endpoint, Work
 from service.http.gate import Gate, Whole
 from service.metrics import PHASES, Metrics
 from service.predictor import Predictor
-from service.rollout import aside
 from service.scheduler.permits import Permit
 from service.serving import Answered, Model, Models, Predictions, Sender
 from service.settings import Settings
@@ -146,19 +146,23 @@ class Routes:
     async def models(self, request: Request) -> Response:
         """List the loaded models."""
         self.gate.identify(request.scope)
-        models = [await self._described(model) for model in self.gate.models(request.scope).stable]
+        models = await self._described(self.gate.models(request.scope).stable)
         return Response(answers.ModelList(models=models).model_dump_json(), media_type=JSON)
 
     async def one_model(self, request: Request) -> Response:
         """Get a model's task, labels, precision, dev scores and hashes."""
         self.gate.identify(request.scope)
         model = self.gate.models(request.scope).named(request.path_params["name"], "name").stable
-        return Response((await self._described(model)).model_dump_json(), media_type=JSON)
+        [described] = await self._described([model])
+        return Response(described.model_dump_json(), media_type=JSON)
 
-    async def _described(self, model: Model) -> answers.ModelInfo:
+    async def _described(self, models: Sequence[Model]) -> list[answers.ModelInfo]:
         rollouts = self.gate.rollouts
-        versions = await aside.run(lambda: rollouts.describe(model.name)) if rollouts else []
-        return answers.ModelInfo.of(model, versions)
+        if rollouts is None:
+            return [answers.ModelInfo.of(model, []) for model in models]
+        # Which versions there are is read from the disk.
+        versions = await asyncio.to_thread(lambda: [rollouts.describe(model.name) for model in models])
+        return [answers.ModelInfo.of(*each) for each in zip(models, versions, strict=True)]
 
     async def live(self, request: Request) -> Response:
         """Tell whether the process runs; where it does not, restart it."""
