@@ -24,7 +24,6 @@ from typing import Any
 import uvloop
 
 from bench import client, command, rows, serving, swaps
-from bench.errors import BenchError
 from bench.load import Load
 from bench.process import Server
 
@@ -70,7 +69,7 @@ def _shadow(folder: Path, options: argparse.Namespace) -> tuple[int, dict[str, A
         for number in range(options.rounds):
             for with_shadow in (False, True) if number % 2 else (True, False):
                 if with_shadow:
-                    _administer(url, "shadow", {"version": swaps.VERSIONS[0], "percent": 100})
+                    asyncio.run(swaps.administer(url, "shadow", "no shadow", version=swaps.VERSIONS[0], percent=100))
                 answers = uvloop.run(
                     client.opened(url, feed, rate=rate, seconds=options.seconds, connections=options.connections)
                 )
@@ -80,7 +79,7 @@ def _shadow(folder: Path, options: argparse.Namespace) -> tuple[int, dict[str, A
                 if with_shadow:
                     snapshot = client.get(f"{url}/models/{swaps.NAME}/compare").json()
                     compared, dropped = compared + snapshot["compared"], dropped + snapshot["dropped"]
-                    _administer(url, "end", {})
+                    asyncio.run(swaps.administer(url, "end", "the shadow goes on"))
     told: dict[str, Any] = {"rate": rate, "compared": compared, "dropped": dropped}
     for name in ("p50", "p95", "p99"):
         without, with_it = (statistics.median(getattr(load, name) for load in loads) for loads in (alone, beside))
@@ -96,15 +95,6 @@ def _shadow(folder: Path, options: argparse.Namespace) -> tuple[int, dict[str, A
         + f"; compared {compared}, dropped {dropped}; failed {failed}"
     )
     return failed, told
-
-
-def _administer(url: str, action: str, body: dict[str, Any]) -> None:
-    path = f"{url}/admin/models/{swaps.NAME}/{action}"
-    answer = asyncio.run(
-        client.closed(url, [client.request(path, json.dumps(body).encode(), swaps.KEY)], connections=1)
-    )
-    if not answer[0].ok:
-        raise BenchError(f"{action}: {answer[0].status} {answer[0].body[:300]!r}")
 
 
 # ---- the cache ------------------------------------------------------------------------------------------------------

@@ -217,12 +217,15 @@ async def _memory(server: Server, url: str, swaps: Sequence[str]) -> list[int]:
 
 
 async def _promote(url: str, version: str) -> None:
-    path = f"{url}/admin/models/{NAME}/promote"
-    connection = client.Connection(url)
-    answer = await connection.send(client.request(path, json.dumps({"version": version}).encode(), KEY))
-    connection.close()
+    await administer(url, "promote", f"version {version} was not promoted", version=version)
+
+
+async def administer(url: str, action: str, otherwise: str, **body: Any) -> None:
+    """Have the service take a step of a rollout. Raises BenchError, with what to say, where it does not."""
+    path, content = f"{url}/admin/models/{NAME}/{action}", json.dumps(body).encode()
+    [answer] = await client.closed(url, [client.request(path, content, KEY)], connections=1)
     if answer.status != 200:
-        raise BenchError(f"version {version} was not promoted: {answer.status} {answer.body[:300]!r}")
+        raise BenchError(f"{otherwise}: {answer.status} {answer.body[:300]!r}")
 
 
 if __name__ == "__main__":

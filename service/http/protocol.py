@@ -28,8 +28,8 @@ FLUSH_SECONDS = 30.0
 MOST_PIPELINED = 1024
 """Requests of a connection that wait for the answers of earlier ones: 3 KB each, of 30 bytes sent."""
 MOST_REFUSED = 16
-"""Requests that are refused in one turn of the event loop, of all connections together; more of them wait for the next
-one. Or each of a flood's connections would have its refusal before anybody else's request gets on."""
+"""Requests that are refused in one iteration of the event loop, of all connections together; more of them wait for the
+next one. Or each of a flood's connections would have its refusal before anybody else's request gets on."""
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _OFFERS = (b"upgrade", b"connection", b"http2-settings")
 
@@ -43,15 +43,15 @@ class HeadLimits:
     seconds: float
 
 
-class Turns:
-    """Work of which so much is done in a turn of the event loop, and the rest in the next ones, in order."""
+class Pacer:
+    """Work of which so much is done in an iteration of the event loop, and the rest in the next ones, in order."""
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
         self._waiting: deque[Callable[[], None]] = deque()
 
     def take(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
-        """Do the work now, or in a later turn."""
+        """Do the work now, or in a later iteration."""
         if self._left == self._most:
             loop.call_soon(self._next, loop)
         self._waiting.append(work)
@@ -75,7 +75,7 @@ class Protocol(HttpToolsProtocol):
     limits: HeadLimits
     refusal: Callable[[Any, bool], bytes | None]
     """What is answered to a request that is refused at once, by its scope and whether its connection goes on."""
-    turns: Turns
+    pacer: Pacer
     """In which that is answered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -239,9 +239,9 @@ class Protocol(HttpToolsProtocol):
         answer = partial(self._answer_refused, cycle, refusal)
         if wait := cast(dict[str, Any], cycle.scope).get(WAIT, 0.0):
             self.flow.pause_reading()
-            self.loop.call_later(wait, self.turns.take, self.loop, answer)
+            self.loop.call_later(wait, self.pacer.take, self.loop, answer)
         else:
-            self.turns.take(self.loop, answer)
+            self.pacer.take(self.loop, answer)
 
     def _answer_refused(self, cycle: RequestResponseCycle, refusal: bytes) -> None:
         cycle.on_response = _nothing  # no circle of references is left
@@ -348,4 +348,4 @@ class _AnswerTransport:
 def limited(limits: HeadLimits, refusal: Callable[[Any, bool], bytes | None] | None = None) -> type[Protocol]:
     """Get the protocol with these limits, for uvicorn's `http` setting."""
     refuses = staticmethod(refusal or (lambda scope, keep_alive: None))
-    return type("LimitedProtocol", (Protocol,), {"limits": limits, "refusal": refuses, "turns": Turns(MOST_REFUSED)})
+    return type("LimitedProtocol", (Protocol,), {"limits": limits, "refusal": refuses, "pacer": Pacer(MOST_REFUSED)})

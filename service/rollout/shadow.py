@@ -124,7 +124,7 @@ class Shadow:
     async def _compare(self, answered: Answered, told: Told) -> None:
         done = self.comparison.compared
         timed = done < TIMED_FIRST or done % TIMED_EVERY == 0
-        if timed:  # who goes second finds the caches warm: they take turns
+        if timed:  # the second one finds the caches warm: so they alternate
             self._stable_first = not self._stable_first
         if timed and self._stable_first:
             _, stable_seconds = await self._run(self._stable, answered)

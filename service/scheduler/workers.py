@@ -105,7 +105,7 @@ class Scheduler:
         """Run the rows (at least one) of a request, and get its job, complete. Cancelled, it leaves the queue at once.
 
         Args:
-            client: who asks; the rows of one client are served in turn with those of others.
+            client: who asks; clients share the workers by tokens.
             share: most of the workers that this client may hold at once; it may hold one in any case.
             background: run them only where a core is free and no client's row waits. How they fare is seen neither in
                 the metrics of what waits and runs nor in `ready` and `alive`.

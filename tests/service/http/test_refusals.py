@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.http.context import WAIT
-from service.http.protocol import LINGER_SECONDS, MOST_REFUSED, Turns
+from service.http.protocol import LINGER_SECONDS, MOST_REFUSED, Pacer
 from tests.connections import CHUNKED, GET, POST, Connection
 from tests.engines import until
 
@@ -91,7 +91,7 @@ class TestRefusals:
         others = [self.connect() for _ in range(3 * MOST_REFUSED)]
         turns = []
         for each in others:
-            each.protocol.turns = first.protocol.turns
+            each.protocol.pacer = first.protocol.pacer
             each.protocol.data_received(POST + b"hello")
         while (answered := sum(bool(each.transport.written) for each in others)) < len(others):
             turns.append(answered)
@@ -129,16 +129,16 @@ async def test_a_closed_connection_leaves_nothing(sent: bytes, refused: bool) ->
 
 
 async def test_turns_keep_the_order_and_begin_anew() -> None:
-    turns, done, loop = Turns(2), [], asyncio.get_running_loop()
+    pacer, done, loop = Pacer(2), [], asyncio.get_running_loop()
     for i in range(5):
-        turns.take(loop, lambda i=i: done.append(i))  # type: ignore[misc]
+        pacer.take(loop, lambda i=i: done.append(i))  # type: ignore[misc]
     assert done == [0, 1]
     await asyncio.sleep(0)
-    turns.take(loop, lambda: done.append(5))
+    pacer.take(loop, lambda: done.append(5))
     assert done == [0, 1, 2, 3]
     await until(lambda: len(done) == 6)
     assert done == sorted(done)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    turns.take(loop, lambda: done.append(6))
+    pacer.take(loop, lambda: done.append(6))
     assert done[-1] == 6  # at once again
